@@ -1,0 +1,57 @@
+#include "backend/tensor.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace riverhorse {
+
+Shape::Shape(std::initializer_list<std::int64_t> dimensions) : rank_(static_cast<int>(dimensions.size())) {
+  if (dimensions.size() > max_rank) {
+    fail(StatusCode::invalid_argument, "a shape of {} dimensions; the limit is {}", dimensions.size(), max_rank);
+  }
+  std::copy(dimensions.begin(), dimensions.end(), dimensions_.begin());
+}
+
+std::int64_t Shape::count() const {
+  std::int64_t product = 1;
+  for (int i = 0; i < rank_; ++i) product *= (*this)[i];
+  return product;
+}
+
+std::string Shape::text() const {
+  std::string text = "(";
+  for (int i = 0; i < rank_; ++i) text += fmt::format("{}{}", i == 0 ? "" : ", ", (*this)[i]);
+  return text + ")";
+}
+
+std::uint64_t Tensor::size_bytes() const {
+  return static_cast<std::uint64_t>(count()) * static_cast<std::uint64_t>(dtype_size_bytes(dtype));
+}
+
+Tensor Tensor::slice(std::int64_t begin, std::int64_t length) const {
+  if (shape.rank() == 0 || begin < 0 || length < 0 || begin + length > shape[0]) {
+    fail(StatusCode::invalid_argument, "rows {} to {} of a tensor of shape {}", begin, begin + length, shape.text());
+  }
+  const std::int64_t row_count = shape[0] == 0 ? 0 : count() / shape[0];
+  Tensor view = *this;
+  view.offset_bytes += static_cast<std::uint64_t>(begin * row_count * dtype_size_bytes(dtype));
+  switch (shape.rank()) {
+    case 1: view.shape = {length}; break;
+    case 2: view.shape = {length, shape[1]}; break;
+    case 3: view.shape = {length, shape[1], shape[2]}; break;
+    default: view.shape = {length, shape[1], shape[2], shape[3]}; break;
+  }
+  return view;
+}
+
+Tensor Tensor::reshape(Shape new_shape) const {
+  if (new_shape.count() != count()) {
+    fail(StatusCode::invalid_argument, "a tensor of shape {} cannot be seen as {}", shape.text(), new_shape.text());
+  }
+  Tensor view = *this;
+  view.shape = new_shape;
+  return view;
+}
+
+}  // namespace riverhorse

@@ -1,0 +1,115 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace riverhorse {
+namespace {
+
+[[noreturn]] void fail_errno(const char* what, const std::filesystem::path& path, int error) {
+  const StatusCode code = error == ENOENT ? StatusCode::not_found : StatusCode::io_error;
+  fail(code, "{} {}: {}", what, path.string(), std::strerror(error));
+}
+
+// Owns a descriptor for the length of a scope.
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+struct stat stat_regular(int fd, const std::filesystem::path& path) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) fail_errno("cannot read", path, errno);
+  if (!S_ISREG(status.st_mode)) fail(StatusCode::io_error, "cannot read {}: not a regular file", path.string());
+  return status;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) fail_errno("cannot open", path, errno);
+  size_ = static_cast<std::size_t>(stat_regular(file.fd, path).st_size);
+  if (size_ == 0) return;
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (mapped == MAP_FAILED) fail_errno("cannot map", path, errno);
+  data_ = static_cast<const std::byte*>(mapped);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+std::string read_text_file(const std::filesystem::path& path, std::uint64_t limit_bytes) {
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) fail_errno("cannot open", path, errno);
+  const auto size = static_cast<std::uint64_t>(stat_regular(file.fd, path).st_size);
+  if (size > limit_bytes) {
+    fail(StatusCode::bad_file, "{}: {} bytes is more than the limit of {} for this kind of file", path.string(),
+         size, limit_bytes);
+  }
+  std::string text(size, '\0');
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t count = ::read(file.fd, text.data() + done, text.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_errno("cannot read", path, errno);
+    if (count == 0) break;
+    done += static_cast<std::size_t>(count);
+  }
+  text.resize(done);
+  return text;
+}
+
+AtomicFileWriter::AtomicFileWriter(std::filesystem::path path) : path_(std::move(path)) {
+  static std::atomic<unsigned> counter{0};
+  temporary_path_ = path_;
+  temporary_path_ += fmt::format(".tmp-{}-{}", ::getpid(), counter.fetch_add(1));
+  descriptor_ = ::open(temporary_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) fail(StatusCode::io_error, "cannot write {}: {}", path_.string(), std::strerror(errno));
+}
+
+AtomicFileWriter::~AtomicFileWriter() {
+  if (descriptor_ >= 0) {
+    ::close(descriptor_);
+    ::unlink(temporary_path_.c_str());
+  }
+}
+
+void AtomicFileWriter::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(StatusCode::io_error, "cannot write {}: {}", path_.string(), std::strerror(errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+void AtomicFileWriter::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void AtomicFileWriter::commit() {
+  const bool synced = ::fsync(descriptor_) == 0;
+  const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
+  if (!synced || !closed || ::rename(temporary_path_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(temporary_path_.c_str());
+    fail(StatusCode::io_error, "cannot write {}: {}", path_.string(), std::strerror(error));
+  }
+  // The rename itself must survive a power cut too; a file system that cannot sync a folder is not an error.
+  const Descriptor folder{::open(path_.has_parent_path() ? path_.parent_path().c_str() : ".",
+                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (folder.fd >= 0) ::fsync(folder.fd);
+}
+
+}  // namespace riverhorse

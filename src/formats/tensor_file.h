@@ -1,0 +1,53 @@
+// Named host tensors read from a file: what safetensors and PyTorch checkpoints have in common.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+
+namespace riverhorse {
+
+// Contiguous, row-major, little-endian. `owner` keeps the bytes alive (a mapping, or memory of its own).
+struct HostTensor {
+  DType dtype = DType::f32;
+  std::vector<std::int64_t> shape;
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+
+  std::int64_t count() const;
+};
+
+struct TensorFile {
+  std::filesystem::path path;
+  std::map<std::string, HostTensor> tensors;
+  std::map<std::string, std::string> metadata;
+
+  // Errors: bad_file, naming file and tensor.
+  const HostTensor& at(const std::string& name) const;
+};
+
+// Elements as fp32 (from f32, f16, bf16, f64) or as i64 (from any integer type). Errors: bad_file.
+std::vector<float> to_floats(const HostTensor& tensor);
+std::vector<std::int64_t> to_integers(const HostTensor& tensor);
+
+// A tensor that owns a copy of `values`.
+HostTensor make_host_tensor(std::span<const float> values, std::vector<std::int64_t> shape);
+HostTensor make_host_tensor(std::span<const std::int64_t> values, std::vector<std::int64_t> shape);
+
+// Memory-maps and checks the whole header before anything else; tensors point into the mapping.
+TensorFile read_safetensors(const std::filesystem::path& path);
+void write_safetensors(const std::filesystem::path& path, const std::map<std::string, HostTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+// torch.save files (zip, pickle protocol 2): tensors and plain containers only, nothing is executed. Keys of
+// nested dictionaries are joined by '.'. Non-contiguous views are made contiguous; shared storages stay shared.
+TensorFile read_pytorch(const std::filesystem::path& path);
+
+}  // namespace riverhorse

@@ -1,0 +1,40 @@
+// A model as found on disk: configuration, checked and renamed host tensors, tokenizer files.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "formats/tensor_file.h"
+#include "model/config.h"
+
+namespace riverhorse {
+
+// One parameter that a configuration demands, by today's name.
+struct ParameterSpec {
+  std::string name;  // "backbone.layers.0.mixer.q_proj.weight"
+  std::vector<std::int64_t> shape;
+  bool matrix = false;  // may be stored and used in the model's dtype; all else is fp32 in use
+};
+
+std::vector<ParameterSpec> parameter_table(const ModelConfig& config);
+std::int64_t parameter_count(const ModelConfig& config);  // the tied embedding counted once
+
+struct Checkpoint {
+  ModelConfig config;
+  TensorFile file;                     // today's names; exactly the parameters of the table
+  std::filesystem::path folder;        // where tokenizer files are looked for
+  std::vector<std::string> warnings;   // unknown fields, ignored tensors, renamed keys
+  std::string content_hash;            // hex; of the configuration and the tensors' bytes (a fast 64-bit or wider hash)
+};
+
+struct CheckpointOptions {
+  std::filesystem::path config_path;  // empty: config.json beside the weights
+  bool check_finite = false;          // refuse NaN and infinite weights
+};
+
+// `path` is a model folder, a .safetensors or a .pt file. Old key names and Lightning wrapping are undone.
+// Errors: not_found, bad_file (file, tensor and reason: missing, extra, wrong shape or dtype).
+Checkpoint load_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options);
+
+}  // namespace riverhorse

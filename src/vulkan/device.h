@@ -1,0 +1,88 @@
+// A Vulkan device: instance, queue, memory slabs, pipelines, staging. No globals: two of them live side by side.
+#pragma once
+
+#include <volk.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace riverhorse::vulkan {
+
+class VulkanRecording;
+class FftPlans;  // fft_plans.h: VkFFT applications by size, and their cache on disk
+
+struct CooperativeMatrixShape {  // subgroup scope, A M x K, B K x N in f16, C and result M x N
+  std::uint32_t m = 0, n = 0, k = 0;
+  bool f32_accumulate = false;
+};
+
+// What op files ask before they choose a shader variant. Under DeviceOptions::minimal_features: 16 KiB, 128
+// invocations and nothing optional.
+struct VulkanLimits {
+  std::uint32_t shared_bytes = 16384;
+  std::uint32_t invocations = 128;
+  std::uint32_t group_count[3] = {65535, 65535, 65535};
+  std::uint32_t offset_alignment = 256;
+  std::uint64_t storage_range_bytes = 0;
+  std::uint32_t subgroup_size = 1;           // 1: subgroup operations in compute are not usable
+  bool subgroup_arithmetic = false;
+  bool subgroup_size_control = false;        // required_subgroup_size between the next two
+  std::uint32_t min_subgroup_size = 1;
+  std::uint32_t max_subgroup_size = 1;
+  bool f16_storage = false;                  // 16-bit storage buffers: needed for dtype f16
+  bool f16_arithmetic = false;
+  bool vulkan_memory_model = false;
+  std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
+  std::uint32_t compute_units_hint = 0;      // 0: unknown
+};
+
+class VulkanDevice final : public Device {
+ public:
+  VulkanDevice(const DeviceInfo& info, const DeviceOptions& options);
+  ~VulkanDevice() override;
+
+  const DeviceInfo& info() const override;
+  Support supports(Feature feature) const override;
+  std::shared_ptr<Buffer> allocate(std::uint64_t size_bytes, MemoryUse use) override;
+  MemoryUsage memory_usage() const override;
+  std::uint64_t memory_free_bytes() const override;
+  std::uint64_t max_tensor_bytes() const override;
+  void upload(const Tensor& tensor, std::span<const std::byte> bytes) override;
+  void download(const Tensor& tensor, std::span<std::byte> bytes) override;
+  std::span<std::byte> mapped(const Tensor& tensor) override;
+  void prepare(const RecordFunction& function, const ProgressFunction& progress) override;
+  std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) override;
+  std::uint64_t submit(Recording& recording) override;
+  void wait(std::uint64_t ticket) override;
+  DeviceCounters counters() const override;
+
+  const VulkanLimits& limits() const;
+  const VolkDeviceTable& table() const;
+  VkDevice handle() const;
+  VkPhysicalDevice physical_device() const;
+  VkQueue queue() const;
+  std::uint32_t queue_family() const;
+  const DeviceOptions& options() const;
+  std::string cache_key() const;  // names version, vendor, device, driver, cache UUID: files made under another key are void
+  std::uint64_t validation_messages() const;
+  FftPlans& fft_plans();
+
+  // The Vulkan buffer, and the offset in it, where a tensor of this device lies.
+  struct BufferRange {
+    VkBuffer buffer;
+    VkDeviceSize offset;
+    VkDeviceSize size;
+  };
+  BufferRange range(const Tensor& tensor) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace riverhorse::vulkan

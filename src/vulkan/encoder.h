@@ -1,0 +1,81 @@
+// Recording operations as compute dispatches. One file an op family implements the record_ methods (linear.cpp,
+// h3_mixer.cpp, ...), all through dispatch(), which owns pipelines, descriptors, barriers and submission bounds.
+#pragma once
+
+#include <volk.h>
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "backend/backend.h"
+#include "vulkan/device.h"
+
+namespace riverhorse::vulkan {
+
+enum class Access { read, write, read_write };
+
+struct Binding {
+  const Tensor& tensor;  // offset a multiple of VulkanLimits::offset_alignment (scratch and allocations are)
+  Access access;
+};
+
+// One compute dispatch. `shader` is "<stem>" or "<stem>.<variant>" as shaders/CMakeLists.txt lists them; binding i
+// of set 0 is bindings[i]; constant_id i is constants[i]; push constants at most 128 bytes.
+struct Dispatch {
+  std::string_view shader;
+  std::span<const std::uint32_t> constants;
+  std::span<const Binding> bindings;
+  std::span<const std::byte> push;
+  std::uint32_t groups[3] = {1, 1, 1};  // within the device's limits: the caller folds larger grids
+  double cost_bytes = 0;                // memory traffic and arithmetic, to bound submissions by time
+  double cost_flops = 0;
+  std::uint32_t required_subgroup_size = 0;  // 0: any; else needs VulkanLimits::subgroup_size_control
+};
+
+class VulkanEncoder final : public Encoder {
+ public:
+  VulkanEncoder(VulkanDevice& device, VulkanRecording* recording, std::shared_ptr<Buffer> workspace);
+  ~VulkanEncoder() override;
+
+  VulkanDevice& device() { return device_; }
+  const VulkanLimits& limits() const;
+  using Encoder::preparing;
+
+  // Preparing: makes the pipeline if it is new. Recording: a barrier if the bindings conflict with what was
+  // recorded since the last one (tracked by buffer range), then the dispatch.
+  void dispatch(const Dispatch& dispatch);
+
+  // Commands that someone else records (VkFFT, transfer): the tensors they touch, and a function that is called
+  // with the open command buffer, not called while preparing. A compute <-> transfer barrier is included.
+  void external(std::span<const Binding> touched, double cost_bytes, const std::function<void(VkCommandBuffer)>& record);
+
+ private:
+  void record_copy(const CopyArgs& args) override;
+  void record_advance(const AdvanceArgs& args) override;
+  void record_embed(const EmbedArgs& args) override;
+  void record_add_layer_norm(const AddLayerNormArgs& args) override;
+  void record_linear(const LinearArgs& args) override;
+  void record_discretize(const DiscretizeArgs& args) override;
+  void record_ssm_kernel(const SsmKernelArgs& args) override;
+  void record_h3_mixer(const H3MixerArgs& args) override;
+  void record_h3_step(const H3StepArgs& args) override;
+  void record_fft_conv(const FftConvArgs& args) override;
+  void record_rotary(const RotaryArgs& args) override;
+  void record_attention(const AttentionArgs& args) override;
+  void record_attention_step(const AttentionArgs& args) override;
+  void record_sample(const SampleArgs& args) override;
+
+  VulkanDevice& device_;
+  VulkanRecording* recording_;  // null while preparing
+};
+
+// A plain struct as the bytes of a push-constant block (std430 scalars only).
+template <typename T>
+std::span<const std::byte> push_bytes(const T& block) {
+  static_assert(sizeof(T) <= 128 && sizeof(T) % 4 == 0);
+  return std::as_bytes(std::span<const T, 1>(&block, 1));
+}
+
+}  // namespace riverhorse::vulkan
