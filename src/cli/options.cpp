@@ -1,0 +1,115 @@
+#include "cli/options.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <map>
+
+#include "base/error.h"
+#include "engine/selftest.h"
+
+namespace riverhorse::cli {
+namespace {
+
+volatile std::sig_atomic_t interrupt_count = 0;
+
+extern "C" void handle_interrupt(int signal_number) {
+  interrupt_count = 1;
+  std::signal(signal_number, SIG_DFL);  // the second Ctrl-C ends the program at once
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& command, ModelOptions& options, bool required) {
+  CLI::Option* model =
+      command.add_option("-m,--model", options.model, "A model folder, or a .safetensors or .pt file")
+          ->type_name("PATH");
+  if (required) model->required();
+  command.add_option("--config", options.config, "config.json for a bare weights file (default: beside the weights)")
+      ->type_name("FILE");
+}
+
+void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
+  command.add_option("--backend", options.backend, "auto, cpu, vulkan or cuda (default: auto)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "cpu", "vulkan", "cuda"}));
+  command.add_option("--device", options.device, "An index, an id like vulkan:0, or a part of a device's name")
+      ->type_name("DEVICE");
+  command
+      .add_option("--cache", options.cache,
+                  "Folder for compiled pipelines and self-test results, or none (default: the user's cache folder)")
+      ->type_name("FOLDER");
+  command.add_flag("--safe-shaders", options.safe_shaders,
+                   "Use only what every Vulkan 1.1 device has: slower, for drivers that compute wrongly");
+  command.add_flag("--validation", options.validation, "Run with the Vulkan validation layer");
+  command.add_flag("--no-selftest", options.no_selftest, "Skip the self test at the first use of a device");
+}
+
+void add_dtype_option(CLI::App& command, DType& dtype) {
+  static const std::map<std::string, DType> names = {{"f32", DType::f32}, {"f16", DType::f16}};
+  command
+      .add_option_function<std::string>(
+          "--dtype", [&dtype](const std::string& name) { dtype = names.at(name); },
+          "Type of weights and activations: f32 or f16 (default: f32)")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"f32", "f16"}));
+}
+
+void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {
+  static const std::map<std::string, ConvAlgorithm> names = {
+      {"auto", ConvAlgorithm::automatic}, {"chunked", ConvAlgorithm::chunked}, {"fft", ConvAlgorithm::fft}};
+  command
+      .add_option_function<std::string>(
+          "--conv", [&algorithm](const std::string& name) { algorithm = names.at(name); },
+          "Long convolution: auto, chunked or fft (default: auto)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "chunked", "fft"}));
+}
+
+std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {
+  CheckedDeviceOptions checked;
+  checked.backend = options.backend;
+  checked.device = options.device;
+  checked.device_options.cache_folder = options.cache;
+  checked.device_options.minimal_features = options.safe_shaders;
+  checked.device_options.validation = options.validation;
+  checked.self_test = !options.no_selftest;
+  return open_checked_device(checked);
+}
+
+bool interrupted() { return interrupt_count != 0; }
+
+void install_interrupt_handler() { std::signal(SIGINT, handle_interrupt); }
+
+ProgressFunction progress_line(const std::string& what) {
+  if (isatty(STDERR_FILENO) == 0) return {};
+  using Clock = std::chrono::steady_clock;
+  struct State {
+    Clock::time_point start = Clock::now();
+    Clock::time_point drawn;
+    bool visible = false;
+  };
+  auto state = std::make_shared<State>();
+  return [what, state](std::uint64_t done, std::uint64_t total) {
+    const auto now = Clock::now();
+    const bool finished = done >= total;
+    if (finished) {
+      if (state->visible) std::fputs("\r\033[K", stderr);
+      state->visible = false;
+      return;
+    }
+    const bool soon = now - state->start < std::chrono::milliseconds(400);
+    const bool recent = now - state->drawn < std::chrono::milliseconds(100);
+    if (soon || recent) return;
+    state->drawn = now;
+    state->visible = true;
+    const double percent = total > 0 ? 100.0 * static_cast<double>(done) / static_cast<double>(total) : 0.0;
+    std::fprintf(stderr, "\r%s %.0f%%\033[K", what.c_str(), percent);
+    std::fflush(stderr);
+  };
+}
+
+}  // namespace riverhorse::cli

@@ -1,0 +1,58 @@
+// Options that several commands share, so that they look and fail alike everywhere.
+//
+// Use: hold the structs in one shared_ptr that the command's callback captures.
+//   auto options = std::make_shared<GenerateOptions>();          // has ModelOptions model; DeviceOptions...
+//   CLI::App* command = app.add_subcommand("generate", "...");
+//   add_model_options(*command, options->model);
+//   command->callback([options] { run(*options); });
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+
+namespace CLI {
+class App;
+}
+
+namespace riverhorse::cli {
+
+// --model M [--config C]
+struct ModelOptions {
+  std::string model;   // a model folder, a .safetensors or a .pt file
+  std::string config;  // config.json for a bare weights file; empty: beside the weights
+};
+void add_model_options(CLI::App& command, ModelOptions& options, bool required = true);
+
+// --backend B --device D --cache FOLDER --safe-shaders --validation --no-selftest
+struct DeviceChoiceOptions {
+  std::string backend;        // "auto" or empty, "cpu", "vulkan", "cuda"
+  std::string device;         // an index, an id ("vulkan:1") or a part of a name
+  std::string cache;          // pipeline and self-test cache; empty: the user's cache folder; "none": no cache
+  bool safe_shaders = false;  // DeviceOptions::minimal_features
+  bool validation = false;
+  bool no_selftest = false;
+};
+void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
+
+// --dtype T
+void add_dtype_option(CLI::App& command, DType& dtype);
+// --conv C
+void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
+
+// Chooses and opens the device; runs the self test at the first use of a device and driver, and falls back to the
+// safer shaders, saying so, when it fails. Errors: as choose_device and open_device; unsupported when the safer
+// shaders fail too.
+std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options);
+
+// True once the user has pressed Ctrl-C (the second time ends the program at once). Commands that take long ask
+// it between steps, end cleanly, and throw Error(StatusCode::cancelled) if the result is incomplete.
+bool interrupted();
+void install_interrupt_handler();
+
+// A progress line on stderr, "loading 45%", drawn only on a terminal, and only when it takes longer than a moment.
+ProgressFunction progress_line(const std::string& what);
+
+}  // namespace riverhorse::cli
