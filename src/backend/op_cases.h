@@ -1,0 +1,106 @@
+// One table of operation x shape x dtype. The same cases serve the parity test against the cpu backend, the self
+// test of a user's device, the benchmark, and the list of what a device lacks.
+//
+// Parity of one case on a device: every tensor lies between two guard regions, outputs are filled with NaN (integers
+// with a pattern) beforehand, the oracle computes the same in fp32 on the same inputs (rounded to f16 first, where
+// the case is f16), then every output is compared, every input must be unchanged and every guard intact.
+//
+// Error measure: relative L2 of an output tensor, |device - oracle| / |oracle|, and next to it, so that one wrong
+// element among many cannot hide, max |device - oracle| / max |oracle|, which may be `spread` times larger.
+// The tolerances are in op_tolerances() and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace riverhorse {
+
+enum class CaseSet {
+  quick,  // a subset that fits the two seconds of a self test
+  full,   // what the tests run; every case below 1e7 multiply-adds
+  bench,  // sizes of real models, one row a benchmark line; too large for the oracle
+};
+
+enum class CaseRole {
+  input,    // must be unchanged afterwards
+  output,   // poisoned before, compared after
+  updated,  // has a value before, compared after
+  exact,    // updated, and compared bit for bit (tokens, counters, untouched slots)
+};
+
+// A tensor of a case, by its values on the host. f16 tensors hold floats that f16 represents.
+struct CaseTensor {
+  std::string name;  // as in ops.h: "state.modes"
+  CaseRole role = CaseRole::input;
+  DType dtype = DType::f32;  // f32, f16 or i32
+  Shape shape;
+  std::vector<float> floats;           // of f32 and f16
+  std::vector<std::int32_t> integers;  // of i32
+  // Rows of the first dimension that the operation must leave alone bit for bit (slots of other sequences).
+  std::vector<std::int64_t> untouched_rows;
+};
+
+// A case made concrete by a seed. `tensors` in the order in which `record` expects them.
+struct CaseData {
+  std::vector<CaseTensor> tensors;
+  std::function<void(Encoder&, std::span<const Tensor>)> record;
+  double bytes = 0;  // that must move at least: every input read once, every output written once
+  double flops = 0;
+};
+
+struct OpCase {
+  std::string op;    // "linear"
+  std::string name;  // "r3_k127_m37_norm_bias": letters, digits and underscores, unique within op and dtype
+  DType dtype = DType::f32;
+  std::vector<Feature> needs;  // beyond f16, which follows from dtype
+  std::function<CaseData(std::uint64_t seed)> make;
+
+  std::string id() const;  // "linear.r3_k127_m37_norm_bias.f16"
+};
+
+std::vector<OpCase> op_cases(CaseSet set);
+
+// The table that the README quotes: relative L2 per op and dtype against the fp32 oracle.
+struct OpTolerance {
+  std::string op;
+  double f32 = 0;
+  double f16 = 0;
+  double spread = 0;  // how many times larger max-abs over max-abs may be
+  std::string why;
+};
+const std::vector<OpTolerance>& op_tolerances();
+
+struct CaseResult {
+  bool supported = true;
+  bool passed = false;
+  double max_absolute_error = 0;  // over the outputs, of the worst one
+  double relative_error = 0;      // relative L2, of the worst output
+  double tolerance = 0;
+  std::string worst;    // "y[3, 17] is 0.1, not 0.2"
+  std::string message;  // one line for the user: case, device, seed, and what is wrong; or why it is unsupported
+};
+
+// Empty when the device can run the case, else what it lacks and what to do.
+std::string why_unsupported(Device& device, const OpCase& op_case);
+
+// Runs the case on both. Errors of the device (lost, out of memory) are thrown.
+CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std::uint64_t seed);
+
+struct BenchResult {
+  bool supported = true;
+  std::string message;   // why not
+  double device_ms = 0;  // of one operation: median over repetitions, by the device's clock where it has one
+  double bytes = 0;      // that must move
+  double flops = 0;
+  int repetitions = 0;
+};
+
+// Times the case: several operations a submission on buffers that together exceed caches where memory allows.
+BenchResult run_bench(Device& device, const OpCase& op_case);
+
+}  // namespace riverhorse
