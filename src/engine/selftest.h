@@ -13,24 +13,27 @@
 namespace riverhorse {
 
 struct SelfTestCase {
-  std::string name;    // "linear f16 (7, 127) x (129, 127)"
-  double error = 0.0;  // max |device - cpu| / max |cpu|; infinity for NaN
+  std::string name;       // "linear.r3_k127_m37_norm_bias.f16"
+  bool supported = true;  // false: the device lacks it, `message` says what
+  bool passed = false;
+  double error = 0.0;  // relative, as in backend/op_cases.h
   double tolerance = 0.0;
-  bool passed = true;
-  std::string message;  // why not, when it failed by an error
+  std::string message;  // one line: what is wrong, or lacking
 };
 
 struct SelfTestReport {
   std::vector<SelfTestCase> cases;
-  std::vector<std::string> skipped;  // what the device does not support, with the reason
+  int untried = 0;           // cases left when the time was up
+  bool device_lost = false;  // the driver gave up on the last case
   double seconds = 0.0;
 
-  bool passed() const;
-  std::string first_failure() const;  // one line: which operation, its error and tolerance; empty when it passed
+  bool passed() const;  // at least one case passed and none failed
+  int passed_count() const;
+  std::string first_failure() const;  // one line: operation, device, error and tolerance; empty when it passed
 };
 
-// Runs the quick cases for about `seconds_limit` (the rest is listed as skipped). Never throws for what the device
-// does wrong: that is a failed case.
+// Runs the quick cases until `seconds_limit` is over, every operation once before any of them twice. Never throws for
+// what the device does wrong: that is a failed case.
 SelfTestReport run_self_test(Device& device, double seconds_limit = 2.0);
 
 struct CheckedDeviceOptions {
@@ -40,9 +43,14 @@ struct CheckedDeviceOptions {
   bool self_test = true;
 };
 
-// Chooses and opens a device that computes rightly: runs the self test unless the cache folder remembers its result
-// for this device, driver and version; when it fails, logs what failed and opens the device with minimal_features,
-// tested as well. Errors: as choose_device and open_device; unsupported when the minimal features fail too.
+// Opens a device with `open` and makes sure that it computes rightly: runs the self test unless the cache folder
+// remembers its verdict for this device, driver and version; when it failed, says what, and opens the device with
+// minimal_features, tested as well. Errors: those of `open`; unsupported when the minimal features fail too.
+using OpenFunction = std::function<std::unique_ptr<Device>(const DeviceOptions&)>;
+std::unique_ptr<Device> open_tested_device(const OpenFunction& open, const DeviceOptions& options);
+
+// Chooses a device and opens it as above; the cpu, which is what the others are compared with, is not tested.
+// Errors: those of choose_device, too.
 std::unique_ptr<Device> open_checked_device(const CheckedDeviceOptions& options);
 
 }  // namespace riverhorse
