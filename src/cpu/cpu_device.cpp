@@ -233,13 +233,21 @@ std::byte* host_bytes(const Tensor& tensor) {
   return buffer->bytes() + tensor.offset_bytes;
 }
 
-std::int64_t checked_slot(std::string_view op, const Tensor& slots, std::int64_t sequence, std::int64_t slot_count) {
-  const std::int64_t slot = integers(slots)[sequence];
-  if (slot < 0 || slot >= slot_count) {
+void check_slots(std::string_view op, const Tensor& slots, std::int64_t slot_count) {
+  for (std::int64_t sequence = 0; sequence < slots.count(); ++sequence) {
+    const std::int64_t slot = integers(slots)[sequence];
+    if (slot >= 0 && slot < slot_count) continue;
     fail(StatusCode::invalid_argument, "{}: slot {} of sequence {} is outside of the pool of {}", op, slot, sequence,
          slot_count);
   }
-  return slot;
+}
+
+void check_positions(std::string_view op, const Tensor& slots, const Tensor& positions) {
+  check_slots(op, slots, positions.count());
+  for (std::int64_t sequence = 0; sequence < slots.count(); ++sequence) {
+    const std::int32_t position = integers(positions)[integers(slots)[sequence]];
+    if (position < 0) fail(StatusCode::invalid_argument, "{}: sequence {} is at position {}", op, sequence, position);
+  }
 }
 
 CpuEncoder::CpuEncoder(std::vector<Operation>* operations, std::shared_ptr<Buffer> workspace)

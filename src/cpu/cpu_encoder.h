@@ -32,8 +32,10 @@ std::byte* host_bytes(const Tensor& tensor);
 inline float* floats(const Tensor& tensor) { return reinterpret_cast<float*>(host_bytes(tensor)); }
 inline std::int32_t* integers(const Tensor& tensor) { return reinterpret_cast<std::int32_t*>(host_bytes(tensor)); }
 
-// One sequence's place in the state pool: errors (invalid_argument) for a slot outside of it.
-std::int64_t checked_slot(std::string_view op, const Tensor& slots, std::int64_t sequence, std::int64_t slot_count);
+// What lies in device memory can be checked here, where it is read. Errors: invalid_argument, for a slot outside of
+// the pool or a negative position.
+void check_slots(std::string_view op, const Tensor& slots, std::int64_t slot_count);
+void check_positions(std::string_view op, const Tensor& slots, const Tensor& positions);
 
 struct Operation {
   std::string_view name;

@@ -134,13 +134,12 @@ void CpuEncoder::record_sample(const SampleArgs& args) {
     const std::int64_t batch = args.logits.shape[0];
     const std::int64_t vocabulary = args.logits.shape[1];
     const std::int64_t slot_count = args.sampler.shape[0];
-    for (std::int64_t sequence = 0; sequence < batch; ++sequence)
-      checked_slot("sample", args.slots, sequence, slot_count);
+    check_slots("sample", args.slots, slot_count);
 #pragma omp parallel for schedule(dynamic)
     for (std::int64_t sequence = 0; sequence < batch; ++sequence) {
       const std::int64_t slot = integers(args.slots)[sequence];
       SamplerRow row;
-      std::memcpy(&row, integers(args.sampler) + slot * 16, sizeof(row));
+      std::memcpy(static_cast<void*>(&row), integers(args.sampler) + slot * 16, sizeof(row));
       const float* logits = floats(args.logits) + sequence * vocabulary;
       const float* bias = args.bias ? floats(args.bias) + slot * vocabulary : nullptr;
       std::int32_t* counts = args.counts ? integers(args.counts) + slot * vocabulary : nullptr;

@@ -1,0 +1,40 @@
+#include <cstring>
+
+#include "base/dtype.h"
+#include "cpu/cpu_encoder.h"
+
+namespace riverhorse::cpu {
+
+void CpuEncoder::record_copy(const CopyArgs& args) {
+  add("copy", [args] {
+    const std::byte* in = host_bytes(args.in);
+    std::byte* out = host_bytes(args.out);
+    if (args.in.dtype == args.out.dtype) {
+      std::memcpy(out, in, args.in.size_bytes());
+      return;
+    }
+    const std::int64_t count = args.in.count();
+    if (args.in.dtype == DType::f16) {
+      const auto* halves = reinterpret_cast<const std::uint16_t*>(in);
+      auto* singles = reinterpret_cast<float*>(out);
+#pragma omp parallel for
+      for (std::int64_t i = 0; i < count; ++i) singles[i] = f16_to_float(halves[i]);
+    } else {
+      const auto* singles = reinterpret_cast<const float*>(in);
+      auto* halves = reinterpret_cast<std::uint16_t*>(out);
+#pragma omp parallel for
+      for (std::int64_t i = 0; i < count; ++i) halves[i] = float_to_f16(singles[i]);
+    }
+  });
+}
+
+void CpuEncoder::record_advance(const AdvanceArgs& args) {
+  add("advance", [args] {
+    check_slots("advance", args.slots, args.positions.count());
+    for (std::int64_t sequence = 0; sequence < args.slots.shape[0]; ++sequence) {
+      integers(args.positions)[integers(args.slots)[sequence]] += args.tokens;
+    }
+  });
+}
+
+}  // namespace riverhorse::cpu
