@@ -1,0 +1,259 @@
+// Riverhorse for C++17: a header-only layer over riverhorse.h. Objects own their handles and free them; failures are
+// thrown as riverhorse::api_error; callbacks are functions that may throw. Units, shapes and thread rules are those of
+// the C functions of the same names.
+#ifndef RIVERHORSE_RIVERHORSE_HPP
+#define RIVERHORSE_RIVERHORSE_HPP
+
+#include <riverhorse/riverhorse.h>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace riverhorse_api {
+
+class api_error : public std::runtime_error {
+ public:
+  api_error(riverhorse_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
+  riverhorse_status status() const noexcept { return status_; }
+
+ private:
+  riverhorse_status status_;
+};
+
+inline void check(riverhorse_status status) {
+  if (status != RIVERHORSE_OK) throw api_error(status, riverhorse_last_error());
+}
+
+// An option or info struct with its struct_size set and all else at its default.
+template <typename Struct>
+Struct make() {
+  Struct value{};
+  value.struct_size = sizeof(Struct);
+  return value;
+}
+
+inline riverhorse_model_options model_options() { return make<riverhorse_model_options>(); }
+inline riverhorse_sampling_options sampling_options() { return make<riverhorse_sampling_options>(); }
+inline riverhorse_generate_options generate_options() { return make<riverhorse_generate_options>(); }
+
+struct absent_backend {
+  std::string backend, reason;
+};
+
+struct device_listing {
+  std::vector<riverhorse_device_info> devices;
+  std::vector<absent_backend> absent;
+};
+
+inline device_listing list_devices() {
+  riverhorse_device_list* raw = nullptr;
+  check(riverhorse_list_devices(&raw));
+  const std::unique_ptr<riverhorse_device_list, void (*)(riverhorse_device_list*)> list(raw,
+                                                                                        riverhorse_device_list_free);
+  device_listing result;
+  for (std::size_t i = 0; i < riverhorse_device_list_count(raw); ++i) {
+    result.devices.push_back(make<riverhorse_device_info>());
+    check(riverhorse_device_list_get(raw, i, &result.devices.back()));
+  }
+  for (std::size_t i = 0; i < riverhorse_device_list_absent_count(raw); ++i) {
+    const char *backend = nullptr, *reason = nullptr;
+    check(riverhorse_device_list_get_absent(raw, i, &backend, &reason));
+    result.absent.push_back({backend, reason});
+  }
+  return result;
+}
+
+// Return false to cancel.
+using progress_function = std::function<bool(std::uint64_t done, std::uint64_t total)>;
+// A drawn token and the text that it completes; return false to stop. The last call may have token -1.
+using token_function = std::function<bool(std::int32_t token, std::string_view text)>;
+
+namespace detail {
+
+// Carries a C++ callback through C, and what it throws back out.
+template <typename Function>
+struct callback_state {
+  const Function& function;
+  std::exception_ptr thrown;
+
+  template <typename... Args>
+  int call(Args... args) noexcept {
+    try {
+      return function(args...) ? 0 : 1;
+    } catch (...) {
+      thrown = std::current_exception();
+      return 1;
+    }
+  }
+  void finish(riverhorse_status status) {
+    if (thrown) std::rethrow_exception(thrown);
+    check(status);
+  }
+};
+
+inline int on_progress(void* user, std::uint64_t done, std::uint64_t total) {
+  return static_cast<callback_state<progress_function>*>(user)->call(done, total);
+}
+
+inline int on_token(void* user, std::int32_t token, const char* text, std::size_t text_bytes) {
+  return static_cast<callback_state<token_function>*>(user)->call(token, std::string_view(text, text_bytes));
+}
+
+}  // namespace detail
+
+class session;
+
+// Shared ownership is by its sessions, in the library: a model may be destroyed before them.
+class model {
+ public:
+  // `options.progress` is replaced when `progress` is given.
+  explicit model(const std::string& path, riverhorse_model_options options = model_options(),
+                 const progress_function& progress = {}) {
+    detail::callback_state<progress_function> state{progress, nullptr};
+    if (progress) {
+      options.progress = detail::on_progress;
+      options.progress_user = &state;
+    }
+    riverhorse_model* raw = nullptr;
+    state.finish(riverhorse_model_load(path.c_str(), &options, &raw));
+    handle_.reset(raw);
+  }
+
+  riverhorse_model_info info() const {
+    auto value = make<riverhorse_model_info>();
+    check(riverhorse_model_get_info(handle_.get(), &value));
+    return value;
+  }
+
+  std::vector<std::int32_t> encode(std::string_view text, bool special = false) const {
+    std::size_t count = 0;
+    check(riverhorse_model_encode(handle_.get(), text.data(), text.size(), special, nullptr, 0, &count));
+    std::vector<std::int32_t> ids(count);
+    check(riverhorse_model_encode(handle_.get(), text.data(), text.size(), special, ids.data(), ids.size(), &count));
+    return ids;
+  }
+
+  std::string decode(const std::vector<std::int32_t>& ids) const {
+    std::size_t size = 0;
+    check(riverhorse_model_decode(handle_.get(), ids.data(), ids.size(), nullptr, 0, &size));
+    std::string text(size, '\0');
+    check(riverhorse_model_decode(handle_.get(), ids.data(), ids.size(), text.data(), text.size(), &size));
+    return text;
+  }
+
+  session create_session(const riverhorse_sampling_options& sampling = sampling_options()) const;
+
+  riverhorse_model* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct deleter {
+    void operator()(riverhorse_model* handle) const noexcept { riverhorse_model_free(handle); }
+  };
+  std::unique_ptr<riverhorse_model, deleter> handle_;
+};
+
+class session {
+ public:
+  void set_sampling(const riverhorse_sampling_options& sampling) {
+    check(riverhorse_session_set_sampling(get(), &sampling));
+  }
+
+  void append(const std::vector<std::int32_t>& ids, const progress_function& progress = {}) {
+    detail::callback_state<progress_function> state{progress, nullptr};
+    state.finish(riverhorse_session_append(get(), ids.data(), ids.size(), progress ? detail::on_progress : nullptr,
+                                           &state));
+  }
+
+  std::int32_t step() {
+    std::int32_t token = 0;
+    check(riverhorse_session_step(get(), &token));
+    return token;
+  }
+
+  riverhorse_generate_result generate(const riverhorse_generate_options& options = generate_options(),
+                                      const token_function& on_token = {}) {
+    auto result = make<riverhorse_generate_result>();
+    detail::callback_state<token_function> state{on_token, nullptr};
+    state.finish(riverhorse_session_generate(get(), &options, on_token ? detail::on_token : nullptr, &state, &result));
+    return result;
+  }
+
+  std::int64_t position() const { return riverhorse_session_position(get()); }
+
+  std::vector<std::int32_t> tokens() const {
+    std::size_t count = 0;
+    check(riverhorse_session_get_tokens(get(), nullptr, 0, &count));
+    std::vector<std::int32_t> ids(count);
+    check(riverhorse_session_get_tokens(get(), ids.data(), ids.size(), &count));
+    return ids;
+  }
+
+  std::vector<float> logits() {
+    std::size_t count = 0;
+    check(riverhorse_session_get_logits(get(), nullptr, 0, &count));
+    std::vector<float> values(count);
+    check(riverhorse_session_get_logits(get(), values.data(), values.size(), &count));
+    return values;
+  }
+
+  session clone() {
+    riverhorse_session* copy = nullptr;
+    check(riverhorse_session_clone(get(), &copy));
+    return session(copy);
+  }
+
+  void checkpoint() { check(riverhorse_session_checkpoint(get())); }
+
+  // Returns the tokens that had to be read again.
+  std::int64_t rewind(std::int64_t position) {
+    std::int64_t again = 0;
+    check(riverhorse_session_rewind(get(), position, &again));
+    return again;
+  }
+
+  void clear() { check(riverhorse_session_clear(get())); }
+  void save(const std::string& path) { check(riverhorse_session_save(get(), path.c_str())); }
+
+  // Returns the tokens whose state was taken from the file: all of the saved text.
+  std::int64_t load(const std::string& path) {
+    std::int64_t reused = 0;
+    check(riverhorse_session_load(get(), path.c_str(), &reused));
+    return reused;
+  }
+
+  riverhorse_session* get() const noexcept { return handle_.get(); }
+
+ private:
+  friend class model;
+  explicit session(riverhorse_session* handle) : handle_(handle) {}
+  struct deleter {
+    void operator()(riverhorse_session* handle) const noexcept { riverhorse_session_free(handle); }
+  };
+  std::unique_ptr<riverhorse_session, deleter> handle_;
+};
+
+inline session model::create_session(const riverhorse_sampling_options& sampling) const {
+  riverhorse_session* handle = nullptr;
+  check(riverhorse_session_create(get(), &sampling, &handle));
+  return session(handle);
+}
+
+// One token for each of several sessions of one model, together.
+inline std::vector<std::int32_t> step(const std::vector<session*>& sessions) {
+  std::vector<riverhorse_session*> handles;
+  for (const session* each : sessions) handles.push_back(each->get());
+  std::vector<std::int32_t> tokens(handles.size());
+  check(riverhorse_sessions_step(handles.data(), handles.size(), tokens.data()));
+  return tokens;
+}
+
+}  // namespace riverhorse_api
+
+#endif

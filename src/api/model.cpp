@@ -1,0 +1,159 @@
+// Loading a model, what it is, and its tokenizer.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/guard.h"
+#include "api/objects.h"
+#include "engine/selftest.h"
+#include "model/checkpoint.h"
+
+using riverhorse::fail;
+using riverhorse::StatusCode;
+using riverhorse::api::guarded;
+using riverhorse::api::ModelState;
+using riverhorse::api::require;
+
+namespace {
+
+std::string text_or_empty(const char* text) { return text == nullptr ? std::string() : std::string(text); }
+
+riverhorse::DType read_dtype(riverhorse_dtype dtype) {
+  switch (dtype) {
+    case RIVERHORSE_DTYPE_DEFAULT:
+    case RIVERHORSE_DTYPE_F32: return riverhorse::DType::f32;
+    case RIVERHORSE_DTYPE_F16: return riverhorse::DType::f16;
+  }
+  fail(StatusCode::invalid_argument, "options.dtype is {}, not one of riverhorse_dtype", static_cast<int>(dtype));
+}
+
+riverhorse::ConvAlgorithm read_conv(riverhorse_conv conv) {
+  switch (conv) {
+    case RIVERHORSE_CONV_AUTO: return riverhorse::ConvAlgorithm::automatic;
+    case RIVERHORSE_CONV_CHUNKED: return riverhorse::ConvAlgorithm::chunked;
+    case RIVERHORSE_CONV_FFT: return riverhorse::ConvAlgorithm::fft;
+  }
+  fail(StatusCode::invalid_argument, "options.conv is {}, not one of riverhorse_conv", static_cast<int>(conv));
+}
+
+template <typename T>
+T positive_or(T value, T default_value, const char* name) {
+  if (value < 0) fail(StatusCode::invalid_argument, "options.{} is {}: it cannot be negative", name, value);
+  return value == 0 ? default_value : value;
+}
+
+riverhorse::CheckedDeviceOptions device_options(const riverhorse_model_options& options) {
+  riverhorse::CheckedDeviceOptions result;
+  result.backend = text_or_empty(options.backend);
+  result.device = text_or_empty(options.device);
+  result.self_test = options.skip_self_test == 0;
+  result.device_options.minimal_features = options.safe_shaders != 0;
+  result.device_options.validation = options.validation != 0;
+  result.device_options.cache_folder = text_or_empty(options.cache_folder);
+  result.device_options.submission_limit_ms =
+      positive_or(options.submission_limit_ms, result.device_options.submission_limit_ms, "submission_limit_ms");
+  return result;
+}
+
+riverhorse::EngineOptions engine_options(const riverhorse_model_options& options) {
+  riverhorse::EngineOptions result;
+  result.dtype = read_dtype(options.dtype);
+  result.conv = read_conv(options.conv);
+  result.max_sessions = positive_or<std::int64_t>(options.max_sessions, result.max_sessions, "max_sessions");
+  result.context_tokens = positive_or(options.context_tokens, result.context_tokens, "context_tokens");
+  result.prefill_piece_tokens =
+      positive_or(options.prefill_piece_tokens, result.prefill_piece_tokens, "prefill_piece_tokens");
+  if (options.progress != nullptr) {
+    result.progress = [callback = options.progress, user = options.progress_user](std::uint64_t done,
+                                                                                  std::uint64_t total) {
+      if (callback(user, done, total) != 0) fail(StatusCode::cancelled, "loading was cancelled by the callback");
+    };
+  }
+  return result;
+}
+
+const riverhorse::Tokenizer& require_tokenizer(const ModelState& state) {
+  if (state.tokenizer == nullptr) {
+    fail(StatusCode::unsupported,
+         "the model has no tokenizer: put tokenizer.json, or vocab.json and merges.txt, beside its weights");
+  }
+  return *state.tokenizer;
+}
+
+}  // namespace
+
+riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model_options* options,
+                                        riverhorse_model** model) {
+  return guarded(__func__, [&] {
+    require(path, "path");
+    require(model, "model");
+    const riverhorse_model_options given = riverhorse::api::read_options(options, "options");
+    const riverhorse::CheckedDeviceOptions for_device = device_options(given);
+    const riverhorse::EngineOptions for_engine = engine_options(given);
+
+    riverhorse::CheckpointOptions for_checkpoint;
+    for_checkpoint.config_path = text_or_empty(given.config_path);
+    for_checkpoint.check_finite = given.check_finite != 0;
+    const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, for_checkpoint);
+
+    auto state = std::make_shared<ModelState>();
+    state->tokenizer = riverhorse::find_tokenizer(checkpoint.folder, checkpoint.config.vocab_size);
+    state->device = riverhorse::open_checked_device(for_device);
+    state->engine = std::make_unique<riverhorse::Engine>(state->device, checkpoint, for_engine);
+    *model = new riverhorse_model{std::move(state)};
+  });
+}
+
+void riverhorse_model_free(riverhorse_model* model) { delete model; }
+
+riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, riverhorse_model_info* info) {
+  return guarded(__func__, [&] {
+    require(model, "model");
+    ModelState& state = *model->state;
+    const std::scoped_lock lock(state.mutex);
+    const riverhorse::ModelConfig& config = state.engine->config();
+    const riverhorse::DeviceInfo& device = state.device->info();
+    riverhorse_model_info value{};
+    value.dtype =
+        state.engine->options().dtype == riverhorse::DType::f16 ? RIVERHORSE_DTYPE_F16 : RIVERHORSE_DTYPE_F32;
+    value.parameter_count = riverhorse::parameter_count(config);
+    value.embedding_width = config.n_embd;
+    value.layer_count = config.n_layer;
+    value.attention_layer_count = static_cast<std::int64_t>(config.attn_layer_idx.size());
+    value.state_size = config.ssm_d_state;
+    value.vocab_size = config.vocab_size;
+    value.padded_vocab_size = config.padded_vocab_size();
+    value.has_tokenizer = state.tokenizer != nullptr ? 1 : 0;
+    value.end_of_text = state.tokenizer != nullptr ? state.tokenizer->end_of_text() : -1;
+    value.max_sessions = state.engine->options().max_sessions;
+    value.device_memory_bytes = state.device->memory_usage().used_bytes;
+    riverhorse::api::copy_text(value.device_id, device.id());
+    riverhorse::api::copy_text(value.device_name, device.name);
+    riverhorse::api::write_info(info, value, "info");
+  });
+}
+
+riverhorse_status riverhorse_model_encode(const riverhorse_model* model, const char* text, size_t text_bytes,
+                                          int special, int32_t* ids, size_t capacity, size_t* count) {
+  return guarded(__func__, [&] {
+    require(model, "model");
+    if (text_bytes > 0) require(text, "text");
+    require(count, "count");
+    const riverhorse::Tokenizer& tokenizer = require_tokenizer(*model->state);
+    const std::string_view view = text_bytes > 0 ? std::string_view(text, text_bytes) : std::string_view();
+    const std::vector<std::int32_t> encoded = tokenizer.encode(view, special != 0);
+    riverhorse::api::write_array(std::span<const std::int32_t>(encoded), ids, capacity, count);
+  });
+}
+
+riverhorse_status riverhorse_model_decode(const riverhorse_model* model, const int32_t* ids, size_t count, char* text,
+                                          size_t capacity, size_t* text_bytes) {
+  return guarded(__func__, [&] {
+    require(model, "model");
+    if (count > 0) require(ids, "ids");
+    require(text_bytes, "text_bytes");
+    const riverhorse::Tokenizer& tokenizer = require_tokenizer(*model->state);
+    const std::string decoded = tokenizer.decode(std::vector<std::int32_t>(ids, ids + count));
+    riverhorse::api::write_array(std::span<const char>(decoded), text, capacity, text_bytes);
+  });
+}

@@ -1,0 +1,33 @@
+// What the handles of the C API stand for.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "data/tokenizer.h"
+#include "engine/engine.h"
+#include "riverhorse/riverhorse.h"
+
+namespace riverhorse::api {
+
+// Shared by a model's handle and its sessions, so that they may be freed in any order. The mutex makes calls from
+// several threads wait for each other; recursive, because callbacks may ask the model things.
+struct ModelState {
+  std::recursive_mutex mutex;
+  std::shared_ptr<Device> device;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Tokenizer> tokenizer;  // null: the model has none
+};
+
+SamplingOptions read_sampling(const riverhorse_sampling_options* sampling);
+
+}  // namespace riverhorse::api
+
+struct riverhorse_model {
+  std::shared_ptr<riverhorse::api::ModelState> state;
+};
+
+struct riverhorse_session {
+  std::shared_ptr<riverhorse::api::ModelState> model;
+  std::unique_ptr<riverhorse::Session> session;
+};

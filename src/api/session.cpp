@@ -1,0 +1,261 @@
+// Sessions: texts in progress.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "api/guard.h"
+#include "api/objects.h"
+#include "data/text_stream.h"
+
+using riverhorse::fail;
+using riverhorse::StatusCode;
+using riverhorse::api::guarded;
+using riverhorse::api::ModelState;
+using riverhorse::api::require;
+
+namespace riverhorse::api {
+
+SamplingOptions read_sampling(const riverhorse_sampling_options* sampling) {
+  const riverhorse_sampling_options given = read_options(sampling, "sampling");
+  SamplingOptions result;
+  result.temperature = given.temperature;
+  result.top_k = given.top_k;
+  result.top_p = given.top_p == 0.0 ? 1.0 : given.top_p;
+  result.min_p = given.min_p;
+  result.repetition_penalty = given.repetition_penalty == 0.0 ? 1.0 : given.repetition_penalty;
+  result.presence_penalty = given.presence_penalty;
+  result.frequency_penalty = given.frequency_penalty;
+  result.seed = given.seed;
+  result.padded_vocabulary = given.padded_vocabulary != 0;
+  if (given.logit_bias_count > 0) require(given.logit_bias, "sampling.logit_bias");
+  for (const riverhorse_logit_bias& entry : std::span(given.logit_bias, given.logit_bias_count)) {
+    result.logit_bias.emplace_back(entry.token, entry.bias);
+  }
+  return result;
+}
+
+}  // namespace riverhorse::api
+
+namespace {
+
+// Runs `body` with the session's model locked. `Handle` may be const.
+template <typename Handle, typename Body>
+riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
+  return guarded(function, [&] {
+    require(session, "session");
+    const std::shared_ptr<ModelState> model = session->model;
+    const std::scoped_lock lock(model->mutex);
+    body(*model, *session->session);
+  });
+}
+
+riverhorse_session* make_handle(std::shared_ptr<ModelState> model, std::unique_ptr<riverhorse::Session> session) {
+  return new riverhorse_session{std::move(model), std::move(session)};
+}
+
+std::vector<std::string> read_stop_strings(const riverhorse_generate_options& options, const ModelState& model) {
+  std::vector<std::string> result;
+  if (options.stop_string_count == 0) return result;
+  require(options.stop_strings, "options.stop_strings");
+  if (model.tokenizer == nullptr) {
+    fail(StatusCode::unsupported, "options.stop_strings needs a tokenizer, and the model has none");
+  }
+  for (const char* text : std::span(options.stop_strings, options.stop_string_count)) {
+    require(text, "options.stop_strings[i]");
+    result.emplace_back(text);
+  }
+  return result;
+}
+
+// Draws tokens until something stops it; returns why. `token_count` is right also when this throws.
+riverhorse_stop_reason generate(const ModelState& model, riverhorse::Session& session,
+                                const riverhorse_generate_options& options, riverhorse_token_callback callback,
+                                void* user, std::int64_t& token_count) {
+  constexpr std::int64_t default_max_tokens = 128;
+  if (options.max_tokens < 0) {
+    fail(StatusCode::invalid_argument, "options.max_tokens is {}: it cannot be negative", options.max_tokens);
+  }
+  const std::int64_t limit = options.max_tokens == 0 ? default_max_tokens : options.max_tokens;
+  riverhorse::TextStream stream(read_stop_strings(options, model));
+  const riverhorse::Tokenizer* tokenizer = model.tokenizer.get();
+  const std::int32_t end_of_text = tokenizer != nullptr ? tokenizer->end_of_text() : -1;
+  const auto send = [&](std::int32_t token, const std::string& text) {
+    return callback != nullptr && callback(user, token, text.data(), text.size()) != 0;
+  };
+
+  riverhorse_stop_reason reason = RIVERHORSE_STOP_MAX_TOKENS;
+  while (token_count < limit) {
+    const std::int32_t token = session.step();
+    ++token_count;
+    const bool ended = token == end_of_text && options.ignore_end_of_text == 0;
+    const bool has_text = tokenizer != nullptr && !ended && token < tokenizer->vocab_size();
+    const bool wants_stop = send(token, has_text ? stream.push(tokenizer->token_bytes(token)) : std::string());
+    if (ended || stream.stopped() || wants_stop) {
+      reason = ended              ? RIVERHORSE_STOP_END_OF_TEXT
+               : stream.stopped() ? RIVERHORSE_STOP_STRING
+                                  : RIVERHORSE_STOP_CALLBACK;
+      break;
+    }
+  }
+  if (reason != RIVERHORSE_STOP_CALLBACK) {
+    const std::string rest = stream.finish();
+    if (!rest.empty()) send(-1, rest);
+  }
+  return reason;
+}
+
+}  // namespace
+
+riverhorse_status riverhorse_session_create(riverhorse_model* model, const riverhorse_sampling_options* sampling,
+                                            riverhorse_session** session) {
+  return guarded(__func__, [&] {
+    require(model, "model");
+    require(session, "session");
+    const riverhorse::SamplingOptions options = riverhorse::api::read_sampling(sampling);
+    const std::shared_ptr<ModelState> state = model->state;
+    const std::scoped_lock lock(state->mutex);
+    *session = make_handle(state, state->engine->create_session(options));
+  });
+}
+
+void riverhorse_session_free(riverhorse_session* session) {
+  if (session == nullptr) return;
+  guarded(__func__, [&] {
+    const std::shared_ptr<ModelState> model = session->model;
+    const std::scoped_lock lock(model->mutex);
+    session->session.reset();
+  });
+  delete session;
+}
+
+riverhorse_status riverhorse_session_set_sampling(riverhorse_session* session,
+                                                  const riverhorse_sampling_options* sampling) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    text.set_sampling(riverhorse::api::read_sampling(sampling));
+  });
+}
+
+riverhorse_status riverhorse_session_append(riverhorse_session* session, const int32_t* ids, size_t count,
+                                            riverhorse_progress_callback progress, void* progress_user) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    if (count == 0) return;
+    require(ids, "ids");
+    if (progress == nullptr) {
+      text.append(std::span(ids, count));
+      return;
+    }
+    bool wants_stop = false;
+    text.append(
+        std::span(ids, count),
+        [&](std::uint64_t done, std::uint64_t total) {
+          if (progress(progress_user, done, total) != 0) wants_stop = true;
+        },
+        [&] { return wants_stop; });
+  });
+}
+
+riverhorse_status riverhorse_session_step(riverhorse_session* session, int32_t* token) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(token, "token");
+    *token = text.step();
+  });
+}
+
+riverhorse_status riverhorse_sessions_step(riverhorse_session* const* sessions, size_t count, int32_t* tokens) {
+  return guarded(__func__, [&] {
+    if (count == 0) return;
+    require(sessions, "sessions");
+    require(tokens, "tokens");
+    std::vector<riverhorse::Session*> texts;
+    for (riverhorse_session* session : std::span(sessions, count)) {
+      require(session, "sessions[i]");
+      if (session->model != sessions[0]->model) {
+        fail(StatusCode::invalid_argument, "sessions[{}] is of another model than sessions[0]", texts.size());
+      }
+      if (std::find(texts.begin(), texts.end(), session->session.get()) != texts.end()) {
+        fail(StatusCode::invalid_argument, "sessions[{}] is in the list twice", texts.size());
+      }
+      texts.push_back(session->session.get());
+    }
+    const std::shared_ptr<ModelState> model = sessions[0]->model;
+    const std::scoped_lock lock(model->mutex);
+    const std::vector<std::int32_t> drawn = model->engine->step(texts);
+    std::copy(drawn.begin(), drawn.end(), tokens);
+  });
+}
+
+riverhorse_status riverhorse_session_generate(riverhorse_session* session, const riverhorse_generate_options* options,
+                                              riverhorse_token_callback callback, void* user,
+                                              riverhorse_generate_result* result) {
+  return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
+    const riverhorse_generate_options given = riverhorse::api::read_options(options, "options");
+    if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");  // a wrong size fails before any work
+    const auto start = std::chrono::steady_clock::now();
+    riverhorse_generate_result value{};
+    value.stop_reason = generate(model, text, given, callback, user, value.token_count);
+    value.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+  });
+}
+
+int64_t riverhorse_session_position(const riverhorse_session* session) {
+  std::int64_t position = -1;
+  with_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) { position = text.position(); });
+  return position;
+}
+
+riverhorse_status riverhorse_session_get_tokens(const riverhorse_session* session, int32_t* ids, size_t capacity,
+                                                size_t* count) {
+  return with_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) {
+    riverhorse::api::write_array(std::span<const std::int32_t>(text.tokens()), ids, capacity, count);
+  });
+}
+
+riverhorse_status riverhorse_session_get_logits(riverhorse_session* session, float* logits, size_t capacity,
+                                                size_t* count) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(count, "count");
+    const std::vector<float> values = text.logits();
+    riverhorse::api::write_array(std::span<const float>(values), logits, capacity, count);
+  });
+}
+
+riverhorse_status riverhorse_session_clone(riverhorse_session* session, riverhorse_session** copy) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(copy, "copy");
+    *copy = make_handle(session->model, text.clone());
+  });
+}
+
+riverhorse_status riverhorse_session_checkpoint(riverhorse_session* session) {
+  return with_session(__func__, session, [](ModelState&, riverhorse::Session& text) { text.checkpoint(); });
+}
+
+riverhorse_status riverhorse_session_rewind(riverhorse_session* session, int64_t position,
+                                            int64_t* tokens_read_again) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    const std::int64_t again = text.rewind(position);
+    if (tokens_read_again != nullptr) *tokens_read_again = again;
+  });
+}
+
+riverhorse_status riverhorse_session_clear(riverhorse_session* session) {
+  return with_session(__func__, session, [](ModelState&, riverhorse::Session& text) { text.clear(); });
+}
+
+riverhorse_status riverhorse_session_save(riverhorse_session* session, const char* path) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(path, "path");
+    text.save(path);
+  });
+}
+
+riverhorse_status riverhorse_session_load(riverhorse_session* session, const char* path, int64_t* tokens_reused) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(path, "path");
+    const riverhorse::LoadReport report = text.load(path);
+    if (tokens_reused != nullptr) *tokens_reused = report.tokens_reused;
+  });
+}
