@@ -1,0 +1,45 @@
+#include "data/tokenizer.h"
+
+#include "base/error.h"
+
+namespace riverhorse {
+namespace {
+
+constexpr std::int64_t kLargestByteVocabulary = 512;
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
+}
+
+}  // namespace
+
+std::string Tokenizer::decode(const std::vector<std::int32_t>& ids) const {
+  std::string text;
+  for (const std::int32_t id : ids) text += token_bytes(id);
+  return text;
+}
+
+std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& folder, std::int64_t vocab_size) {
+  const std::filesystem::path tokenizer_json = folder / "tokenizer.json";
+  const std::filesystem::path vocab_json = folder / "vocab.json";
+  const std::filesystem::path merges_txt = folder / "merges.txt";
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (is_there(tokenizer_json)) {
+    tokenizer = load_gpt2_tokenizer(tokenizer_json);
+  } else if (is_there(vocab_json) || is_there(merges_txt)) {
+    // One without the other is a mistake: loading names the file that is missing.
+    tokenizer = load_gpt2_tokenizer(vocab_json, merges_txt);
+  } else {
+    const bool fits = vocab_size <= kLargestByteVocabulary;
+    tokenizer = fits ? make_byte_tokenizer() : nullptr;
+    return tokenizer != nullptr && tokenizer->vocab_size() <= vocab_size ? std::move(tokenizer) : nullptr;
+  }
+  if (tokenizer->vocab_size() > vocab_size) {
+    fail(StatusCode::bad_file, "the tokenizer in {} has {} ids, but the model's vocabulary has {}", folder.string(),
+         tokenizer->vocab_size(), vocab_size);
+  }
+  return tokenizer;
+}
+
+}  // namespace riverhorse

@@ -1,0 +1,3 @@
+riverhorse_test(tokenizer_test tokenizer_test.cpp USES riverhorse_data LABELS tokenizer)
+riverhorse_test(tokenizer_files_test tokenizer_files_test.cpp USES riverhorse_data LABELS tokenizer)
+riverhorse_test(text_stream_test text_stream_test.cpp USES riverhorse_data LABELS tokenizer)
