@@ -43,11 +43,19 @@ HostTensor make_host_tensor(std::span<const std::int64_t> values, std::vector<st
 
 // Memory-maps and checks the whole header before anything else; tensors point into the mapping.
 TensorFile read_safetensors(const std::filesystem::path& path);
+// The same from bytes in memory, which `owner` keeps alive (null: the caller does); `origin` names them in errors.
+TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
+                             const std::filesystem::path& origin);
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, HostTensor>& tensors,
                        const std::map<std::string, std::string>& metadata);
 
 // torch.save files (zip, pickle protocol 2): tensors and plain containers only, nothing is executed. Keys of
 // nested dictionaries are joined by '.'. Non-contiguous views are made contiguous; shared storages stay shared.
 TensorFile read_pytorch(const std::filesystem::path& path);
+TensorFile parse_pytorch(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
+                         const std::filesystem::path& origin);
+
+// Either, by what the file begins with. Errors: as above, and bad_file for anything else.
+TensorFile read_tensor_file(const std::filesystem::path& path);
 
 }  // namespace riverhorse

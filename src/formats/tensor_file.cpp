@@ -1,0 +1,93 @@
+#include "formats/tensor_file.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "formats/size_math.h"
+
+namespace riverhorse {
+namespace {
+
+template <typename Element, typename Out, typename Convert>
+std::vector<Out> convert_elements(const HostTensor& tensor, Convert convert) {
+  std::vector<Out> values(tensor.bytes.size() / sizeof(Element));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    Element element;  // the bytes of a view may lie at any address
+    std::memcpy(&element, tensor.bytes.data() + i * sizeof(Element), sizeof(Element));
+    values[i] = convert(element);
+  }
+  return values;
+}
+
+template <typename Element>
+std::vector<std::int64_t> widen(const HostTensor& tensor) {
+  return convert_elements<Element, std::int64_t>(tensor, [](Element value) { return std::int64_t{value}; });
+}
+
+template <typename Element>
+HostTensor copy_values(DType dtype, std::span<const Element> values, std::vector<std::int64_t> shape) {
+  HostTensor tensor;
+  tensor.dtype = dtype;
+  tensor.shape = std::move(shape);
+  if (tensor.count() != static_cast<std::int64_t>(values.size())) {
+    fail(StatusCode::invalid_argument, "{} values do not fill a tensor of shape {}", values.size(),
+         shape_text(tensor.shape));
+  }
+  auto memory = std::make_shared<std::vector<Element>>(values.begin(), values.end());
+  tensor.bytes = std::as_bytes(std::span<const Element>(*memory));
+  tensor.owner = std::move(memory);
+  return tensor;
+}
+
+}  // namespace
+
+std::int64_t HostTensor::count() const {
+  const auto product = checked_count(shape);
+  if (!product) fail(StatusCode::bad_file, "a tensor of shape {} is too large", shape_text(shape));
+  return *product;
+}
+
+const HostTensor& TensorFile::at(const std::string& name) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) {
+    fail(StatusCode::bad_file, "{}: there is no tensor \"{}\" in it", path.string(), name);
+  }
+  return found->second;
+}
+
+std::vector<float> to_floats(const HostTensor& tensor) {
+  switch (tensor.dtype) {
+    case DType::f32: return convert_elements<float, float>(tensor, [](float value) { return value; });
+    case DType::f16: return convert_elements<std::uint16_t, float>(tensor, f16_to_float);
+    case DType::bf16: return convert_elements<std::uint16_t, float>(tensor, bf16_to_float);
+    case DType::f64:
+      return convert_elements<double, float>(tensor, [](double value) { return static_cast<float>(value); });
+    default: break;
+  }
+  fail(StatusCode::bad_file, "a tensor of {} where floating point is needed", dtype_name(tensor.dtype));
+}
+
+std::vector<std::int64_t> to_integers(const HostTensor& tensor) {
+  switch (tensor.dtype) {
+    case DType::i64: return widen<std::int64_t>(tensor);
+    case DType::i32: return widen<std::int32_t>(tensor);
+    case DType::i16: return widen<std::int16_t>(tensor);
+    case DType::i8: return widen<std::int8_t>(tensor);
+    case DType::u8:
+    case DType::boolean: return widen<std::uint8_t>(tensor);
+    default: break;
+  }
+  fail(StatusCode::bad_file, "a tensor of {} where integers are needed", dtype_name(tensor.dtype));
+}
+
+HostTensor make_host_tensor(std::span<const float> values, std::vector<std::int64_t> shape) {
+  return copy_values(DType::f32, values, std::move(shape));
+}
+
+HostTensor make_host_tensor(std::span<const std::int64_t> values, std::vector<std::int64_t> shape) {
+  return copy_values(DType::i64, values, std::move(shape));
+}
+
+}  // namespace riverhorse

@@ -1,0 +1,1 @@
+riverhorse_test(checkpoint_test checkpoint_test.cpp USES riverhorse_checkpoint LABELS formats)
