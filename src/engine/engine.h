@@ -2,6 +2,11 @@
 //
 // An Engine owns the weights and a pool of slots; each Session holds one slot: the SSM state and KV cache of one
 // text. Sessions of an engine step together in batches. Engine and its sessions are used by one thread at a time.
+// Sessions keep what they need of their engine alive: they may outlive the Engine object.
+//
+// The newest token of a text is not in the state yet: reading it gives the logits that the next token is drawn from,
+// so one recorded step reads it, draws, and is replayed for every token with nothing but the token flowing through.
+// A prefill therefore reads all tokens but the last. See engine_core.h.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -21,44 +27,54 @@ namespace riverhorse {
 struct EngineOptions {
   DType dtype = DType::f32;  // of weights and activations: f32, or f16 where the device supports it
   ConvAlgorithm conv = ConvAlgorithm::automatic;
-  std::int64_t max_sessions = 4;          // slots
-  std::int64_t context_tokens = 2048;     // first capacity of the KV cache, which doubles when needed; attention only
-  std::int64_t prefill_piece_tokens = 0;  // 0: chosen so that a piece stays responsive
-  ProgressFunction progress;              // of loading and preparing, in bytes or steps; may be empty
+  std::int64_t max_sessions = 4;       // slots
+  std::int64_t context_tokens = 2048;  // first capacity of the KV cache, which doubles when needed; attention only
+  // Tokens read in one piece of a prefill; 0: chosen from the model's size and the kind of device so that a piece
+  // takes a fraction of a second and its workspace stays below a quarter GiB. Never from a clock: the same text is
+  // cut the same way every time, so results are reproducible to the last bit.
+  std::int64_t prefill_piece_tokens = 0;
+  ProgressFunction progress;  // of loading, in bytes; may be empty
 };
 
 // Bytes on the device by purpose, known before anything is allocated.
 struct MemoryEstimate {
   std::uint64_t weights_bytes = 0;
-  std::uint64_t filters_bytes = 0;   // discretised SSM parameters
-  std::uint64_t state_bytes = 0;     // SSM state of all slots
-  std::uint64_t cache_bytes = 0;     // KV cache of all slots at context_tokens
+  std::uint64_t filters_bytes = 0;  // discretised SSM parameters
+  std::uint64_t state_bytes = 0;    // SSM state and sampler of all slots
+  std::uint64_t cache_bytes = 0;    // KV cache of all slots at context_tokens
   std::uint64_t workspace_bytes = 0;
   std::uint64_t total_bytes() const {
     return weights_bytes + filters_bytes + state_bytes + cache_bytes + workspace_bytes;
   }
+  std::string text() const;  // "weights 482.1 MiB, filters 5.2 MiB, ..., 611.0 MiB in all"
 };
+// With prefill_piece_tokens = 0, a piece of 2048 tokens is assumed.
 MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options);
 
-// How to draw tokens. Zero-initialised is greedy decoding. Validated by Session; errors name the field.
+// How to draw tokens. Zero-initialised is greedy decoding. Validated by Session; errors name field, value and limit.
 struct SamplingOptions {
-  double temperature = 0.0;
-  std::int64_t top_k = 0;
-  double top_p = 1.0;
-  double min_p = 0.0;
-  double repetition_penalty = 1.0;
-  double presence_penalty = 0.0;
-  double frequency_penalty = 0.0;
+  double temperature = 0.0;         // 0: greedy; at most 100
+  std::int64_t top_k = 0;           // 0: all
+  double top_p = 1.0;               // above 0, at most 1
+  double min_p = 0.0;               // 0 to 1
+  double repetition_penalty = 1.0;  // above 0, at most 100
+  double presence_penalty = 0.0;    // -100 to 100
+  double frequency_penalty = 0.0;   // -100 to 100
   std::uint64_t seed = 0;
-  std::vector<std::pair<std::int32_t, float>> logit_bias;
+  std::vector<std::pair<std::int32_t, float>> logit_bias;  // token, addend between -1000 and 1000
   bool padded_vocabulary = false;  // may draw the padding columns too, as the original's script does
+
+  bool penalises() const { return repetition_penalty != 1.0 || presence_penalty != 0.0 || frequency_penalty != 0.0; }
 };
+// Errors: invalid_argument.
+void check_sampling(const SamplingOptions& options, const ModelConfig& config);
 
 struct LoadReport {
   std::int64_t tokens_reused = 0;  // of the saved text: all of them, or the call failed
 };
 
 class Engine;
+class EngineCore;
 
 class Session {
  public:
@@ -66,41 +82,49 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  std::int64_t position() const;  // tokens in the state
+  std::int64_t position() const;                    // tokens in the text
   const std::vector<std::int32_t>& tokens() const;  // all of them, in order
+  const SamplingOptions& sampling() const;
 
-  // Reads tokens into the state, in pieces, from whatever the state is; the logits of the last one are then
-  // available. Errors: invalid_argument for an id outside the vocabulary (nothing is read then). `progress` counts
-  // tokens; `cancelled`, asked between pieces, stops early with StatusCode::cancelled, the state at a piece's end.
+  // Adds tokens to the text, in pieces, from whatever the state is. Errors: invalid_argument for an id outside the
+  // vocabulary (nothing is read then). `progress` counts tokens; `cancelled`, asked between pieces, stops early with
+  // StatusCode::cancelled: the text then ends where reading ended, and the session is good.
   void append(std::span<const std::int32_t> tokens, const ProgressFunction& progress = {},
               const std::function<bool()>& cancelled = {});
 
-  // Draws the next token from the logits of the last one and reads it into the state.
-  // Errors: invalid_argument when nothing has been read yet.
+  // Draws the next token and adds it to the text. Errors: invalid_argument when the text is empty.
   std::int32_t step();
 
-  std::vector<float> logits();  // (padded vocabulary) of the last token
+  // Draws up to `max_tokens` tokens, the same ones as that many step() calls, and returns how many. Each goes to
+  // `on_token`, which ends the text after it by returning false. On devices where a step takes less time than
+  // telling the host about it, several are in flight; those behind the end are undone exactly.
+  std::int64_t generate(std::int64_t max_tokens, const std::function<bool(std::int32_t token)>& on_token);
+
+  // (padded vocabulary) what the next token will be drawn from, before bias and penalties. Costs a step.
+  std::vector<float> logits();
 
   void set_sampling(const SamplingOptions& options);  // restarts the random stream at the seed
 
-  // A copy of everything, in a slot of its own; steps exactly as this one would.
+  // A copy of everything, in a slot of its own; steps exactly as this one would. out_of_memory: no free slot.
   std::unique_ptr<Session> clone();
   // Host copies of the state: any number, restored into any session of the same engine.
   struct Snapshot;
   std::shared_ptr<const Snapshot> snapshot();
   void restore(const std::shared_ptr<const Snapshot>& snapshot);
-  // Back to an earlier position: exact, by replaying from the start or from the newest snapshot kept by
-  // checkpoint(); returns the tokens that had to be read again.
+  // Back to an earlier position, by reading again from the start or from the newest checkpoint() before it; returns
+  // the tokens that were read again. The random stream goes back too. Sampling options stay.
   std::int64_t rewind(std::int64_t position);
   void checkpoint();  // keeps a snapshot here for rewind()
-  void clear();       // an empty text
+  void clear();       // an empty text; the random stream starts again
 
   // One file, versioned: model hash, position, tokens, SSM state, KV cache, sampler. Written whole or not at all.
+  // It may be loaded on another backend and with another dtype.
   void save(const std::filesystem::path& path);
   LoadReport load(const std::filesystem::path& path);  // bad_file: another model, version, damaged; session unchanged
 
  private:
   friend class Engine;
+  friend class EngineCore;
   struct Impl;
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -117,18 +141,26 @@ class Engine {
 
   Device& device();
   const ModelConfig& config() const;
-  const EngineOptions& options() const;
+  const EngineOptions& options() const;  // prefill_piece_tokens as chosen
+  const std::string& model_hash() const;
 
   std::unique_ptr<Session> create_session(const SamplingOptions& sampling = {});  // out_of_memory: no free slot
-  // Steps sessions of this engine together: one token each, in order.
+  // Steps sessions of this engine together: one token each, in order. No session twice, none empty.
   std::vector<std::int32_t> step(std::span<Session* const> sessions);
+  // The logits (sessions, padded vocabulary) that the tokens of the last step() were drawn from, in its order.
+  std::vector<float> step_logits();
+
+  // Makes now what the first tokens would otherwise wait for: pipelines, plans, recordings of a step of `batch`
+  // sessions and of a whole prefill piece.
+  void prepare(std::int64_t batch = 1);
 
   // Full forward of (B, L) ids from empty states: `consume(first_row, logits)` gets (rows, V) pieces in row order,
-  // rows counting b L + t. Uses its own slots. For `riverhorse forward` and the tests.
+  // rows counting b L + t. Uses slots of its own. For `riverhorse forward` and the tests.
+  // Errors: invalid_argument for an id outside the vocabulary.
   void forward(std::span<const std::int32_t> ids, std::int64_t batch, std::int64_t length,
                const std::function<void(std::int64_t first_row, std::span<const float> logits)>& consume);
 
-  // Device times of the last prefill piece or step, for benchmarks.
+  // Device time of the last prefill piece or step, for benchmarks; 0 where the device has no clock.
   struct Timing {
     double device_ms = 0;
     std::int64_t tokens = 0;
@@ -137,8 +169,7 @@ class Engine {
 
  private:
   friend class Session;
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<EngineCore> core_;
 };
 
 }  // namespace riverhorse

@@ -1,0 +1,193 @@
+// Engine: what it costs, whether it fits, and the public face of EngineCore.
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "engine/engine_core.h"
+
+namespace riverhorse {
+
+namespace {
+
+std::string mebibytes(std::uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20); }
+
+constexpr std::int64_t largest_piece = 2048;
+constexpr std::int64_t smallest_piece = 64;
+constexpr std::uint64_t workspace_limit_bytes = std::uint64_t{256} << 20;
+
+void check_options(const EngineOptions& options) {
+  const auto refuse = [](const char* field, std::int64_t value, const char* limit) {
+    fail(StatusCode::invalid_argument, "{} is {}; it must be {}", field, value, limit);
+  };
+  if (options.dtype != DType::f32 && options.dtype != DType::f16) {
+    fail(StatusCode::invalid_argument, "dtype is {}; it must be f32 or f16", dtype_name(options.dtype));
+  }
+  if (options.max_sessions < 1 || options.max_sessions > 65536) {
+    refuse("max_sessions", options.max_sessions, "from 1 to 65536");
+  }
+  if (options.context_tokens < 1 || options.context_tokens > (std::int64_t{1} << 30)) {
+    refuse("context_tokens", options.context_tokens, "from 1 to 2^30");
+  }
+  if (options.prefill_piece_tokens < 0 || options.prefill_piece_tokens > 65536) {
+    refuse("prefill_piece_tokens", options.prefill_piece_tokens, "from 0 (automatic) to 65536");
+  }
+}
+
+void check_support(const Device& device, const EngineOptions& options) {
+  if (options.dtype == DType::f16) {
+    const Support support = device.supports(Feature::f16);
+    if (!support.supported) {
+      fail(StatusCode::unsupported, "{} ({}) cannot use dtype f16: {}", device.info().name, device.info().id(),
+           support.reason);
+    }
+  }
+  const Feature conv = options.conv == ConvAlgorithm::fft ? Feature::conv_fft : Feature::conv_chunked;
+  const Support support = device.supports(conv);
+  if (!support.supported && options.conv != ConvAlgorithm::automatic) {
+    fail(StatusCode::unsupported, "{} ({}) cannot use conv {}: {}", device.info().name, device.info().id(),
+         options.conv == ConvAlgorithm::fft ? "fft" : "chunked", support.reason);
+  }
+}
+
+// Before anything is allocated: does it fit, and if not, what would?
+void check_memory(const Device& device, const ModelConfig& config, const EngineOptions& options) {
+  const std::uint64_t largest = device.max_tensor_bytes();
+  const ModelMemory memory = model_memory(config, options.dtype);
+  if (memory.largest_tensor_bytes > largest) {
+    fail(StatusCode::unsupported, "{} takes {} as {}, and {} allows {} for one buffer; {}", memory.largest_tensor,
+         mebibytes(memory.largest_tensor_bytes), dtype_name(options.dtype), device.info().name, mebibytes(largest),
+         options.dtype == DType::f32 && memory.largest_tensor_bytes / 2 <= largest
+             ? "use dtype f16, or the cpu backend"
+             : "use the cpu backend");
+  }
+  const MemoryEstimate estimate = estimate_memory(config, options);
+  const std::uint64_t available = device.memory_free_bytes();
+  if (estimate.total_bytes() <= available) return;
+  std::string advice;
+  const auto try_change = [&](const EngineOptions& changed, const std::string& what) {
+    const std::uint64_t total = estimate_memory(config, changed).total_bytes();
+    if (total <= available) advice += fmt::format("; {} would take {}", what, mebibytes(total));
+  };
+  EngineOptions smaller = options;
+  smaller.max_sessions = 1;
+  smaller.context_tokens = std::min<std::int64_t>(options.context_tokens, 256);
+  smaller.prefill_piece_tokens = smallest_piece;
+  try_change(smaller,
+             fmt::format("one session of {} tokens in pieces of {}", smaller.context_tokens, smallest_piece));
+  if (options.dtype == DType::f32 && device.supports(Feature::f16).supported) {
+    EngineOptions half = options;
+    half.dtype = DType::f16;
+    try_change(half, "dtype f16");
+    smaller.dtype = DType::f16;
+    if (advice.empty()) try_change(smaller, "dtype f16 with one short session");
+  }
+  fail(StatusCode::out_of_memory, "the model does not fit {} ({}): it needs {}; {} are free{}", device.info().name,
+       device.info().id(), estimate.text(), mebibytes(available),
+       advice.empty() ? std::string("; a smaller model or another device is needed") : advice);
+}
+
+}  // namespace
+
+std::string MemoryEstimate::text() const {
+  return fmt::format("weights {}, filters {}, states {}, KV cache {}, workspace {}, {} in all",
+                     mebibytes(weights_bytes), mebibytes(filters_bytes), mebibytes(state_bytes),
+                     mebibytes(cache_bytes), mebibytes(workspace_bytes), mebibytes(total_bytes()));
+}
+
+// Residual stream, the widest pair of activations, and what the mixer takes at worst: by FFT, transforms of
+// zero-padded rows (k, w and the filter) of twice the length, in fp32.
+std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64_t piece_tokens) {
+  const std::int64_t width = config.n_embd;
+  const std::int64_t pairs = width * config.ssm_head_dim;
+  const std::int64_t activation = std::max(4 * width, config.inner_width()) * dtype_size_bytes(dtype);
+  const std::int64_t mixer = 3 * pairs * 2 * 4;
+  const std::int64_t logits = config.padded_vocab_size() * 4;
+  return static_cast<std::uint64_t>(piece_tokens * (width * 4 + activation + mixer) + logits);
+}
+
+MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options) {
+  const ModelMemory memory = model_memory(config, options.dtype);
+  const auto slots = static_cast<std::uint64_t>(options.max_sessions);
+  const auto vocabulary = static_cast<std::uint64_t>(config.padded_vocab_size());
+  const std::int64_t piece = options.prefill_piece_tokens > 0 ? options.prefill_piece_tokens : largest_piece;
+  MemoryEstimate estimate;
+  estimate.weights_bytes = memory.weights_bytes;
+  estimate.filters_bytes = memory.filters_bytes;
+  estimate.state_bytes = memory.state_bytes_per_slot * (slots + 2) +
+                         slots * (sizeof(SamplerRow) + 4 * EngineCore::history_length + 4 * vocabulary);
+  estimate.cache_bytes = memory.cache_bytes_per_token * slots * static_cast<std::uint64_t>(options.context_tokens);
+  estimate.workspace_bytes = workspace_bytes(config, options.dtype, piece);
+  return estimate;
+}
+
+// A power of two, by rough figures of what each kind of device does in a fraction of a second.
+std::int64_t choose_piece_tokens(const ModelConfig& config, const DeviceInfo& device, DType dtype) {
+  double flops = 3e12;
+  switch (device.type) {
+    case DeviceType::cpu: flops = 4e10; break;
+    case DeviceType::software: flops = 4e9; break;
+    case DeviceType::integrated_gpu: flops = 5e11; break;
+    default: break;
+  }
+  const double flops_per_token = 2.0 * static_cast<double>(parameter_count(config));
+  std::int64_t piece = largest_piece;
+  while (piece > smallest_piece && (static_cast<double>(piece) * flops_per_token > flops ||
+                                    workspace_bytes(config, dtype, piece) > workspace_limit_bytes)) {
+    piece /= 2;
+  }
+  return piece;
+}
+
+EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options)
+    : device_(std::move(device)), options_(options), model_hash_(checkpoint.content_hash) {
+  check_options(options_);
+  check_support(*device_, options_);
+  if (options_.prefill_piece_tokens == 0) {
+    options_.prefill_piece_tokens = choose_piece_tokens(checkpoint.config, device_->info(), options_.dtype);
+  }
+  check_memory(*device_, checkpoint.config, options_);
+  model_ = std::make_unique<H3Model>(device_, checkpoint, options_.dtype, options_.conv, options_.progress);
+  options_.progress = {};
+
+  const std::int64_t slots = options_.max_sessions;
+  capacity_ = options_.context_tokens;
+  state_ = model_->allocate_state(slots, capacity_);
+  spare_ = model_->allocate_h3_states(2);
+  slot_used_.resize(static_cast<std::size_t>(slots));
+  sampler_ = device_->allocate_tensor(DType::i32, {slots, sizeof(SamplerRow) / 4});
+  history_ = device_->allocate_tensor(DType::i32, {slots, history_length}, MemoryUse::readback);
+  slots_ = device_->allocate_tensor(DType::i32, {slots});
+  tokens_ = device_->allocate_tensor(DType::i32, {slots}, MemoryUse::readback);
+  logits_ = device_->allocate_tensor(DType::f32, {slots, model_->vocabulary()});
+  piece_ids_ = device_->allocate_tensor(DType::i32, {options_.prefill_piece_tokens}, MemoryUse::upload);
+}
+
+Engine::Engine(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options)
+    : core_(std::make_shared<EngineCore>(std::move(device), checkpoint, options)) {}
+
+Engine::~Engine() = default;
+
+Device& Engine::device() { return core_->device(); }
+const ModelConfig& Engine::config() const { return core_->model().config(); }
+const EngineOptions& Engine::options() const { return core_->options(); }
+const std::string& Engine::model_hash() const { return core_->model_hash(); }
+
+std::vector<float> Engine::step_logits() { return core_->last_step_logits(); }
+
+void Engine::prepare(std::int64_t batch) {
+  if (batch < 1 || batch > options().max_sessions) {
+    fail(StatusCode::invalid_argument, "a batch of {}; this engine has {} sessions", batch, options().max_sessions);
+  }
+  core_->prepare({batch, false, false});
+}
+
+void Engine::forward(std::span<const std::int32_t> ids, std::int64_t batch, std::int64_t length,
+                     const std::function<void(std::int64_t first_row, std::span<const float> logits)>& consume) {
+  core_->forward(ids, batch, length, consume);
+}
+
+Engine::Timing Engine::last_timing() const { return core_->last_timing(); }
+
+}  // namespace riverhorse

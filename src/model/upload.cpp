@@ -1,0 +1,78 @@
+#include "model/upload.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "base/error.h"
+
+namespace riverhorse {
+
+namespace {
+
+constexpr std::int64_t piece_elements = std::int64_t{4} << 20;
+
+template <typename T>
+T load(const std::byte* bytes, std::int64_t index) {
+  T value;
+  std::memcpy(&value, bytes + static_cast<std::size_t>(index) * sizeof(T), sizeof(T));
+  return value;
+}
+
+float load_float(DType dtype, const std::byte* bytes, std::int64_t index) {
+  switch (dtype) {
+    case DType::f32: return load<float>(bytes, index);
+    case DType::f16: return f16_to_float(load<std::uint16_t>(bytes, index));
+    case DType::bf16: return bf16_to_float(load<std::uint16_t>(bytes, index));
+    default: return static_cast<float>(load<double>(bytes, index));
+  }
+}
+
+}  // namespace
+
+void upload_converted(Device& device, const HostTensor& source, const Tensor& target, std::string_view name) {
+  const std::int64_t count = target.count();
+  if (source.count() != count) {
+    fail(StatusCode::internal, "{}: {} elements in the file for {} on the device", name, source.count(), count);
+  }
+  if (source.dtype != DType::f32 && source.dtype != DType::f16 && source.dtype != DType::bf16 &&
+      source.dtype != DType::f64) {
+    fail(StatusCode::bad_file, "{}: a weight must be f32, f16, bf16 or f64, not {}", name, dtype_name(source.dtype));
+  }
+  const Tensor flat = target.reshape({count});
+  const auto source_size = static_cast<std::size_t>(dtype_size_bytes(source.dtype));
+  std::vector<float> floats;
+  std::vector<std::uint16_t> halves;
+  for (std::int64_t begin = 0; begin < count; begin += piece_elements) {
+    const std::int64_t length = std::min(piece_elements, count - begin);
+    const std::span<const std::byte> bytes = source.bytes.subspan(static_cast<std::size_t>(begin) * source_size,
+                                                                  static_cast<std::size_t>(length) * source_size);
+    const Tensor piece = flat.slice(begin, length);
+    if (source.dtype == target.dtype) {
+      device.upload(piece, bytes);
+      continue;
+    }
+    if (target.dtype == DType::f32) {
+      floats.resize(static_cast<std::size_t>(length));
+      for (std::int64_t i = 0; i < length; ++i) {
+        floats[static_cast<std::size_t>(i)] = load_float(source.dtype, bytes.data(), i);
+      }
+      device.upload(piece, std::as_bytes(std::span(floats)));
+      continue;
+    }
+    halves.resize(static_cast<std::size_t>(length));
+    for (std::int64_t i = 0; i < length; ++i) {
+      const float value = load_float(source.dtype, bytes.data(), i);
+      const std::uint16_t half = float_to_f16(value);
+      if ((half & 0x7fffu) == 0x7c00u && std::isfinite(value)) {
+        fail(StatusCode::bad_file, "{}: element {} is {}, too large for f16; use --dtype f32", name, begin + i,
+             value);
+      }
+      halves[static_cast<std::size_t>(i)] = half;
+    }
+    device.upload(piece, std::as_bytes(std::span(halves)));
+  }
+}
+
+}  // namespace riverhorse

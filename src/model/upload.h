@@ -1,0 +1,16 @@
+// Host tensors to device tensors, converting piece by piece: a model never needs twice its size in host memory.
+#pragma once
+
+#include <string_view>
+
+#include "backend/backend.h"
+#include "formats/tensor_file.h"
+
+namespace riverhorse {
+
+// Writes all elements of `source` (f32, f16, bf16 or f64) to `target` (f32 or f16, equal count), through at most
+// 16 MiB of staging on the host, none where the dtypes agree. `name` is for errors.
+// Errors: bad_file for another dtype, or a finite value that f16 cannot hold; internal when the counts differ.
+void upload_converted(Device& device, const HostTensor& source, const Tensor& target, std::string_view name);
+
+}  // namespace riverhorse
