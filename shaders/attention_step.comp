@@ -1,0 +1,148 @@
+// One new token per sequence attends to the cache, first pass: the keys are cut into `splits` parts, and a workgroup
+// of 128 makes the partial softmax of one head over one part. Positions live in device memory, so the grid is fixed
+// and parts adapt: each is ceil(keys / splits) keys, at least 64, and those that begin beyond the last key are empty.
+// The new token's own k and v come from qkv; part 0 also writes them to the cache, where no one reads them yet.
+//
+// Scores: two invocations a key, half a head each. Values: LANES invocations across the head (a vector of four
+// channels each, or single channels where the width is odd), 128 / LANES keys at a time.
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "attention_storage.glsl"
+
+layout(local_size_x = 128) in;
+layout(constant_id = 0) const uint LANES = 16u;     // a power of two
+layout(constant_id = 1) const uint VECTORS = 1u;    // 1: width is a multiple of 4
+layout(constant_id = 2) const uint HELD = 1u;       // ceil(width / (LANES (4 or 1))): values an invocation holds
+layout(constant_id = 3) const uint DIRECT = 0u;     // 1: one part only, y is written here
+
+DECLARE_QKV(readonly)
+DECLARE_CACHE(restrict)
+layout(set = 0, binding = 5) buffer Partial { float partial[]; };  // (B, heads, splits, width + 2): sums, max, total
+layout(set = 0, binding = 6) buffer Y { ACT y[]; };                // (B, D)
+
+const uint kKeys = 64u;
+const uint kGroups = 128u / LANES;
+
+shared float query[256];
+shared vec4 query_vectors[64];
+shared float halves[128];
+shared float weights[kKeys];
+shared vec4 gathered[128];
+
+void main() {
+  const uint self = gl_LocalInvocationIndex;
+  const uint part = gl_WorkGroupID.x;
+  const uint head = gl_WorkGroupID.y % heads;
+  const uint sequence = gl_WorkGroupID.y / heads;
+  const uint slot = uint(slots[sequence]);
+  const uint position = min(uint(positions[slot]), capacity - 1u);
+  const uint keys = position + 1u;
+  const uint in_part = max((keys + splits - 1u) / splits, kKeys);
+  const uint begin = part * in_part;
+  const uint end = min(begin + in_part, keys);
+  const uint own = sequence * 3u * D + head * width;        // q of this head in qkv
+  const uint base = slot * capacity * D + head * width;     // key 0 of this head in the cache
+
+  if (part == 0u) {
+    for (uint c = self; c < width; c += 128u) {
+      cache_k[base + position * D + c] = qkv[own + D + c];
+      cache_v[base + position * D + c] = qkv[own + 2u * D + c];
+    }
+  }
+  for (uint c = self; c < 256u; c += 128u) {
+    const float q = c < width ? float(qkv[own + c]) * scale : 0.0;
+    query[c] = q;
+    query_vectors[c / 4u][c % 4u] = q;
+  }
+  barrier();
+
+  vec4 sums[HELD];
+  [[unroll]] for (uint i = 0u; i < HELD; ++i) sums[i] = vec4(0.0);
+  float highest = -3.0e38;
+  float total = 0.0;
+
+  for (uint tile = begin; tile < end; tile += kKeys) {
+    const uint count = min(end - tile, kKeys);
+    {
+      const uint key = tile + self / 2u;
+      const uint which = self % 2u;
+      float score = 0.0;
+      if (key < end) {
+        const bool fresh = key == position;
+        const uint row = fresh ? own + D : base + key * D;
+        if (VECTORS != 0u) {
+          const uint vectors = width / 4u;
+          const uint middle = (vectors + 1u) / 2u;
+          vec4 products = vec4(0.0);
+          for (uint i = which * middle; i < (which == 0u ? middle : vectors); ++i) {
+            const vec4 k = fresh ? TO_VECTOR(qkv_vectors[row / 4u + i]) : TO_VECTOR(cache_k_vectors[row / 4u + i]);
+            products = fma(query_vectors[i], k, products);
+          }
+          score = (products.x + products.y) + (products.z + products.w);
+        } else {
+          const uint middle = (width + 1u) / 2u;
+          for (uint c = which * middle; c < (which == 0u ? middle : width); ++c) {
+            score = fma(query[c], fresh ? float(qkv[row + c]) : float(cache_k[row + c]), score);
+          }
+        }
+      }
+      halves[self] = score;
+    }
+    barrier();
+    float top = highest;
+    for (uint i = 0u; i < count; ++i) top = max(top, halves[2u * i] + halves[2u * i + 1u]);
+    if (self < kKeys) weights[self] = self < count ? exp(halves[2u * self] + halves[2u * self + 1u] - top) : 0.0;
+    barrier();
+    const float shrink = exp(highest - top);
+    highest = top;
+    total *= shrink;
+    for (uint i = 0u; i < count; ++i) total += weights[i];
+    [[unroll]] for (uint i = 0u; i < HELD; ++i) sums[i] *= shrink;
+    const uint lane = self % LANES;
+    for (uint i = self / LANES; i < count; i += kGroups) {
+      const uint key = tile + i;
+      const bool fresh = key == position;
+      const uint row = fresh ? own + 2u * D : base + key * D;
+      [[unroll]] for (uint j = 0u; j < HELD; ++j) {
+        const uint c = lane + j * LANES;  // vectors or channels
+        if (VECTORS != 0u) {
+          if (c < width / 4u) {
+            const vec4 v = fresh ? TO_VECTOR(qkv_vectors[row / 4u + c]) : TO_VECTOR(cache_v_vectors[row / 4u + c]);
+            sums[j] = fma(vec4(weights[i]), v, sums[j]);
+          }
+        } else if (c < width) {
+          sums[j].x = fma(weights[i], fresh ? float(qkv[row + c]) : float(cache_v[row + c]), sums[j].x);
+        }
+      }
+    }
+    barrier();
+  }
+
+  // The groups' sums meet, in order; lane by lane the head's partial result goes out.
+  const uint out_base = (sequence * heads + head) * splits * (width + 2u) + part * (width + 2u);
+  [[unroll]] for (uint j = 0u; j < HELD; ++j) {
+    barrier();
+    gathered[self] = sums[j];
+    barrier();
+    if (self < LANES) {
+      vec4 sum = gathered[self];
+      for (uint group = 1u; group < kGroups; ++group) sum += gathered[group * LANES + self];
+      const uint each = VECTORS != 0u ? 4u : 1u;
+      const uint c = (self + j * LANES) * each;
+      [[unroll]] for (uint i = 0u; i < 4u; ++i) {
+        if (i < each && c + i < width) {
+          if (DIRECT != 0u) {
+            y[sequence * D + head * width + c + i] = ACT(sum[i] / total);
+          } else {
+            partial[out_base + c + i] = sum[i];
+          }
+        }
+      }
+    }
+  }
+  if (DIRECT == 0u && self == 0u) {
+    partial[out_base + width] = highest;
+    partial[out_base + width + 1u] = total;
+  }
+}

@@ -1,0 +1,187 @@
+// y = activation(x W^T + bias) for many rows: a tiled product in f32, for every device.
+//
+// A workgroup makes TILE_M x TILE_R of y. Tiles of W and x, TILE_K deep, are brought through registers into one of
+// two shared buffers (k-major, so that an invocation reads its rows as vectors) while the other one is multiplied:
+// one barrier a step. An invocation holds THREAD_M x THREAD_R sums, as blocks of four rows of W and of x that lie
+// TILE / (THREAD / 4) apart, so that neighbours read neighbouring vectors.
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "linear_storage.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint GROUP = 128u;   // = (TILE_M / THREAD_M) (TILE_R / THREAD_R)
+layout(constant_id = 1) const uint TILE_M = 64u;
+layout(constant_id = 2) const uint TILE_R = 64u;
+layout(constant_id = 3) const uint TILE_K = 8u;
+layout(constant_id = 4) const uint THREAD_M = 8u;  // multiples of 4
+layout(constant_id = 5) const uint THREAD_R = 4u;
+layout(constant_id = 6) const uint FLAGS = 0u;
+
+// Padded by one vector: stores of neighbouring k then fall into different banks.
+const uint kStrideM = TILE_M / 4u + 1u;
+const uint kStrideR = TILE_R / 4u + 1u;
+const uint kLoadsW = TILE_M * TILE_K / 4u / GROUP;  // vectors an invocation brings
+const uint kLoadsX = TILE_R * TILE_K / 4u / GROUP;
+const uint kBlocksM = THREAD_M / 4u;
+const uint kBlocksR = THREAD_R / 4u;
+const uint kThreadsM = TILE_M / THREAD_M;
+
+shared vec4 tile_w[2u * TILE_K * kStrideM];
+shared vec4 tile_x[2u * TILE_K * kStrideR];
+
+// W[m, k .. k + 3], zero beyond the edges.
+vec4 weight_vector(uint m, uint k) {
+  if (m >= M || k >= K) return vec4(0.0);
+  const uint index = m * K + k;
+  if ((FLAGS & kVectorWeight) != 0u) {
+#ifdef F16
+    return unpack4(weight16x4[index / 4u]);
+#else
+    return weight32v[index / 4u];
+#endif
+  }
+  vec4 v = vec4(load_weight(index), 0.0, 0.0, 0.0);
+  if (k + 1u < K) v.y = load_weight(index + 1u);
+  if (k + 2u < K) v.z = load_weight(index + 2u);
+  if (k + 3u < K) v.w = load_weight(index + 3u);
+  return v;
+}
+
+// Four neighbours of x in memory: along `inner` (of length `length`), at `outer` of `count`.
+vec4 x_vector(uint outer, uint count, uint inner, uint length) {
+  if (outer >= count || inner >= length) return vec4(0.0);
+  const uint index = outer * length + inner;
+  if ((FLAGS & kVectorX) != 0u) {
+#ifdef F16
+    if ((FLAGS & kXIsF32) == 0u) return unpack4(x16x4[index / 4u]);
+#endif
+    return x32v[index / 4u];
+  }
+  vec4 v = vec4(load_x(FLAGS, index), 0.0, 0.0, 0.0);
+  if (inner + 1u < length) v.y = load_x(FLAGS, index + 1u);
+  if (inner + 2u < length) v.z = load_x(FLAGS, index + 2u);
+  if (inner + 3u < length) v.w = load_x(FLAGS, index + 3u);
+  return v;
+}
+
+vec4 held_w[kLoadsW];
+vec4 held_x[kLoadsX];
+
+void fetch(uint m_begin, uint r_begin, uint k_begin) {
+  [[unroll]] for (uint i = 0u; i < kLoadsW; ++i) {
+    const uint unit = i * GROUP + gl_LocalInvocationIndex;
+    held_w[i] = weight_vector(m_begin + unit / (TILE_K / 4u), k_begin + unit % (TILE_K / 4u) * 4u);
+  }
+  [[unroll]] for (uint i = 0u; i < kLoadsX; ++i) {
+    const uint unit = i * GROUP + gl_LocalInvocationIndex;
+    if ((FLAGS & kXTransposed) != 0u) {
+      held_x[i] = x_vector(k_begin + unit / (TILE_R / 4u), K, r_begin + unit % (TILE_R / 4u) * 4u, R);
+    } else {
+      held_x[i] = x_vector(r_begin + unit / (TILE_K / 4u), R, k_begin + unit % (TILE_K / 4u) * 4u, K);
+    }
+  }
+}
+
+void stage(uint buffer_index) {
+  const uint base_w = buffer_index * TILE_K * kStrideM;
+  const uint base_x = buffer_index * TILE_K * kStrideR;
+  [[unroll]] for (uint i = 0u; i < kLoadsW; ++i) {
+    const uint unit = i * GROUP + gl_LocalInvocationIndex;
+    const uint m = unit / (TILE_K / 4u);
+    const uint k = unit % (TILE_K / 4u) * 4u;
+    [[unroll]] for (uint j = 0u; j < 4u; ++j) tile_w[base_w + (k + j) * kStrideM + m / 4u][m % 4u] = held_w[i][j];
+  }
+  [[unroll]] for (uint i = 0u; i < kLoadsX; ++i) {
+    const uint unit = i * GROUP + gl_LocalInvocationIndex;
+    if ((FLAGS & kXTransposed) != 0u) {
+      tile_x[base_x + unit / (TILE_R / 4u) * kStrideR + unit % (TILE_R / 4u)] = held_x[i];
+    } else {
+      const uint r = unit / (TILE_K / 4u);
+      const uint k = unit % (TILE_K / 4u) * 4u;
+      [[unroll]] for (uint j = 0u; j < 4u; ++j) tile_x[base_x + (k + j) * kStrideR + r / 4u][r % 4u] = held_x[i][j];
+    }
+  }
+}
+
+// Four neighbours of y at once: along m, or along r where y is transposed. All lie inside.
+void store_vector(uint index, vec4 bias_values, vec4 value) {
+  value += bias_values;
+  if ((FLAGS & kGelu) != 0u) {
+    value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
+  }
+#ifdef F16
+  if ((FLAGS & kYIsF32) == 0u) {
+    y16x4[index / 4u] = pack4(value);
+    return;
+  }
+#endif
+  if ((FLAGS & kAccumulate) != 0u) value += y32v[index / 4u];
+  y32v[index / 4u] = value;
+}
+
+void main() {
+  const uint m_begin = gl_WorkGroupID.x * TILE_M;
+  const uint r_begin = (tile_begin + gl_WorkGroupID.y) * TILE_R;
+  const uint thread_m = gl_LocalInvocationIndex % kThreadsM;
+  const uint thread_r = gl_LocalInvocationIndex / kThreadsM;
+
+  vec4 sums[kBlocksM * THREAD_R];  // four rows of W each
+  [[unroll]] for (uint i = 0u; i < kBlocksM * THREAD_R; ++i) sums[i] = vec4(0.0);
+
+  fetch(m_begin, r_begin, 0u);
+  stage(0u);
+  barrier();
+  uint current = 0u;
+  for (uint k_begin = 0u; k_begin < K; k_begin += TILE_K) {
+    const bool more = k_begin + TILE_K < K;
+    if (more) fetch(m_begin, r_begin, k_begin + TILE_K);
+    [[unroll]] for (uint k = 0u; k < TILE_K; ++k) {
+      vec4 w[kBlocksM];
+      vec4 x[kBlocksR];
+      [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
+        w[i] = tile_w[(current * TILE_K + k) * kStrideM + i * (TILE_M / 4u / kBlocksM) + thread_m];
+      }
+      [[unroll]] for (uint j = 0u; j < kBlocksR; ++j) {
+        x[j] = tile_x[(current * TILE_K + k) * kStrideR + j * (TILE_R / 4u / kBlocksR) + thread_r];
+      }
+      [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
+        [[unroll]] for (uint j = 0u; j < THREAD_R; ++j) {
+          sums[i * THREAD_R + j] = fma(w[i], vec4(x[j / 4u][j % 4u]), sums[i * THREAD_R + j]);
+        }
+      }
+    }
+    if (more) stage(1u - current);
+    barrier();
+    current = 1u - current;
+  }
+
+  [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
+    const uint m = m_begin + i * (TILE_M / kBlocksM) + thread_m * 4u;
+    [[unroll]] for (uint block = 0u; block < kBlocksR; ++block) {
+      const uint r = r_begin + block * (TILE_R / kBlocksR) + thread_r * 4u;
+      const bool inside = m + 4u <= M && r + 4u <= R;
+      [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+        if ((FLAGS & kVectorY) != 0u && inside) {
+          if ((FLAGS & kYTransposed) != 0u) {
+            const vec4 value = vec4(sums[i * THREAD_R + block * 4u][j], sums[i * THREAD_R + block * 4u + 1u][j],
+                                    sums[i * THREAD_R + block * 4u + 2u][j], sums[i * THREAD_R + block * 4u + 3u][j]);
+            const float offset = (FLAGS & kBias) != 0u ? bias[y_column + m + j] : 0.0;
+            store_vector((y_column + m + j) * R + r, vec4(offset), value);
+          } else {
+            vec4 offset = vec4(0.0);
+            if ((FLAGS & kBias) != 0u) {
+              const uint column = y_column + m;
+              offset = vec4(bias[column], bias[column + 1u], bias[column + 2u], bias[column + 3u]);
+            }
+            store_vector((r + j) * y_columns + y_column + m, offset, sums[i * THREAD_R + block * 4u + j]);
+          }
+        } else {
+          [[unroll]] for (uint c = 0u; c < 4u; ++c) {
+            if (m + c < M && r + j < R) store_y(FLAGS, r + j, m + c, sums[i * THREAD_R + block * 4u + j][c]);
+          }
+        }
+      }
+    }
+  }
+}

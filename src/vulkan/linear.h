@@ -1,0 +1,66 @@
+// The two shader families of `linear`, and what they share.
+#pragma once
+
+#include <cstdint>
+
+#include "vulkan/encoder.h"
+
+namespace riverhorse::vulkan {
+
+// A part of a linear operation whose tensors all fit the storage range: rows [column, column + weight rows) of the
+// whole weight make these columns of y.
+struct LinearPart {
+  const LinearArgs& args;
+  Tensor x;       // (R, K), or (K, R) where args.x_transposed
+  Tensor weight;  // (M', K)
+  Tensor y;       // (R, M), or (M, R) where args.y_transposed
+  std::uint32_t rows = 0;
+  std::uint32_t inputs = 0;   // K
+  std::uint32_t outputs = 0;  // M, of the whole weight
+  std::uint32_t column = 0;   // where the part's weight rows start
+
+  std::uint32_t part_outputs() const { return static_cast<std::uint32_t>(weight.shape[0]); }
+};
+
+// The push constants of every linear shader.
+struct LinearPush {
+  std::uint32_t inputs = 0;
+  std::uint32_t part_outputs = 0;
+  std::uint32_t rows = 0;
+  std::uint32_t outputs = 0;
+  std::uint32_t column = 0;
+  std::uint32_t tile_begin = 0;
+  float epsilon = 0;
+};
+
+// Bits of the constant FLAGS in shaders/linear_storage.glsl.
+enum LinearFlag : std::uint32_t {
+  vector_weight = 1,
+  vector_x = 2,
+  norm_flag = 4,
+  x_is_f32 = 8,
+  x_transposed_flag = 16,
+  y_is_f32 = 32,
+  y_transposed_flag = 64,
+  bias_flag = 128,
+  gelu_flag = 256,
+  accumulate_flag = 512,
+  vector_y = 1024,
+};
+
+// Flags that follow from the arguments alone (all but the vector ones).
+std::uint32_t linear_flags(const LinearPart& part);
+LinearPush linear_push(const LinearPart& part);
+double linear_bytes(const LinearPart& part);
+double linear_flops(const LinearPart& part);
+
+// The most rows of x that linear_gemv takes.
+inline constexpr std::int64_t linear_gemv_rows = 8;
+void linear_gemv(VulkanEncoder& encoder, const LinearPart& part);
+// Without norm.
+void linear_gemm(VulkanEncoder& encoder, const LinearPart& part);
+
+// True where 16-byte loads of rows of `row_elements` elements from this tensor are aligned, `bytes` at a time.
+bool rows_aligned(const Tensor& tensor, std::int64_t row_elements, std::uint32_t bytes);
+
+}  // namespace riverhorse::vulkan
