@@ -13,8 +13,9 @@
  * array they only return that number; with a capacity that is too small they fail and still set the number.
  *
  * Threads. Different models may be used by different threads at once. A model and its sessions take one call at a
- * time: calls from several threads wait for each other. Callbacks run on the calling thread; from within one, functions
- * of the same model may be called, except those that free, load or generate.
+ * time: calls from several threads wait for each other. Callbacks run during the call that they were given to; from
+ * within one, the functions riverhorse_model_... of the same model may be called, those of its sessions are refused
+ * with RIVERHORSE_INVALID_ARGUMENT. A callback must not throw C++ exceptions or jump out.
  *
  * Lifetimes. A session keeps its model alive: they may be freed in any order. All freeing functions accept null.
  *
@@ -235,6 +236,7 @@ typedef struct riverhorse_sampling_options {
 RIVERHORSE_API riverhorse_status riverhorse_session_create(riverhorse_model* model,
                                                            const riverhorse_sampling_options* sampling,
                                                            riverhorse_session** session);
+/* Does nothing when called from a callback of one of the model's sessions. */
 RIVERHORSE_API void riverhorse_session_free(riverhorse_session* session);
 
 /* Replaces the sampling options and restarts the random numbers at the seed. */

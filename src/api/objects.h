@@ -11,9 +11,10 @@
 namespace riverhorse::api {
 
 // Shared by a model's handle and its sessions, so that they may be freed in any order. The mutex makes calls from
-// several threads wait for each other; recursive, because callbacks may ask the model things.
+// several threads wait for each other; recursive, because callbacks may use the model's tokenizer.
 struct ModelState {
   std::recursive_mutex mutex;
+  bool busy = false;  // a session function is running: it can only be seen by a callback of that function
   std::shared_ptr<Device> device;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Tokenizer> tokenizer;  // null: the model has none

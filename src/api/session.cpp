@@ -40,14 +40,34 @@ SamplingOptions read_sampling(const riverhorse_sampling_options* sampling) {
 
 namespace {
 
-// Runs `body` with the session's model locked. `Handle` may be const.
+// Locks the model for one session function; refuses one that a callback of another calls.
+class Turn {
+ public:
+  explicit Turn(std::shared_ptr<ModelState> model) : model_(std::move(model)), lock_(model_->mutex) {
+    if (model_->busy) {
+      fail(StatusCode::invalid_argument,
+           "called from a callback of a function of the same model that is still running");
+    }
+    model_->busy = true;
+  }
+  ~Turn() { model_->busy = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+  ModelState& model() { return *model_; }
+
+ private:
+  std::shared_ptr<ModelState> model_;
+  std::scoped_lock<std::recursive_mutex> lock_;
+};
+
+// Runs `body` when it is the session's turn. `Handle` may be const.
 template <typename Handle, typename Body>
 riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
   return guarded(function, [&] {
     require(session, "session");
-    const std::shared_ptr<ModelState> model = session->model;
-    const std::scoped_lock lock(model->mutex);
-    body(*model, *session->session);
+    Turn turn(session->model);
+    body(turn.model(), *session->session);
   });
 }
 
@@ -69,7 +89,7 @@ std::vector<std::string> read_stop_strings(const riverhorse_generate_options& op
   return result;
 }
 
-// Draws tokens until something stops it; returns why. `token_count` is right also when this throws.
+// Draws tokens until something stops it; returns why.
 riverhorse_stop_reason generate(const ModelState& model, riverhorse::Session& session,
                                 const riverhorse_generate_options& options, riverhorse_token_callback callback,
                                 void* user, std::int64_t& token_count) {
@@ -86,19 +106,20 @@ riverhorse_stop_reason generate(const ModelState& model, riverhorse::Session& se
   };
 
   riverhorse_stop_reason reason = RIVERHORSE_STOP_MAX_TOKENS;
-  while (token_count < limit) {
-    const std::int32_t token = session.step();
+  session.generate(limit, [&](std::int32_t token) {
     ++token_count;
     const bool ended = token == end_of_text && options.ignore_end_of_text == 0;
     const bool has_text = tokenizer != nullptr && !ended && token < tokenizer->vocab_size();
     const bool wants_stop = send(token, has_text ? stream.push(tokenizer->token_bytes(token)) : std::string());
-    if (ended || stream.stopped() || wants_stop) {
-      reason = ended              ? RIVERHORSE_STOP_END_OF_TEXT
-               : stream.stopped() ? RIVERHORSE_STOP_STRING
-                                  : RIVERHORSE_STOP_CALLBACK;
-      break;
+    if (ended) {
+      reason = RIVERHORSE_STOP_END_OF_TEXT;
+    } else if (stream.stopped()) {
+      reason = RIVERHORSE_STOP_STRING;
+    } else if (wants_stop) {
+      reason = RIVERHORSE_STOP_CALLBACK;
     }
-  }
+    return reason == RIVERHORSE_STOP_MAX_TOKENS;
+  });
   if (reason != RIVERHORSE_STOP_CALLBACK) {
     const std::string rest = stream.finish();
     if (!rest.empty()) send(-1, rest);
@@ -114,20 +135,16 @@ riverhorse_status riverhorse_session_create(riverhorse_model* model, const river
     require(model, "model");
     require(session, "session");
     const riverhorse::SamplingOptions options = riverhorse::api::read_sampling(sampling);
-    const std::shared_ptr<ModelState> state = model->state;
-    const std::scoped_lock lock(state->mutex);
-    *session = make_handle(state, state->engine->create_session(options));
+    Turn turn(model->state);
+    *session = make_handle(model->state, turn.model().engine->create_session(options));
   });
 }
 
 void riverhorse_session_free(riverhorse_session* session) {
   if (session == nullptr) return;
-  guarded(__func__, [&] {
-    const std::shared_ptr<ModelState> model = session->model;
-    const std::scoped_lock lock(model->mutex);
-    session->session.reset();
-  });
-  delete session;
+  const riverhorse_status status =
+      with_session(__func__, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
+  if (status == RIVERHORSE_OK) delete session;  // else it is in use further up this thread's stack
 }
 
 riverhorse_status riverhorse_session_set_sampling(riverhorse_session* session,
@@ -179,9 +196,8 @@ riverhorse_status riverhorse_sessions_step(riverhorse_session* const* sessions, 
       }
       texts.push_back(session->session.get());
     }
-    const std::shared_ptr<ModelState> model = sessions[0]->model;
-    const std::scoped_lock lock(model->mutex);
-    const std::vector<std::int32_t> drawn = model->engine->step(texts);
+    Turn turn(sessions[0]->model);
+    const std::vector<std::int32_t> drawn = turn.model().engine->step(texts);
     std::copy(drawn.begin(), drawn.end(), tokens);
   });
 }
@@ -191,7 +207,8 @@ riverhorse_status riverhorse_session_generate(riverhorse_session* session, const
                                               riverhorse_generate_result* result) {
   return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
     const riverhorse_generate_options given = riverhorse::api::read_options(options, "options");
-    if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");  // a wrong size fails before any work
+    if (result != nullptr)
+      riverhorse::api::check_struct_size(*result, "result");  // a wrong size fails before any work
     const auto start = std::chrono::steady_clock::now();
     riverhorse_generate_result value{};
     value.stop_reason = generate(model, text, given, callback, user, value.token_count);

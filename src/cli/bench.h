@@ -1,0 +1,79 @@
+// What the benchmark files share: rows, ceilings, and the report. A row says how long something took, how many bytes
+// had to move and how many operations had to be done for it, and what share that is of the rates that this very
+// device reached in this very run: a figure without its ceiling says nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cli/options.h"
+
+namespace riverhorse::cli {
+
+struct BenchOptions {
+  std::string what;  // "ops", "prefill" or "decode"
+  ModelOptions model;
+  std::string preset = "125m";
+  DeviceChoiceOptions device;
+  DType dtype = DType::f32;
+  bool dtype_given = false;
+  ConvAlgorithm conv = ConvAlgorithm::automatic;
+  std::int64_t tokens = 0;         // prefill: length of the text; decode: tokens drawn; 0: chosen
+  std::int64_t prompt_tokens = 0;  // decode: length of the text before
+  std::int64_t batch = 1;          // decode: sequences stepped together
+  int repetitions = 0;             // 0: chosen
+  std::string filter;              // ops: only cases whose id contains this
+  std::string output;              // also write the JSON there
+  bool json = false;
+};
+
+// Rates of the device, measured in this run.
+struct BenchCeilings {
+  double copy_bytes_per_second = 0;  // read + written, by the device's copy operation
+  std::uint64_t copy_tensor_bytes = 0;
+  std::string copy_method;
+  double gemm_f32_flops = 0;  // a second, by the device's linear operation on large squares; 0: not measured
+  double gemm_f16_flops = 0;
+  std::int64_t gemm_size = 0;
+
+  double gemm_flops(DType dtype) const { return dtype == DType::f16 ? gemm_f16_flops : gemm_f32_flops; }
+};
+
+struct BenchRow {
+  std::string name;  // "linear.r1024_k768_m3072", "decode"
+  DType dtype = DType::f32;
+  std::string shape;     // what `name` does not say: "125m, 1 sequence, position 1024"
+  std::string skipped;   // why there are no figures; empty when there are
+  double device_ms = 0;  // median, by the device's clock where it has one; 0: unknown
+  double wall_ms = 0;    // median, by the host's clock; 0: not measured
+  double bytes = 0;      // that must move at least
+  double flops = 0;
+  int repetitions = 0;
+  std::int64_t tokens = 0;  // read or drawn in that time, by all sequences together; 0: not a token benchmark
+  bool gemm_bound = false;  // its ceiling is the GEMM rate
+
+  double best_ms() const { return device_ms > 0 ? device_ms : wall_ms; }
+};
+
+struct BenchReport {
+  DeviceInfo device;
+  BenchCeilings ceilings;
+  std::vector<BenchRow> rows;
+};
+
+double median(std::vector<double> values);  // 0 for none
+
+BenchCeilings measure_ceilings(Device& device, bool with_f16);
+std::vector<BenchRow> bench_ops(Device& device, const BenchOptions& options);
+std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options);
+std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options);
+
+// The schema is in the README ("riverhorse bench --json").
+std::string bench_json(const BenchOptions& options, const BenchReport& report);
+std::string bench_table(const BenchOptions& options, const BenchReport& report);
+
+}  // namespace riverhorse::cli

@@ -1,0 +1,201 @@
+// riverhorse bench prefill and decode: a whole model, with random weights unless one is given.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/bench.h"
+#include "engine/engine.h"
+#include "model/random_model.h"
+
+namespace riverhorse::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+std::string model_name(const BenchOptions& options) {
+  return options.model.model.empty() ? options.preset : options.model.model;
+}
+
+Checkpoint benchmark_checkpoint(const BenchOptions& options) {
+  if (!options.model.model.empty()) {
+    CheckpointOptions checkpoint_options;
+    checkpoint_options.config_path = options.model.config;
+    return load_checkpoint(options.model.model, checkpoint_options);
+  }
+  const auto config = model_preset(options.preset);
+  if (!config) {
+    std::string names;
+    for (const std::string& name : model_preset_names()) names += (names.empty() ? "" : ", ") + name;
+    fail(StatusCode::invalid_argument, "--preset {}: there is no such preset; there are {}", options.preset, names);
+  }
+  return random_checkpoint(*config, 1);
+}
+
+struct ModelCosts {
+  double weight_bytes = 0;       // read once a step: everything, the tied embedding once (for the logits)
+  double matrix_parameters = 0;  // of the layers' GEMMs
+  double embedding_parameters = 0;
+  double state_bytes = 0;  // SSM state of one sequence, read
+  double state_written_bytes = 0;
+  double cache_bytes_per_token = 0;  // keys and values of one token of one sequence
+  double attention_layers = 0;
+};
+
+ModelCosts costs_of(const ModelConfig& config, DType dtype) {
+  ModelCosts costs;
+  for (const ParameterSpec& spec : parameter_table(config)) {
+    double count = 1;
+    for (const std::int64_t dimension : spec.shape) count *= static_cast<double>(dimension);
+    costs.weight_bytes += count * (spec.matrix ? dtype_size_bytes(dtype) : 4);
+    const bool embedding = spec.name.find("embedding") != std::string::npos || spec.name.find("lm_head") == 0;
+    if (embedding) costs.embedding_parameters = count;
+    if (spec.matrix && !embedding) costs.matrix_parameters += count;
+  }
+  costs.attention_layers = static_cast<double>(config.attn_layer_idx.size());
+  const double ssm_layers = static_cast<double>(config.n_layer) - costs.attention_layers;
+  const double width = static_cast<double>(config.n_embd), states = static_cast<double>(config.ssm_d_state);
+  const double shift = width * states, modes = width * static_cast<double>(config.ssm_head_dim) * states;
+  costs.state_bytes = ssm_layers * (shift + modes) * 4;
+  costs.state_written_bytes = ssm_layers * (width + modes) * 4;  // the shift state is a ring: one key replaced
+  costs.cache_bytes_per_token = costs.attention_layers * 2 * width * dtype_size_bytes(dtype);
+  return costs;
+}
+
+// Ids all over the vocabulary, always the same.
+std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_size) {
+  std::vector<std::int32_t> ids;
+  std::uint32_t state = 7;
+  for (std::int64_t i = 0; i < count; ++i) {
+    state = state * 1664525u + 1013904223u;
+    ids.push_back(static_cast<std::int32_t>((state >> 8) % static_cast<std::uint32_t>(vocab_size)));
+  }
+  return ids;
+}
+
+}  // namespace
+
+std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options) {
+  const std::int64_t length = options.tokens > 0 ? options.tokens : 1024;
+  const Checkpoint checkpoint = benchmark_checkpoint(options);
+  EngineOptions engine_options;
+  engine_options.dtype = options.dtype;
+  engine_options.conv = options.conv;
+  engine_options.max_sessions = 1;
+  engine_options.context_tokens = length + 1;
+  engine_options.prefill_piece_tokens = length;
+  engine_options.progress = progress_line("loading");
+  Engine engine(device, checkpoint, engine_options);
+  engine.prepare();
+  const auto session = engine.create_session();
+  // The newest token of a text is read by the step that follows it: length + 1 tokens make a prefill of `length`.
+  const std::vector<std::int32_t> ids = benchmark_ids(length + 1, checkpoint.config.vocab_size);
+
+  std::vector<double> device_times, wall_times, first_token_times;
+  const auto start = Clock::now();
+  const int most = options.repetitions > 0 ? options.repetitions : 20;
+  for (int i = -1; i < most && !interrupted(); ++i) {
+    constexpr double budget_ms = 10000;
+    if (options.repetitions == 0 && i >= 1 && milliseconds_since(start) > budget_ms) break;
+    session->clear();
+    const auto before = Clock::now();
+    session->append(ids);
+    const double wall = milliseconds_since(before);
+    const Engine::Timing timing = engine.last_timing();
+    session->step();
+    const double first_token = milliseconds_since(before);
+    if (i < 0) continue;  // warm-up
+    wall_times.push_back(wall);
+    first_token_times.push_back(first_token);
+    if (timing.tokens == length && timing.device_ms > 0) device_times.push_back(timing.device_ms);
+  }
+  const ModelCosts costs = costs_of(checkpoint.config, options.dtype);
+  const auto tokens = static_cast<double>(length);
+  BenchRow row;
+  row.name = "prefill";
+  row.dtype = options.dtype;
+  row.shape = fmt::format("{}, {} tokens", model_name(options), length);
+  row.device_ms = median(device_times);
+  row.wall_ms = median(wall_times);
+  row.repetitions = static_cast<int>(wall_times.size());
+  row.tokens = length;
+  // GEMMs of every token and causal attention; the rest is small. No logits: only the last token needs them.
+  row.flops = 2 * costs.matrix_parameters * tokens +
+              2 * costs.attention_layers * static_cast<double>(checkpoint.config.n_embd) * tokens * tokens;
+  row.bytes = costs.weight_bytes - costs.embedding_parameters * dtype_size_bytes(options.dtype) +
+              costs.state_written_bytes + costs.cache_bytes_per_token * tokens;
+  row.gemm_bound = true;
+  BenchRow first = row;
+  first.name = "first token";
+  first.shape += " read, 1 drawn";
+  first.device_ms = 0;
+  first.wall_ms = median(first_token_times);
+  first.flops += 2 * costs.embedding_parameters;
+  return {row, first};
+}
+
+std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options) {
+  const std::int64_t drawn = options.tokens > 0 ? options.tokens : 128;
+  const std::int64_t prompt = options.prompt_tokens > 0 ? options.prompt_tokens : 1024;
+  const Checkpoint checkpoint = benchmark_checkpoint(options);
+  EngineOptions engine_options;
+  engine_options.dtype = options.dtype;
+  engine_options.conv = options.conv;
+  engine_options.max_sessions = options.batch;
+  engine_options.context_tokens = prompt + 2 * drawn + 16;
+  engine_options.progress = progress_line("loading");
+  Engine engine(device, checkpoint, engine_options);
+  engine.prepare(options.batch);
+
+  std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<Session*> batch;
+  const std::vector<std::int32_t> ids = benchmark_ids(prompt, checkpoint.config.vocab_size);
+  for (std::int64_t b = 0; b < options.batch; ++b) {
+    sessions.push_back(engine.create_session());
+    sessions.back()->append(ids);
+    batch.push_back(sessions.back().get());
+  }
+  for (int warm_up = 0; warm_up < 3; ++warm_up) engine.step(batch);
+
+  // Step by step for the device's times, then as generation runs, with steps in flight, for the wall time.
+  std::vector<double> device_times, wall_times;
+  const std::int64_t position = batch[0]->position();
+  for (std::int64_t i = 0; i < drawn && !interrupted(); ++i) {
+    const auto before = Clock::now();
+    engine.step(batch);
+    wall_times.push_back(milliseconds_since(before));
+    const Engine::Timing timing = engine.last_timing();
+    if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
+  }
+  double wall_ms = median(wall_times);
+  if (options.batch == 1 && !interrupted()) {
+    const auto before = Clock::now();
+    const std::int64_t count = batch[0]->generate(drawn, [](std::int32_t) { return !interrupted(); });
+    if (count > 0) wall_ms = milliseconds_since(before) / static_cast<double>(count);
+  }
+  const ModelCosts costs = costs_of(checkpoint.config, options.dtype);
+  const auto sequences = static_cast<double>(options.batch);
+  const double middle = static_cast<double>(position) + static_cast<double>(drawn) / 2;
+  BenchRow row;
+  row.name = "decode";
+  row.dtype = options.dtype;
+  row.shape = fmt::format("{}, {} sequence{}, position {}", model_name(options), options.batch,
+                          options.batch == 1 ? "" : "s", position);
+  row.device_ms = median(device_times);
+  row.wall_ms = wall_ms;
+  row.repetitions = static_cast<int>(wall_times.size());
+  row.tokens = options.batch;
+  row.bytes = costs.weight_bytes +
+              sequences * (costs.state_bytes + costs.state_written_bytes + costs.cache_bytes_per_token * middle);
+  row.flops = sequences * (2 * (costs.matrix_parameters + costs.embedding_parameters) +
+                           4 * costs.attention_layers * static_cast<double>(checkpoint.config.n_embd) * middle);
+  return {row};
+}
+
+}  // namespace riverhorse::cli

@@ -1,0 +1,114 @@
+// The report of a benchmark, for machines and for people.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cli/bench.h"
+
+namespace riverhorse::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double per_second(double amount, double ms) { return ms > 0 ? amount / (ms * 1e-3) : 0; }
+
+Json positive_or_null(double value) { return value > 0 ? Json(value) : Json(nullptr); }
+
+double percent(double rate, double ceiling) { return ceiling > 0 ? 100.0 * rate / ceiling : 0; }
+
+Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
+  Json json = {{"name", row.name}, {"dtype", dtype_name(row.dtype)}, {"shape", row.shape}};
+  if (!row.skipped.empty()) {
+    json["skipped"] = row.skipped;
+    return json;
+  }
+  const double bytes_rate = per_second(row.bytes, row.best_ms()), flops_rate = per_second(row.flops, row.best_ms());
+  json["repetitions"] = row.repetitions;
+  json["device_ms"] = positive_or_null(row.device_ms);
+  json["wall_ms"] = positive_or_null(row.wall_ms);
+  json["bytes"] = row.bytes;
+  json["flops"] = row.flops;
+  json["bytes_per_second"] = positive_or_null(bytes_rate);
+  json["percent_of_copy"] = positive_or_null(percent(bytes_rate, ceilings.copy_bytes_per_second));
+  json["flops_per_second"] = positive_or_null(flops_rate);
+  json["percent_of_gemm"] = positive_or_null(percent(flops_rate, ceilings.gemm_flops(row.dtype)));
+  json["ceiling"] = row.gemm_bound ? "gemm" : "copy";
+  if (row.tokens > 0) {
+    const auto tokens = static_cast<double>(row.tokens);
+    json["tokens"] = row.tokens;
+    json["tokens_per_second_device"] = positive_or_null(per_second(tokens, row.device_ms));
+    json["tokens_per_second_wall"] = positive_or_null(per_second(tokens, row.wall_ms));
+  }
+  return json;
+}
+
+std::string number(double value, int decimals) { return value > 0 ? fmt::format("{:.{}f}", value, decimals) : "-"; }
+
+}  // namespace
+
+std::string bench_json(const BenchOptions& options, const BenchReport& report) {
+  const BenchCeilings& ceilings = report.ceilings;
+  Json rows = Json::array();
+  for (const BenchRow& row : report.rows) rows.push_back(row_json(row, ceilings));
+  const Json root = {{"schema", "riverhorse-bench-1"},
+                     {"version", RIVERHORSE_VERSION},
+                     {"benchmark", options.what},
+                     {"device",
+                      {{"id", report.device.id()},
+                       {"backend", backend_name(report.device.backend)},
+                       {"name", report.device.name},
+                       {"type", device_type_name(report.device.type)},
+                       {"driver", report.device.driver},
+                       {"api", report.device.api}}},
+                     {"ceilings",
+                      {{"copy_bytes_per_second", ceilings.copy_bytes_per_second},
+                       {"copy_tensor_bytes", ceilings.copy_tensor_bytes},
+                       {"copy_method", ceilings.copy_method},
+                       {"gemm_size", ceilings.gemm_size},
+                       {"gemm_f32_flops_per_second", positive_or_null(ceilings.gemm_f32_flops)},
+                       {"gemm_f16_flops_per_second", positive_or_null(ceilings.gemm_f16_flops)}}},
+                     {"rows", rows}};
+  return root.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string bench_table(const BenchOptions& options, const BenchReport& report) {
+  const BenchCeilings& ceilings = report.ceilings;
+  std::string text = fmt::format("{}  {}  {}  {}\n", report.device.id(), report.device.name, report.device.driver,
+                                 report.device.api);
+  text += fmt::format("ceilings of this run: copy {:.1f} GB/s ({} MiB, {})", ceilings.copy_bytes_per_second * 1e-9,
+                      ceilings.copy_tensor_bytes >> 20, ceilings.copy_method);
+  text += fmt::format("; GEMM {}^3: f32 {:.3f} TFLOP/s", ceilings.gemm_size, ceilings.gemm_f32_flops * 1e-12);
+  if (ceilings.gemm_f16_flops > 0) text += fmt::format(", f16 {:.3f} TFLOP/s", ceilings.gemm_f16_flops * 1e-12);
+  text += "\n\n";
+
+  std::size_t width = 4;
+  const auto label = [](const BenchRow& row) {
+    return row.shape.empty() ? row.name : row.name + " (" + row.shape + ")";
+  };
+  for (const BenchRow& row : report.rows) width = std::max(width, label(row).size());
+  text += fmt::format("{:<{}} {:<5} {:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", "", width, "dtype", "device ms",
+                      "wall ms", "MB", "GB/s", "% copy", "TFLOP/s", "% GEMM");
+  text += options.what == "ops" ? "\n" : fmt::format(" {:>12} {:>12}\n", "tok/s device", "tok/s wall");
+  for (const BenchRow& row : report.rows) {
+    text += fmt::format("{:<{}} {:<5} ", label(row), width, dtype_name(row.dtype));
+    if (!row.skipped.empty()) {
+      text += "skipped: " + row.skipped + "\n";
+      continue;
+    }
+    const double bytes_rate = per_second(row.bytes, row.best_ms()), flops_rate = per_second(row.flops, row.best_ms());
+    text += fmt::format("{:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", number(row.device_ms, 4),
+                        number(row.wall_ms, 3), number(row.bytes * 1e-6, 1), number(bytes_rate * 1e-9, 2),
+                        number(percent(bytes_rate, ceilings.copy_bytes_per_second), 1), number(flops_rate * 1e-12, 3),
+                        number(percent(flops_rate, ceilings.gemm_flops(row.dtype)), 1));
+    if (row.tokens > 0) {
+      const auto tokens = static_cast<double>(row.tokens);
+      text += fmt::format(" {:>12} {:>12}", number(per_second(tokens, row.device_ms), 1),
+                          number(per_second(tokens, row.wall_ms), 1));
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace riverhorse::cli
