@@ -1,5 +1,6 @@
 #include "formats/tensor_file.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -41,7 +42,18 @@ HostTensor copy_values(DType dtype, std::span<const Element> values, std::vector
   return tensor;
 }
 
+// Round to nearest even; NaN stays NaN.
+std::uint16_t float_to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if (std::isnan(value)) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
 }  // namespace
+
+bool is_floating(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
+}
 
 std::int64_t HostTensor::count() const {
   const auto product = checked_count(shape);
@@ -80,6 +92,33 @@ std::vector<std::int64_t> to_integers(const HostTensor& tensor) {
     default: break;
   }
   fail(StatusCode::bad_file, "a tensor of {} where integers are needed", dtype_name(tensor.dtype));
+}
+
+HostTensor convert_floats(const HostTensor& tensor, DType dtype, const std::string& name) {
+  if (tensor.dtype == dtype) return tensor;
+  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
+    fail(StatusCode::invalid_argument, "{}: conversion to {} is not possible", name, dtype_name(dtype));
+  }
+  if (!is_floating(tensor.dtype)) {
+    fail(StatusCode::bad_file, "{}: a tensor of {} where floating point is needed", name, dtype_name(tensor.dtype));
+  }
+  const std::vector<float> values = to_floats(tensor);
+  if (dtype == DType::f32) return make_host_tensor(values, tensor.shape);
+  auto memory = std::make_shared<std::vector<std::uint16_t>>(values.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint16_t bits = dtype == DType::f16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
+    const float back = dtype == DType::f16 ? f16_to_float(bits) : bf16_to_float(bits);
+    if (std::isfinite(values[i]) && !std::isfinite(back)) {
+      fail(StatusCode::bad_file, "{}: element {} is {}, which {} cannot hold", name, i, values[i], dtype_name(dtype));
+    }
+    (*memory)[i] = bits;
+  }
+  HostTensor converted;
+  converted.dtype = dtype;
+  converted.shape = tensor.shape;
+  converted.bytes = std::as_bytes(std::span<const std::uint16_t>(*memory));
+  converted.owner = std::move(memory);
+  return converted;
 }
 
 HostTensor make_host_tensor(std::span<const float> values, std::vector<std::int64_t> shape) {

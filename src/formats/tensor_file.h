@@ -33,9 +33,15 @@ struct TensorFile {
   const HostTensor& at(const std::string& name) const;
 };
 
+bool is_floating(DType dtype);
+
 // Elements as fp32 (from f32, f16, bf16, f64) or as i64 (from any integer type). Errors: bad_file.
 std::vector<float> to_floats(const HostTensor& tensor);
 std::vector<std::int64_t> to_integers(const HostTensor& tensor);
+
+// The same values in another floating-point dtype, rounded to nearest even; shares the bytes when nothing changes.
+// Errors: bad_file, beginning with `name`, for a tensor of integers and for a finite value that becomes infinite.
+HostTensor convert_floats(const HostTensor& tensor, DType dtype, const std::string& name);
 
 // A tensor that owns a copy of `values`.
 HostTensor make_host_tensor(std::span<const float> values, std::vector<std::int64_t> shape);

@@ -20,38 +20,6 @@ constexpr std::size_t names_shown = 10;
 constexpr const char* embedding_name = "backbone.embeddings.word_embeddings.weight";
 constexpr const char* head_name = "lm_head.weight";
 
-struct Location {
-  std::filesystem::path weights;
-  std::filesystem::path config;
-  std::filesystem::path folder;
-};
-
-Location locate(const std::filesystem::path& path, const std::filesystem::path& config_path) {
-  std::error_code ignored;
-  Location location;
-  if (std::filesystem::is_directory(path, ignored)) {
-    location.folder = path;
-    for (const char* name : {"model.safetensors", "model.pt"}) {
-      if (location.weights.empty() && std::filesystem::exists(path / name, ignored)) location.weights = path / name;
-    }
-    if (location.weights.empty()) {
-      fail(StatusCode::not_found, "{}: the folder has neither model.safetensors nor model.pt", path.string());
-    }
-  } else {
-    if (!std::filesystem::exists(path, ignored)) {
-      fail(StatusCode::not_found, "{}: there is no such file or folder", path.string());
-    }
-    location.weights = path;
-    location.folder = path.parent_path();
-  }
-  location.config = config_path.empty() ? location.folder / "config.json" : config_path;
-  if (!std::filesystem::exists(location.config, ignored)) {
-    fail(StatusCode::not_found, "{}: there is no such file; a model needs its configuration (--config)",
-         location.config.string());
-  }
-  return location;
-}
-
 // A tied model's head is the embedding once more, and state dictionaries hold it under both names.
 void drop_tied_head(TensorFile& file, const ModelConfig& config, const std::string& config_origin) {
   const auto head = file.tensors.find(head_name);
@@ -69,10 +37,6 @@ void drop_tied_head(TensorFile& file, const ModelConfig& config, const std::stri
          file.path.string(), head_name, config_origin);
   }
   file.tensors.erase(head);
-}
-
-bool is_floating(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
 }
 
 // One kind of complaint about several tensors: the first ten of them, then a count.
@@ -148,14 +112,45 @@ void check_finite(const TensorFile& file) {
 
 }  // namespace
 
+CheckpointFiles find_checkpoint_files(const std::filesystem::path& path, const CheckpointOptions& options) {
+  std::error_code ignored;
+  CheckpointFiles files;
+  if (std::filesystem::is_directory(path, ignored)) {
+    files.folder = path;
+    for (const char* name : {"model.safetensors", "model.pt"}) {
+      if (files.weights.empty() && std::filesystem::exists(path / name, ignored)) files.weights = path / name;
+    }
+    if (files.weights.empty()) {
+      fail(StatusCode::not_found, "{}: the folder has neither model.safetensors nor model.pt", path.string());
+    }
+  } else {
+    if (!std::filesystem::exists(path, ignored)) {
+      fail(StatusCode::not_found, "{}: there is no such file or folder", path.string());
+    }
+    files.weights = path;
+    files.folder = path.parent_path();
+  }
+  if (options.config) return files;
+  files.config = options.config_path.empty() ? files.folder / "config.json" : options.config_path;
+  if (!std::filesystem::exists(files.config, ignored)) {
+    fail(StatusCode::not_found, "{}: there is no such file; a model needs its configuration (--config)",
+         files.config.string());
+  }
+  return files;
+}
+
 Checkpoint load_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {
-  const Location location = locate(path, options.config_path);
-  const std::string config_origin = location.config.string();
+  const CheckpointFiles files = find_checkpoint_files(path, options);
+  const std::string config_origin = options.config ? "the given configuration" : files.config.string();
   Checkpoint checkpoint;
-  checkpoint.folder = location.folder;
-  checkpoint.config =
-      parse_model_config(read_text_file(location.config, config_limit_bytes), config_origin, checkpoint.warnings);
-  checkpoint.file = read_tensor_file(location.weights);
+  checkpoint.folder = files.folder;
+  if (options.config) {
+    checkpoint.config = *options.config;
+  } else {
+    checkpoint.config =
+        parse_model_config(read_text_file(files.config, config_limit_bytes), config_origin, checkpoint.warnings);
+  }
+  checkpoint.file = read_tensor_file(files.weights);
   modernize_names(checkpoint.file, checkpoint.warnings);
   drop_tied_head(checkpoint.file, checkpoint.config, config_origin);
   check_against_table(checkpoint.file, checkpoint.config, config_origin);

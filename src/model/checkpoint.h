@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,17 @@ struct Checkpoint {
 
 struct CheckpointOptions {
   std::filesystem::path config_path;  // empty: config.json beside the weights
+  std::optional<ModelConfig> config;  // used instead of any file: a preset
   bool check_finite = false;          // refuse NaN and infinite weights
 };
+
+// The files that `path` means. Errors: not_found.
+struct CheckpointFiles {
+  std::filesystem::path weights;
+  std::filesystem::path config;  // empty when options.config is given
+  std::filesystem::path folder;
+};
+CheckpointFiles find_checkpoint_files(const std::filesystem::path& path, const CheckpointOptions& options);
 
 // `path` is a model folder, a .safetensors or a .pt file. Old key names and Lightning wrapping are undone.
 // Errors: not_found, bad_file (file, tensor and reason: missing, extra, wrong shape or dtype).
