@@ -1,7 +1,7 @@
 // One new token per sequence attends to the cache, second pass: joins the parts' softmax sums. A workgroup a head.
 #version 450
 #extension GL_GOOGLE_include_directive : require
-#ifdef F16
+#ifdef ACT_F16
 #extension GL_EXT_shader_16bit_storage : require
 #define ACT float16_t
 #else

@@ -1,9 +1,9 @@
 // Storage shared by the attention and rotary shaders: qkv (B, L, 3 D), the cache (S, capacity, D), and how their
-// activation dtype is read and written. F16 is defined where it is f16.
+// activation dtype is read and written. ACT_F16 is defined where it is f16.
 #ifndef ATTENTION_STORAGE_GLSL
 #define ATTENTION_STORAGE_GLSL
 
-#ifdef F16
+#ifdef ACT_F16
 #extension GL_EXT_shader_16bit_storage : require
 #define ACT float16_t
 #define ACT_VECTOR uvec2

@@ -2,8 +2,8 @@
 //
 // A workgroup of WARPS_M x WARPS_R subgroups makes a tile of y; a subgroup holds FRAGMENTS_M x FRAGMENTS_R sums.
 // Tiles of W (and x) are brought through registers into one of two shared buffers, padded by 16 bytes a row so that
-// the rows of a fragment start in different banks. Finished sums pass through shared memory, a fragment at a time,
-// because only there are rows and columns known: bias, activation and any layout of y need them.
+// the rows of a fragment start in different banks. Finished sums pass through shared memory, because only
+// there are rows and columns known: bias, activation and any layout of y need them.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -11,7 +11,7 @@
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
-#define F16
+#define ACT_F16
 #include "linear_storage.glsl"
 
 layout(local_size_x_id = 0) in;
@@ -33,11 +33,12 @@ const uint kSizeW = kTileM * kStrideK;
 const uint kSizeX = (FLAGS & kXTransposed) != 0u ? kTileK * kStrideR : kTileR * kStrideK;
 const uint kLoadsW = kTileM * (kTileK / 8u) / GROUP;
 const uint kLoadsX = kTileR * (kTileK / 8u) / GROUP;
-const uint kStrideOut = 20u;  // floats a row of a finished fragment
+// Finished fragments lie in the memory of tile_w, as vectors of four f32: 16 rows of four vectors and a pad.
+const uint kStrideOut = 5u;
+const uint kFragment = 16u * kStrideOut;
 
 shared uvec4 tile_w[2u * kSizeW];  // rows of W, k contiguous
 shared uvec4 tile_x[2u * kSizeX];  // rows of x, k contiguous; or rows of k, r contiguous where x is transposed
-shared float finished[WARPS_M * WARPS_R * 16u * kStrideOut];
 
 uint pair(float low, float high) { return packHalf2x16(vec2(low, high)); }
 
@@ -90,6 +91,36 @@ void stage(uint buffer_index) {
   }
 }
 
+// Four neighbours of y: along r from (m, r) where y is transposed, else along m.
+void write_out(uint m, uint r, vec4 value) {
+  const bool transposed = (FLAGS & kYTransposed) != 0u;
+  if ((FLAGS & kVectorY) == 0u) {
+    [[unroll]] for (uint c = 0u; c < 4u; ++c) {
+      const uint m_here = transposed ? m : m + c;
+      const uint r_here = transposed ? r + c : r;
+      if (m_here < M && r_here < R) store_y(FLAGS, r_here, m_here, value[c]);
+    }
+    return;
+  }
+  // Rows of y are whole vectors here, so a vector is inside or outside as one.
+  if (m >= M || r >= R) return;
+  const uint column = y_column + m;
+  const uint index = (transposed ? column * R + r : r * y_columns + column) / 4u;
+  if ((FLAGS & kBias) != 0u) {
+    value += transposed ? vec4(bias[column])
+                        : vec4(bias[column], bias[column + 1u], bias[column + 2u], bias[column + 3u]);
+  }
+  if ((FLAGS & kGelu) != 0u) {
+    value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
+  }
+  if ((FLAGS & kYIsF32) == 0u) {
+    y16x4[index] = pack4(value);
+  } else {
+    if ((FLAGS & kAccumulate) != 0u) value += y32v[index];
+    y32v[index] = value;
+  }
+}
+
 void main() {
   const uint m_begin = gl_WorkGroupID.x * kTileM;
   const uint r_begin = (tile_begin + gl_WorkGroupID.y) * kTileR;
@@ -134,50 +165,34 @@ void main() {
     current = 1u - current;
   }
 
-  // Fragment by fragment to shared memory, each subgroup in a corner of its own, then out along what is
-  // contiguous in y: m, or r where y is transposed.
-  const uint corner = gl_SubgroupID * 16u * kStrideOut;
+  // A row of fragments at a time to shared memory (the tiles are done with), each subgroup in a corner of its own,
+  // then out along what is contiguous in y: m, or r where y is transposed. Loops have constant counts: compilers
+  // that cannot unroll them would keep the sums in memory.
+  const uint corner = gl_SubgroupID * FRAGMENTS_R * kFragment;
   [[unroll]] for (uint i = 0u; i < FRAGMENTS_M; ++i) {
     [[unroll]] for (uint j = 0u; j < FRAGMENTS_R; ++j) {
       if ((FLAGS & kYTransposed) != 0u) {
-        coopMatStore(sums[i * FRAGMENTS_R + j], finished, corner, kStrideOut, gl_CooperativeMatrixLayoutRowMajor);
+        coopMatStore(sums[i * FRAGMENTS_R + j], tile_w, corner + j * kFragment, kStrideOut,
+                     gl_CooperativeMatrixLayoutRowMajor);
       } else {
-        coopMatStore(sums[i * FRAGMENTS_R + j], finished, corner, kStrideOut, gl_CooperativeMatrixLayoutColumnMajor);
+        coopMatStore(sums[i * FRAGMENTS_R + j], tile_w, corner + j * kFragment, kStrideOut,
+                     gl_CooperativeMatrixLayoutColumnMajor);
       }
-      subgroupBarrier();
-      for (uint unit = gl_SubgroupInvocationID; unit < 64u; unit += SUBGROUP) {
-        const uint line = unit / 4u;
-        const uint at = unit % 4u * 4u;
-        const uint source = corner + line * kStrideOut + at;
-        const uint m = m_begin + warp_m + i * 16u + ((FLAGS & kYTransposed) != 0u ? line : at);
-        const uint r = r_begin + warp_r + j * 16u + ((FLAGS & kYTransposed) != 0u ? at : line);
-        const uint step_m = (FLAGS & kYTransposed) != 0u ? 0u : 1u;
-        vec4 value = vec4(finished[source], finished[source + 1u], finished[source + 2u], finished[source + 3u]);
-        const bool inside = m + 3u * step_m < M && r + 3u * (1u - step_m) < R;
-        if ((FLAGS & kVectorY) != 0u && inside) {
-          const uint column = y_column + m;
-          const uint index = ((FLAGS & kYTransposed) != 0u ? column * R + r : r * y_columns + column) / 4u;
-          if ((FLAGS & kBias) != 0u) {
-            value += vec4(bias[column], bias[column + step_m], bias[column + 2u * step_m], bias[column + 3u * step_m]);
-          }
-          if ((FLAGS & kGelu) != 0u) {
-            value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
-          }
-          if ((FLAGS & kYIsF32) == 0u) {
-            y16x4[index] = pack4(value);
-          } else {
-            if ((FLAGS & kAccumulate) != 0u) value += y32v[index];
-            y32v[index] = value;
-          }
-        } else {
-          [[unroll]] for (uint c = 0u; c < 4u; ++c) {
-            const uint m_here = m + c * step_m;
-            const uint r_here = r + c * (1u - step_m);
-            if (m_here < M && r_here < R) store_y(FLAGS, r_here, m_here, value[c]);
-          }
-        }
-      }
-      subgroupBarrier();
     }
+    subgroupBarrier();
+    [[unroll]] for (uint n = 0u; n < FRAGMENTS_R * 64u / SUBGROUP; ++n) {
+      const uint unit = n * SUBGROUP + gl_SubgroupInvocationID;
+      const uint line = unit / 4u % 16u;
+      const uint fragment = unit / 64u;
+      const vec4 value = uintBitsToFloat(tile_w[corner + fragment * kFragment + line * kStrideOut + unit % 4u]);
+      const uint m = m_begin + warp_m + i * 16u;
+      const uint r = r_begin + warp_r + fragment * 16u;
+      if ((FLAGS & kYTransposed) != 0u) {
+        write_out(m + line, r + unit % 4u * 4u, value);
+      } else {
+        write_out(m + unit % 4u * 4u, r + line, value);
+      }
+    }
+    subgroupBarrier();
   }
 }

@@ -35,7 +35,7 @@ vec4 weight_vector(uint m, uint k) {
   if (m >= M || k >= K) return vec4(0.0);
   const uint index = m * K + k;
   if ((FLAGS & kVectorWeight) != 0u) {
-#ifdef F16
+#ifdef ACT_F16
     return unpack4(weight16x4[index / 4u]);
 #else
     return weight32v[index / 4u];
@@ -53,7 +53,7 @@ vec4 x_vector(uint outer, uint count, uint inner, uint length) {
   if (outer >= count || inner >= length) return vec4(0.0);
   const uint index = outer * length + inner;
   if ((FLAGS & kVectorX) != 0u) {
-#ifdef F16
+#ifdef ACT_F16
     if ((FLAGS & kXIsF32) == 0u) return unpack4(x16x4[index / 4u]);
 #endif
     return x32v[index / 4u];
@@ -110,7 +110,7 @@ void store_vector(uint index, vec4 bias_values, vec4 value) {
   if ((FLAGS & kGelu) != 0u) {
     value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
   }
-#ifdef F16
+#ifdef ACT_F16
   if ((FLAGS & kYIsF32) == 0u) {
     y16x4[index / 4u] = pack4(value);
     return;

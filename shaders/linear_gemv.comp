@@ -31,7 +31,7 @@ layout(set = 0, binding = 4) readonly buffer Gammav { vec4 gammav[]; };
 layout(set = 0, binding = 5) readonly buffer Beta { float beta[]; };    // (K) layer norm bias
 layout(set = 0, binding = 5) readonly buffer Betav { vec4 betav[]; };
 
-#ifdef F16
+#ifdef ACT_F16
 const uint kUnit = 8u;  // elements of a 16-byte unit
 #define UNIT_BITS uvec4
 #else
@@ -122,7 +122,7 @@ vec4 x_vector(uint row, uint k) {  // elements k .. k + 3; k a multiple of 4
     return vec4(x_value(row, k), x_value(row, k + 1u), x_value(row, k + 2u), x_value(row, k + 3u));
   }
   const uint index = (min(row, R - 1u) * K + k) / 4u;
-#ifdef F16
+#ifdef ACT_F16
   if ((FLAGS & kXIsF32) == 0u) return unpack4(x16x4[index]);
 #endif
   vec4 value = x32v[index];
@@ -144,7 +144,7 @@ void dot_vectors(uint first_row, uint part) {
   [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
     [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
       const uint source = min(first_row + i, M - 1u) * units + min(unit + u * stride, units - 1u);
-#ifdef F16
+#ifdef ACT_F16
       now[u * ROWS + i] = weight16x8[source];
 #else
       now[u * ROWS + i] = weight32v[source];
@@ -160,7 +160,7 @@ void dot_vectors(uint first_row, uint part) {
         [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
           const uint source =
               min(first_row + i, M - 1u) * units + min(unit + (UNROLL + u) * stride, units - 1u);
-#ifdef F16
+#ifdef ACT_F16
           next[u * ROWS + i] = weight16x8[source];
 #else
           next[u * ROWS + i] = weight32v[source];
@@ -173,11 +173,11 @@ void dot_vectors(uint first_row, uint part) {
       if (here < units) {
         [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
           const vec4 low = x_vector(row, here * kUnit);
-#ifdef F16
+#ifdef ACT_F16
           const vec4 high = x_vector(row, here * kUnit + 4u);
 #endif
           [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
-#ifdef F16
+#ifdef ACT_F16
             const UNIT_BITS bits = now[u * ROWS + i];
             const float sum = dot_onto(unpack4(bits.xy), low, sums[i * BATCH + row]);
             sums[i * BATCH + row] = dot_onto(unpack4(bits.zw), high, sum);

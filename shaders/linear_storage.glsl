@@ -1,11 +1,11 @@
 // Storage shared by the linear shaders: bindings, loads and stores of the activation dtype, the epilogue.
 //
-// F16 is defined where weights and activations are stored as f16; else they are f32. Arithmetic is always f32.
+// ACT_F16 is defined where weights and activations are stored as f16; else they are f32. Arithmetic is always f32.
 // One binding is declared under several element types; a pipeline uses the one that its constants select.
 #ifndef LINEAR_STORAGE_GLSL
 #define LINEAR_STORAGE_GLSL
 
-#ifdef F16
+#ifdef ACT_F16
 #extension GL_EXT_shader_16bit_storage : require
 #endif
 
@@ -37,7 +37,7 @@ layout(set = 0, binding = 0) readonly buffer X32v { vec4 x32v[]; };
 layout(set = 0, binding = 1) readonly buffer Bias { float bias[]; };           // (M), from y_column on
 layout(set = 0, binding = 2) buffer Y32 { float y32[]; };                      // (R, y_columns) or (y_columns, R)
 layout(set = 0, binding = 2) buffer Y32v { vec4 y32v[]; };
-#ifdef F16
+#ifdef ACT_F16
 layout(set = 0, binding = 0) readonly buffer X16 { float16_t x16[]; };
 layout(set = 0, binding = 0) readonly buffer X16x4 { uvec2 x16x4[]; };
 layout(set = 0, binding = 0) readonly buffer X16x8 { uvec4 x16x8[]; };
@@ -51,20 +51,20 @@ layout(set = 0, binding = 3) readonly buffer W32 { float weight32[]; };
 layout(set = 0, binding = 3) readonly buffer W32v { vec4 weight32v[]; };
 #endif
 
-#ifdef F16
+#ifdef ACT_F16
 vec4 unpack4(uvec2 bits) { return vec4(unpackHalf2x16(bits.x), unpackHalf2x16(bits.y)); }
 uvec2 pack4(vec4 v) { return uvec2(packHalf2x16(v.xy), packHalf2x16(v.zw)); }
 #endif
 
 float load_x(uint flags, uint index) {
-#ifdef F16
+#ifdef ACT_F16
   if ((flags & kXIsF32) == 0u) return float(x16[index]);
 #endif
   return x32[index];
 }
 
 float load_weight(uint index) {
-#ifdef F16
+#ifdef ACT_F16
   return float(weight16[index]);
 #else
   return weight32[index];
@@ -87,7 +87,7 @@ void store_y(uint flags, uint row, uint m, float value) {
     y32[index] += value;
     return;
   }
-#ifdef F16
+#ifdef ACT_F16
   if ((flags & kYIsF32) == 0u) {
     y16[index] = float16_t(value);
     return;

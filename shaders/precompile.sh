@@ -1,20 +1,45 @@
 #!/bin/sh
-# Compiles the shaders that need a newer glslang than Debian 12 has (GL_KHR_cooperative_matrix: 14 or later) into
-# shaders/precompiled/<name>.spv, and records the hashes of the sources in <name>.sha256. The build verifies the hashes
-# and refuses SPIR-V that is older than its sources.
+# Compiles the shaders that need a newer glslang than Debian 12 has (GL_KHR_cooperative_matrix: 15) into
+# shaders/precompiled/<name>.spv, with the hash of their sources in <name>.sha256. The build compares the hashes and
+# refuses SPIR-V that is not of today's sources.
 #
 #   shaders/precompile.sh [path of a glslangValidator]
+#   shaders/precompile.sh --hash STEM "DEFINES"      prints the hash of STEM.comp, what it includes, and the defines
 set -eu
 cd "$(dirname "$0")"
-compiler=${1:-glslangValidator}
 
-# name, then its sources: the shader first, then what it includes
-precompile() {
-  name=$1
-  shift
-  "$compiler" -V --quiet --target-env vulkan1.1 -I. "$1" -o "precompiled/$name.spv"
-  sha256sum "$@" > "precompiled/$name.sha256"
-  echo "precompiled/$name.spv: $(wc -c < "precompiled/$name.spv") bytes"
+# The shader and what it includes, each file once.
+sources() {
+  pending=$1.comp
+  seen=
+  while [ -n "$pending" ]; do
+    next=
+    for file in $pending; do
+      case " $seen " in *" $file "*) continue ;; esac
+      seen="$seen $file"
+      next="$next $(sed -n 's/^#include "\(.*\)"$/\1/p' "$file")"
+    done
+    pending=$(echo $next)
+  done
+  echo $seen
 }
 
-precompile linear_coopmat linear_coopmat.comp linear_storage.glsl
+hash() {  # stem, defines separated by semicolons or blanks
+  { echo "$2" | tr ';' ' '; cat $(sources "$1"); } | sha256sum | cut -d ' ' -f 1
+}
+
+if [ "${1:-}" = --hash ]; then
+  hash "$2" "${3:-}"
+  exit
+fi
+
+compiler=${1:-glslangValidator}
+precompile() {  # name, stem, defines
+  flags=
+  for define in $3; do flags="$flags -D$define"; done
+  "$compiler" --quiet --target-env vulkan1.1 $flags -o "precompiled/$1.spv" "$2.comp"
+  hash "$2" "$3" > "precompiled/$1.sha256"
+  echo "precompiled/$1.spv: $(wc -c < "precompiled/$1.spv") bytes"
+}
+
+precompile linear_coopmat linear_coopmat ""

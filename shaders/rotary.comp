@@ -7,7 +7,7 @@
 // cosine are polynomials on an eighth of a turn, because the built-in ones may err by 2^-11.
 #version 450
 #extension GL_GOOGLE_include_directive : require
-#ifdef F16
+#ifdef ACT_F16
 #extension GL_EXT_shader_16bit_storage : require
 #define ACT float16_t
 #else

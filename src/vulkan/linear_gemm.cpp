@@ -48,7 +48,7 @@ bool has_cooperative_matrix(const VulkanLimits& limits, std::uint32_t& subgroup_
 // Bytes of shared memory that shaders/linear_coopmat.comp uses with 2 x 2 subgroups.
 std::uint32_t matrix_shared_bytes(std::uint32_t tile, bool x_transposed) {
   const std::uint32_t rows = tile * 5 * 16;
-  return 2 * (rows + (x_transposed ? 32 * (tile / 8 + 1) * 16 : rows)) + 4 * 16 * 20 * 4;
+  return 2 * (rows + (x_transposed ? 32 * (tile / 8 + 1) * 16 : rows));
 }
 
 Tiling matrix_tiling(const VulkanLimits& limits, std::uint32_t subgroup_size, bool x_transposed,
@@ -81,7 +81,7 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   if (rows_aligned(part.x, args.x_transposed ? part.rows : part.inputs, vector_bytes)) flags |= vector_x;
   const std::uint32_t y_vector_bytes = part.y.dtype == DType::f32 ? 16 : 8;
   if (rows_aligned(part.y, args.y_transposed ? part.rows : part.outputs, y_vector_bytes) &&
-      (args.y_transposed || part.column % 4 == 0)) {
+      (args.y_transposed || (part.column % 4 == 0 && part.part_outputs() % 4 == 0))) {
     flags |= vector_y;
   }
   tiling.constants[6] = flags;
