@@ -5,6 +5,7 @@
 
 #include "api/guard.h"
 #include "api/objects.h"
+#include "base/log.h"
 #include "engine/selftest.h"
 #include "model/checkpoint.h"
 
@@ -95,6 +96,8 @@ riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model
     for_checkpoint.config_path = text_or_empty(given.config_path);
     for_checkpoint.check_finite = given.check_finite != 0;
     const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, for_checkpoint);
+
+    for (const std::string& warning : checkpoint.warnings) riverhorse::log_warning(warning);
 
     auto state = std::make_shared<ModelState>();
     state->tokenizer = riverhorse::find_tokenizer(checkpoint.folder, checkpoint.config.vocab_size);
