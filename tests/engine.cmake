@@ -1,0 +1,11 @@
+# The forward pass, the engine and its sessions, on every device there is.
+set(riverhorse_engine_test_uses riverhorse_engine riverhorse_model riverhorse_checkpoint riverhorse_cpu)
+if(TARGET riverhorse_vulkan)
+  list(APPEND riverhorse_engine_test_uses riverhorse_vulkan)
+endif()
+foreach(name model_golden_test)
+  riverhorse_test(${name} ${name}.cpp USES ${riverhorse_engine_test_uses} nlohmann_json::nlohmann_json)
+  if(TARGET riverhorse_vulkan)
+    target_compile_definitions(${name} PRIVATE RIVERHORSE_HAS_VULKAN)
+  endif()
+endforeach()

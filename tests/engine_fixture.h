@@ -1,0 +1,151 @@
+// Devices, golden models and comparisons for the model and engine tests.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cpu/cpu_device.h"
+#include "engine/engine.h"
+#include "model/checkpoint.h"
+#ifdef RIVERHORSE_HAS_VULKAN
+#include "vulkan/device.h"
+#endif
+
+namespace riverhorse::test {
+
+inline const std::string golden = RIVERHORSE_TEST_DATA;
+
+// "cpu", and the id of every Vulkan device there is. Which ones are there is printed by the first test.
+inline const std::vector<std::string>& device_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> found = {"cpu"};
+#ifdef RIVERHORSE_HAS_VULKAN
+    const DeviceList list = list_devices();
+    for (const DeviceInfo& info : list.devices) {
+      if (info.backend == BackendKind::vulkan) found.push_back(info.id());
+    }
+    for (const BackendAbsence& absence : list.absences) {
+      if (absence.backend == BackendKind::vulkan) {
+        std::printf("[  NOTE    ] no Vulkan device is tested: %s\n", absence.reason.c_str());
+      }
+    }
+#else
+    std::printf("[  NOTE    ] no Vulkan device is tested: built without the Vulkan backend\n");
+#endif
+    return found;
+  }();
+  return names;
+}
+
+// Opened once a process; on Vulkan with the validation layer where it is installed.
+inline std::shared_ptr<Device> device(const std::string& name) {
+  static std::map<std::string, std::shared_ptr<Device>> open;
+  std::shared_ptr<Device>& entry = open[name];
+  if (entry) return entry;
+  if (name == "cpu") {
+    entry = open_cpu_device(cpu_device_info(), {});
+    return entry;
+  }
+#ifdef RIVERHORSE_HAS_VULKAN
+  for (const DeviceInfo& info : list_devices().devices) {
+    if (info.id() != name) continue;
+    DeviceOptions options;
+    options.validation = true;
+    try {
+      entry = open_device(info, options);
+    } catch (const Error& error) {
+      std::printf("[  NOTE    ] without the validation layer: %s\n", error.what());
+      options.validation = false;
+      entry = open_device(info, options);
+    }
+  }
+#endif
+  return entry;
+}
+
+inline std::string safe_name(std::string name) {
+  for (char& c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  }
+  return name;
+}
+
+// A test that runs once on every device; fails when the validation layer had something to say during it.
+class OnDevice : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    device_ = device(GetParam());
+    ASSERT_NE(device_, nullptr);
+    messages_before_ = messages();
+  }
+  void TearDown() override { EXPECT_EQ(messages(), messages_before_) << "validation messages"; }
+
+  bool on_cpu() const { return GetParam() == "cpu"; }
+  std::uint64_t messages() const {
+#ifdef RIVERHORSE_HAS_VULKAN
+    if (const auto* vulkan_device = dynamic_cast<const vulkan::VulkanDevice*>(device_.get())) {
+      return vulkan_device->validation_messages();
+    }
+#endif
+    return 0;
+  }
+
+  std::shared_ptr<Device> device_;
+  std::uint64_t messages_before_ = 0;
+};
+
+#define RIVERHORSE_ON_EVERY_DEVICE(suite)                                                         \
+  INSTANTIATE_TEST_SUITE_P(Devices, suite, testing::ValuesIn(::riverhorse::test::device_names()), \
+                           [](const auto& parameter) { return ::riverhorse::test::safe_name(parameter.param); })
+
+inline const Checkpoint& golden_checkpoint(const std::string& name, const std::string& file = "model.pt") {
+  static std::map<std::string, Checkpoint> loaded;
+  const std::string path = golden + "/lm/" + name + "/" + file;
+  const auto found = loaded.find(path);
+  if (found != loaded.end()) return found->second;
+  CheckpointOptions options;
+  options.config_path = golden + "/lm/" + name + "/config.json";
+  return loaded.emplace(path, load_checkpoint(path, options)).first->second;
+}
+
+inline TensorFile golden_io(const std::string& name, const std::string& file = "io.safetensors") {
+  return read_safetensors(golden + "/lm/" + name + "/" + file);
+}
+
+inline std::vector<std::int32_t> ids_of(const HostTensor& tensor) {
+  std::vector<std::int32_t> ids;
+  for (const std::int64_t id : to_integers(tensor)) ids.push_back(static_cast<std::int32_t>(id));
+  return ids;
+}
+
+inline std::vector<float> all_logits(Engine& engine, std::span<const std::int32_t> ids, std::int64_t batch,
+                                     std::int64_t length) {
+  std::vector<float> logits;
+  engine.forward(ids, batch, length, [&](std::int64_t first_row, std::span<const float> piece) {
+    EXPECT_EQ(first_row * engine.config().padded_vocab_size(), static_cast<std::int64_t>(logits.size()));
+    logits.insert(logits.end(), piece.begin(), piece.end());
+  });
+  return logits;
+}
+
+// max |a - b| / max |b| over the whole tensor, the golden fixtures' measure; infinity for a NaN or another size.
+inline double relative_error(std::span<const float> a, std::span<const float> b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double difference = 0;
+  double largest = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double d = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (!(d <= difference)) difference = std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
+    largest = std::max(largest, std::abs(static_cast<double>(b[i])));
+  }
+  return difference / largest;
+}
+
+}  // namespace riverhorse::test
