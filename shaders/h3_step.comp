@@ -1,0 +1,109 @@
+// One token of the H3 mixer: 32 invocations an output channel (h, j) of one sequence, four of them a workgroup.
+//   k'_i = f_0 k_i + sum_{j>=1} f_j (key of position P - j)     the invocations share the taps
+//   s_n <- a_n s_n + b_n w,  w = k'_i v_j                       one mode an invocation (more for N > 64)
+//   y_j = sum_i q_i (D w + 2 Re sum_n c_n s_n)
+// a is used as high + low: the rounding of a alone would grow with the length of the memory. The two sums go through
+// shared memory: every invocation adds the 32 parts itself, in one order, with one barrier a sum.
+// The key of position P is written where that of P - N was, which no one reads.
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "h3_mixer_storage.glsl"
+
+layout(constant_id = 0) const uint kStateSize = 64u;  // N
+layout(constant_id = 1) const uint kModes = 32u;      // n
+layout(constant_id = 2) const uint kGroups = 1u;      // ceil(n / 32)
+layout(constant_id = 3) const uint kHeadDim = 1u;     // d
+
+layout(local_size_x = 128) in;
+
+layout(std430, set = 0, binding = 0) readonly buffer Qkv { ACT qkv[]; };               // (B, 3 D)
+layout(std430, set = 0, binding = 1) readonly buffer Slots { int slots[]; };           // (B)
+layout(std430, set = 0, binding = 2) readonly buffer Positions { int positions[]; };   // (S)
+layout(std430, set = 0, binding = 3) buffer Shift { float shift_state[]; };            // (S, D, N)
+layout(std430, set = 0, binding = 4) buffer ModeState { vec2 mode_state[]; };          // (S, D d, n)
+layout(std430, set = 0, binding = 5) readonly buffer A { vec4 a_in[]; };               // (H, n) high, low
+layout(std430, set = 0, binding = 6) readonly buffer B { vec2 b_in[]; };               // (H, n)
+layout(std430, set = 0, binding = 7) readonly buffer C { vec2 c_in[]; };               // (H, n)
+layout(std430, set = 0, binding = 8) readonly buffer D { float d_in[]; };              // (H)
+layout(std430, set = 0, binding = 9) readonly buffer Taps { float taps[]; };           // (D, N)
+layout(std430, set = 0, binding = 10) writeonly buffer Y { ACT y[]; };                 // (B, D)
+
+layout(push_constant) uniform Push {
+  uint channels;
+  uint sequences;
+  uint dim_major;
+};
+
+shared vec4 key_parts[4][8];
+shared vec4 mode_parts[4][8];
+
+vec2 multiply(vec2 x, vec2 y) { return vec2(x.x * y.x - x.y * y.y, x.x * y.y + x.y * y.x); }
+
+float sum_of(vec4 parts[8]) {
+  vec4 sum = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  return (sum.x + sum.y) + (sum.z + sum.w);
+}
+
+void main() {
+  uint lane = gl_LocalInvocationID.x & 31u;
+  uint team = gl_LocalInvocationID.x >> 5;
+  uint unit = gl_WorkGroupID.x * 4u + team;
+  bool in_range = unit < channels;
+  unit = min(unit, channels - 1u);
+  uint head = unit / kHeadDim;
+  uint j = unit % kHeadDim;
+
+  for (uint sequence = gl_WorkGroupID.y; sequence < sequences; sequence += gl_NumWorkGroups.y) {
+    uint slot = uint(slots[sequence]);
+    uint position = uint(positions[slot]);
+    uint row = sequence * 3u * channels;
+    float value = float(qkv[row + 2u * channels + unit]);
+    float sum = 0.0;
+    for (uint i = 0u; i < kHeadDim; ++i) {
+      uint key_channel = head * kHeadDim + i;
+      float query = float(qkv[row + key_channel]);
+      float key = float(qkv[row + channels + key_channel]);
+      uint state_row = (slot * channels * kHeadDim + key_channel * kHeadDim + j) * kModes;
+      uint shift_row = (slot * channels + key_channel) * kStateSize;
+
+      // Everything that does not depend on k' is loaded before the first barrier.
+      vec2 state[kGroups], b[kGroups], c[kGroups];
+      vec4 a[kGroups];
+      for (uint group = 0u; group < kGroups; ++group) {
+        uint mode = group * 32u + lane;
+        uint index = head * kModes + mode;
+        bool used = mode < kModes;
+        state[group] = used ? mode_state[state_row + mode] : vec2(0.0);
+        a[group] = used ? a_in[index] : vec4(0.0);
+        b[group] = used ? b_in[index] : vec2(0.0);
+        c[group] = used ? c_in[index] : vec2(0.0);
+      }
+      float part = 0.0;
+      uint newest = position % kStateSize;
+      for (uint place = lane; place < kStateSize; place += 32u) {  // in the order of memory
+        uint age = newest >= place ? newest - place : newest + kStateSize - place;
+        part += taps[key_channel * kStateSize + age] * (age == 0u ? key : shift_state[shift_row + place]);
+      }
+      key_parts[team][lane >> 2][lane & 3u] = part;
+      barrier();
+      float w = sum_of(key_parts[team]) * value;
+
+      part = 0.0;
+      for (uint group = 0u; group < kGroups; ++group) {
+        vec2 rest = multiply(a[group].zw, state[group]) + b[group] * w;
+        state[group] = multiply(a[group].xy, state[group]) + rest;
+        part += c[group].x * state[group].x - c[group].y * state[group].y;
+        uint mode = group * 32u + lane;
+        if (in_range && mode < kModes) mode_state[state_row + mode] = state[group];
+      }
+      mode_parts[team][lane >> 2][lane & 3u] = part;
+      barrier();
+      sum += query * (d_in[head] * w + 2.0 * sum_of(mode_parts[team]));
+      if (in_range && j == 0u && lane == 0u) shift_state[shift_row + newest] = key;
+    }
+    uint heads = channels / kHeadDim;
+    if (in_range && lane == 0u) {
+      y[sequence * channels + (dim_major != 0u ? j * heads + head : unit)] = ACT(sum);
+    }
+  }
+}

@@ -1,0 +1,123 @@
+// The mixer between the projections: the chunked way (h3_mixer_chunk.glsl), and the choice between it and the FFT.
+//
+// `automatic` is `chunked`. It reads q, k, v once and writes y once, for any L, and takes the carried state for
+// nothing; the FFT way moves every pair's row through memory at least nine times in f32 and makes the filter first.
+#include "vulkan/h3_mixer.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/error.h"
+#include "vulkan/grid.h"
+
+namespace riverhorse::vulkan {
+
+MixerShape::MixerShape(const H3MixerArgs& args)
+    : channels(static_cast<std::uint32_t>(args.y.shape[0])),
+      batch(static_cast<std::uint32_t>(args.y.shape[1])),
+      tokens(static_cast<std::uint32_t>(args.y.shape[2])),
+      heads(static_cast<std::uint32_t>(args.filter.b.shape[0])),
+      head_dim(static_cast<std::uint32_t>(args.head_dim)),
+      modes(static_cast<std::uint32_t>(args.filter.b.shape[1])),
+      state_size(static_cast<std::uint32_t>(args.filter.shift_taps.shape[1])),
+      f16(args.y.dtype == DType::f16) {
+  if (state_size > 256 || modes > 128) {
+    fail(StatusCode::unsupported, "the Vulkan H3 mixer takes state sizes up to 256; this one is {}", state_size);
+  }
+  const std::uint32_t tap_blocks = divide_up(state_size, 4);
+  constants[0] = state_size;
+  constants[1] = modes;
+  constants[2] = divide_up(modes, 32);
+  constants[3] = tap_blocks;
+  constants[4] = std::bit_ceil(64 + 4 * tap_blocks);
+  constants[5] = head_dim;
+}
+
+void record_shift_state(VulkanEncoder& encoder, const H3MixerArgs& args, const MixerShape& shape) {
+  const struct {
+    std::uint32_t channels, batch, tokens, state_size;
+  } push{shape.channels, shape.batch, shape.tokens, shape.state_size};
+  const Binding bindings[] = {{args.qkv, Access::read},
+                              {args.slots, Access::read},
+                              {args.positions, Access::read},
+                              {args.state.shift, Access::read_write}};
+  Dispatch dispatch{.shader = shape.f16 ? "h3_mixer_shift.f16" : "h3_mixer_shift.f32",
+                    .bindings = bindings,
+                    .push = push_bytes(push)};
+  dispatch.groups[0] = shape.channels;
+  dispatch.groups[1] = fold(shape.batch, encoder.limits().group_count[1]);
+  dispatch.cost_bytes = 8.0 * shape.channels * shape.batch * shape.state_size;
+  encoder.dispatch(dispatch);
+}
+
+namespace {
+
+void record_h3_mixer_chunked(VulkanEncoder& encoder, const H3MixerArgs& args, const MixerShape& shape) {
+  // One dispatch walks at most about four million elements a pair index, so that the encoder can bound submissions:
+  // parts of the batch first, since they cost nothing, then parts of L of at least 512 tokens (a part reads the
+  // state again and remakes its powers).
+  constexpr std::uint64_t most_elements = 4 << 20;
+  const std::uint64_t row_cost = std::uint64_t{shape.channels} * shape.head_dim;
+  const std::uint64_t sequence_cost = row_cost * shape.tokens;
+  const auto sequences =
+      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(most_elements / sequence_cost, 1, shape.batch));
+  std::uint32_t part_tokens = shape.tokens;
+  if (sequence_cost > most_elements) {
+    part_tokens = static_cast<std::uint32_t>(std::max<std::uint64_t>(most_elements / row_cost, 512) / 64 * 64);
+  }
+  const bool own_shift = shape.head_dim == 1;  // then one workgroup reads and writes a channel's shift state
+  const Binding bindings[] = {{args.qkv, Access::read},
+                              {args.slots, Access::read},
+                              {args.positions, Access::read},
+                              {args.state.shift, own_shift ? Access::read_write : Access::read},
+                              {args.state.modes, Access::read_write},
+                              {args.filter.powers, Access::read},
+                              {args.filter.b, Access::read},
+                              {args.filter.shift_taps, Access::read},
+                              {args.y, Access::write},
+                              {args.filter.c, Access::read},
+                              {args.filter.toeplitz, Access::read}};
+  for (std::uint32_t first_sequence = 0; first_sequence < shape.batch; first_sequence += sequences) {
+    const std::uint32_t part_sequences = std::min(sequences, shape.batch - first_sequence);
+    for (std::uint32_t token = 0; token < shape.tokens; token += part_tokens) {
+      const std::uint32_t count = std::min(part_tokens, shape.tokens - token);
+      const MixerPush push{.channels = shape.channels,
+                           .batch = shape.batch,
+                           .tokens = shape.tokens,
+                           .first_unit = 0,
+                           .first_sequence = first_sequence,
+                           .sequences = part_sequences,
+                           .first_token = token,
+                           .token_count = count,
+                           .write_shift = own_shift && token + count == shape.tokens ? 1u : 0u,
+                           .dim_major = args.head_order == HeadOrder::dim_major ? 1u : 0u,
+                           .row_stride = 0};
+      Dispatch dispatch{.shader = shape.f16 ? "h3_mixer.f16" : "h3_mixer.f32",
+                        .constants = shape.constants,
+                        .bindings = bindings,
+                        .push = push_bytes(push)};
+      dispatch.groups[0] = shape.channels;
+      dispatch.groups[1] = fold(part_sequences, encoder.limits().group_count[1]);
+      const double elements = static_cast<double>(row_cost) * part_sequences * count;
+      dispatch.cost_bytes = elements * (shape.f16 ? 8 : 16);
+      dispatch.cost_flops = elements * (3.0 * shape.state_size + 8.0 * shape.modes);
+      encoder.dispatch(dispatch);
+    }
+  }
+  if (!own_shift) record_shift_state(encoder, args, shape);
+}
+
+}  // namespace
+
+void VulkanEncoder::record_h3_mixer(const H3MixerArgs& args) {
+  const OperationScope operation(*this, "h3_mixer");
+  const MixerShape shape(args);
+  if (shape.channels == 0 || shape.batch == 0 || shape.tokens == 0) return;
+  if (args.algorithm == ConvAlgorithm::fft) {
+    record_h3_mixer_fft(*this, args, shape);
+  } else {
+    record_h3_mixer_chunked(*this, args, shape);
+  }
+}
+
+}  // namespace riverhorse::vulkan
