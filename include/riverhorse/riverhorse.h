@@ -38,15 +38,21 @@
 #define RIVERHORSE_API
 #endif
 
+/* Enumerations are 32 bits wide in C and C++ alike. */
 #ifdef __cplusplus
+#define RIVERHORSE_ENUM(name) enum name : int32_t
 extern "C" {
+#else
+#define RIVERHORSE_ENUM(name) \
+  typedef int32_t name;       \
+  enum
 #endif
 
 /* The ABI that this header describes; compare with riverhorse_abi_version(). It changes when a program compiled
  * against an older header would no longer work. */
 #define RIVERHORSE_ABI_VERSION 0
 
-typedef enum riverhorse_status {
+RIVERHORSE_ENUM(riverhorse_status) {
   RIVERHORSE_OK = 0,
   RIVERHORSE_INVALID_ARGUMENT = 1, /* the call makes no sense: null, a wrong struct_size, an id out of range */
   RIVERHORSE_NOT_FOUND = 2,        /* a file or device that was named does not exist */
@@ -57,33 +63,33 @@ typedef enum riverhorse_status {
   RIVERHORSE_IO_ERROR = 7,         /* reading or writing failed */
   RIVERHORSE_CANCELLED = 8,        /* a callback asked to stop */
   RIVERHORSE_INTERNAL = 9          /* a bug in Riverhorse */
-} riverhorse_status;
+};
 
-typedef enum riverhorse_log_level {
+RIVERHORSE_ENUM(riverhorse_log_level) {
   RIVERHORSE_LOG_DEBUG = 0,
   RIVERHORSE_LOG_INFO = 1,
   RIVERHORSE_LOG_WARNING = 2,
   RIVERHORSE_LOG_ERROR = 3
-} riverhorse_log_level;
+};
 
-typedef enum riverhorse_dtype {
+RIVERHORSE_ENUM(riverhorse_dtype) {
   RIVERHORSE_DTYPE_DEFAULT = 0, /* f32 */
   RIVERHORSE_DTYPE_F32 = 1,
   RIVERHORSE_DTYPE_F16 = 2 /* storage of weights and activations; sums and states stay f32 */
-} riverhorse_dtype;
+};
 
-typedef enum riverhorse_conv {
+RIVERHORSE_ENUM(riverhorse_conv) {
   RIVERHORSE_CONV_AUTO = 0,
   RIVERHORSE_CONV_CHUNKED = 1,
   RIVERHORSE_CONV_FFT = 2
-} riverhorse_conv;
+};
 
-typedef enum riverhorse_stop_reason {
+RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
   RIVERHORSE_STOP_STRING = 2,      /* one of the stop strings was completed */
   RIVERHORSE_STOP_CALLBACK = 3     /* the callback asked to stop */
-} riverhorse_stop_reason;
+};
 
 typedef struct riverhorse_device_list riverhorse_device_list;
 typedef struct riverhorse_model riverhorse_model;

@@ -1,0 +1,107 @@
+// The C++ wrapper: what it adds to the C functions (ownership, exceptions, callbacks that may throw).
+#include <gtest/gtest.h>
+
+#include <riverhorse/riverhorse.hpp>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+namespace rh = riverhorse_api;
+const std::string pure_path = std::string(RIVERHORSE_TEST_DATA) + "/lm/h3-pure/model.pt";
+
+riverhorse_model_options cpu_options() {
+  riverhorse_model_options options = rh::model_options();
+  options.backend = "cpu";
+  return options;
+}
+
+TEST(Wrapper, ListsDevices) {
+  const rh::device_listing listing = rh::list_devices();
+  ASSERT_FALSE(listing.devices.empty());
+  EXPECT_STREQ(listing.devices.back().backend, "cpu");
+  for (const rh::absent_backend& absent : listing.absent) EXPECT_FALSE(absent.reason.empty());
+}
+
+TEST(Wrapper, ThrowsStatusAndMessage) {
+  try {
+    rh::model model("/no/such/model", cpu_options());
+    FAIL() << "no exception";
+  } catch (const rh::api_error& error) {
+    EXPECT_EQ(error.status(), RIVERHORSE_NOT_FOUND);
+    EXPECT_NE(std::string(error.what()).find("/no/such/model"), std::string::npos);
+  }
+}
+
+TEST(Wrapper, DoesAllThatASessionDoes) {
+  std::uint64_t loaded = 0;
+  rh::model model(pure_path, cpu_options(), [&](std::uint64_t done, std::uint64_t) {
+    loaded = done;
+    return true;
+  });
+  EXPECT_GT(loaded, 0u);
+  EXPECT_EQ(model.info().layer_count, 3);
+  EXPECT_EQ(model.decode(model.encode("hippo")), "hippo");
+
+  rh::session text = model.create_session();
+  text.append(model.encode("hip"));
+  text.checkpoint();
+  const std::int32_t first = text.step();
+  EXPECT_EQ(text.position(), 4);
+  EXPECT_EQ(text.tokens().back(), first);
+  EXPECT_EQ(text.logits().size(), 512u);
+  EXPECT_LE(text.rewind(3), 1);
+
+  rh::session copy = text.clone();
+  EXPECT_EQ(rh::step({&text, &copy}), (std::vector<std::int32_t>{first, first}));
+  const std::string path = testing::TempDir() + "wrapper_test.session";
+  text.save(path);
+  copy.clear();
+  EXPECT_EQ(copy.load(path), 4);
+  EXPECT_EQ(copy.step(), text.step());
+  std::remove(path.c_str());
+
+  riverhorse_sampling_options sampling = rh::sampling_options();
+  const riverhorse_logit_bias bias = {'x', 1000.0f};
+  sampling.logit_bias = &bias;
+  sampling.logit_bias_count = 1;
+  text.set_sampling(sampling);
+  riverhorse_generate_options options = rh::generate_options();
+  options.max_tokens = 4;
+  std::string drawn;
+  const auto result = text.generate(options, [&](std::int32_t, std::string_view part) {
+    drawn += part;
+    return true;
+  });
+  EXPECT_EQ(drawn, "xxxx");
+  EXPECT_EQ(result.token_count, 4);
+}
+
+TEST(Wrapper, CallbacksMayThrowAndStop) {
+  const rh::model model(pure_path, cpu_options());
+  rh::session text = model.create_session();
+  text.append({1, 2, 3});
+  EXPECT_THROW(text.generate(rh::generate_options(),
+                             [](std::int32_t, std::string_view) -> bool { throw std::logic_error("mine"); }),
+               std::logic_error);
+  const auto result = text.generate(rh::generate_options(), [](std::int32_t, std::string_view) { return false; });
+  EXPECT_EQ(result.stop_reason, RIVERHORSE_STOP_CALLBACK);
+  EXPECT_THROW(rh::model(pure_path, cpu_options(), [](std::uint64_t, std::uint64_t) { return false; }),
+               rh::api_error);
+}
+
+TEST(Wrapper, SessionsOutliveTheirModelAndMove) {
+  auto make = [] {
+    const rh::model model(pure_path, cpu_options());
+    rh::session text = model.create_session();
+    text.append({1, 2, 3});
+    return text;
+  };
+  rh::session text = make();
+  rh::session moved = std::move(text);
+  EXPECT_GE(moved.step(), 0);
+}
+
+}  // namespace
