@@ -41,6 +41,9 @@ struct CaseTensor {
   Shape shape;
   std::vector<float> floats;           // of f32 and f16
   std::vector<std::int32_t> integers;  // of i32
+  // The last dimension is (re, im) rounded, then (re, im) of what was dropped: compared as sums, in double.
+  bool compensated = false;
+  std::string tolerance;  // a row of op_tolerances() other than the operation's
   // Rows of the first dimension that the operation must leave alone bit for bit (slots of other sequences).
   std::vector<std::int64_t> untouched_rows;
 };
@@ -49,6 +52,8 @@ struct CaseTensor {
 struct CaseData {
   std::vector<CaseTensor> tensors;
   std::function<void(Encoder&, std::span<const Tensor>)> record;
+  // What the oracle does instead, where the same result has a plainer definition; else empty.
+  std::function<void(Encoder&, std::span<const Tensor>)> record_oracle;
   double bytes = 0;  // that must move at least: every input read once, every output written once
   double flops = 0;
 };

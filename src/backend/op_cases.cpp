@@ -1,0 +1,158 @@
+#include "backend/op_cases.h"
+
+#include <algorithm>
+
+#include "backend/op_cases_build.h"
+#include "base/error.h"
+
+namespace riverhorse {
+
+namespace op_cases_detail {
+
+namespace {
+
+std::uint64_t hash_of(std::string_view text) {  // FNV-1a
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const char character : text) hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+CaseBuilder::CaseBuilder(DType activation, std::string_view name, std::uint64_t seed)
+    : activation_(activation), random_(seed ^ hash_of(name)) {}
+
+int CaseBuilder::floats(std::string name, CaseRole role, DType dtype, Shape shape, std::vector<float> values) {
+  if (dtype == DType::f16) {
+    for (float& value : values) value = f16_to_float(float_to_f16(value));
+  }
+  CaseTensor tensor;
+  tensor.name = std::move(name);
+  tensor.role = role;
+  tensor.dtype = dtype;
+  tensor.shape = shape;
+  tensor.floats = std::move(values);
+  data_.tensors.push_back(std::move(tensor));
+  return static_cast<int>(data_.tensors.size()) - 1;
+}
+
+int CaseBuilder::integers(std::string name, CaseRole role, Shape shape, std::vector<std::int32_t> values) {
+  CaseTensor tensor;
+  tensor.name = std::move(name);
+  tensor.role = role;
+  tensor.dtype = DType::i32;
+  tensor.shape = shape;
+  tensor.integers = std::move(values);
+  data_.tensors.push_back(std::move(tensor));
+  return static_cast<int>(data_.tensors.size()) - 1;
+}
+
+int CaseBuilder::normal(std::string name, CaseRole role, DType dtype, Shape shape, double scale, double mean) {
+  std::vector<float> values(static_cast<std::size_t>(shape.count()));
+  for (float& value : values) value = static_cast<float>(mean + scale * random_.normal());
+  return floats(std::move(name), role, dtype, shape, std::move(values));
+}
+
+int CaseBuilder::output(std::string name, DType dtype, Shape shape) {
+  const auto count = static_cast<std::size_t>(shape.count());
+  if (dtype == DType::i32)
+    return integers(std::move(name), CaseRole::output, shape, std::vector<std::int32_t>(count));
+  return floats(std::move(name), CaseRole::output, dtype, shape, std::vector<float>(count));
+}
+
+CaseData CaseBuilder::done(std::function<void(Encoder&, std::span<const Tensor>)> record, double flops,
+                           double bytes) {
+  data_.record = std::move(record);
+  data_.flops = flops;
+  data_.bytes = bytes;
+  if (bytes < 0) {
+    data_.bytes = 0;
+    for (const CaseTensor& tensor : data_.tensors) {
+      const bool both = tensor.role == CaseRole::updated || tensor.role == CaseRole::exact;
+      data_.bytes += static_cast<double>(tensor.shape.count() * dtype_size_bytes(tensor.dtype)) * (both ? 2 : 1);
+    }
+  }
+  return std::move(data_);
+}
+
+SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random) {
+  SlotPool pool;
+  pool.count = batch + 2;
+  std::vector<std::int32_t> order;
+  for (std::int32_t slot = 0; slot < pool.count; ++slot) order.push_back(slot);
+  for (std::size_t i = order.size() - 1; i > 0; --i) {
+    std::swap(order[i], order[static_cast<std::size_t>(random.below(static_cast<std::int32_t>(i + 1)))]);
+  }
+  pool.slots.assign(order.begin(), order.begin() + batch);
+  pool.others.assign(order.begin() + batch, order.end());
+  pool.positions.assign(static_cast<std::size_t>(pool.count), 0);
+  for (std::size_t b = 0; b < pool.slots.size(); ++b) {
+    pool.positions[static_cast<std::size_t>(pool.slots[b])] = at[b % at.size()];
+  }
+  for (const std::int64_t slot : pool.others) pool.positions[static_cast<std::size_t>(slot)] = 11;
+  return pool;
+}
+
+void add_case(CaseList& list, std::string op, std::string name, std::vector<DType> dtypes, MakeCase make,
+              std::vector<Feature> needs) {
+  for (const DType dtype : dtypes) {
+    OpCase op_case{.op = op, .name = name, .dtype = dtype, .needs = needs, .make = {}};
+    op_case.make = [make, dtype, full_name = op + "." + name](std::uint64_t seed) {
+      CaseBuilder builder(dtype, full_name, seed);
+      return make(builder);
+    };
+    list.push_back(std::move(op_case));
+  }
+}
+
+}  // namespace op_cases_detail
+
+std::string OpCase::id() const { return fmt::format("{}.{}.{}", op, name, dtype_name(dtype)); }
+
+std::vector<OpCase> op_cases(CaseSet set) {
+  std::vector<OpCase> list;
+  op_cases_detail::add_basic_cases(list, set);
+  op_cases_detail::add_linear_cases(list, set);
+  op_cases_detail::add_h3_cases(list, set);
+  op_cases_detail::add_fft_conv_cases(list, set);
+  op_cases_detail::add_attention_cases(list, set);
+  op_cases_detail::add_sample_cases(list, set);
+  return list;
+}
+
+// Where the numbers come from. fp32 keeps 6e-8 a rounding; a sum of K terms in any order loses about sqrt(K) of
+// these, and K is at most some thousands: 5e-6 with a margin. An output rounded to f16 is off by 2.0e-4 (relative
+// L2 of rounding alone, measured); operands rounded to f16 on the way (tensor cores) add 3e-4 each.
+const std::vector<OpTolerance>& op_tolerances() {
+  static const std::vector<OpTolerance> table = {
+      {"copy", 0, 4e-4, 3, "exact, but for the rounding to f16"},
+      {"advance", 0, 0, 1, "integers"},
+      {"embed", 0, 0, 1, "a widening copy"},
+      {"add_layer_norm", 3e-6, 4e-4, 8, "two sums over the width; f16: output rounding"},
+      {"linear", 5e-6, 8e-4, 8, "fp32 sums; f16: the normalised row and the output are rounded"},
+      {"discretize", 2e-6, 2e-6, 8, "parameters to filter; sums of N terms"},
+      {"discretize.a", 1e-10, 1e-10, 8, "one step of the SSM, both parts together: its error grows with the text"},
+      {"discretize.powers", 2e-7, 2e-7, 8, "each rounded once from more than fp32"},
+      {"ssm_kernel", 3e-6, 3e-6, 8, "products of at most 17 rounded powers"},
+      {"h3_mixer", 1e-5, 1.5e-3, 8, "fp32 FFT or chunk products; f16: taps, states and outputs rounded"},
+      {"h3_step", 3e-6, 4e-4, 8, "one step of the recurrence; f16: output rounding"},
+      {"fft_conv", 5e-6, 8e-4, 8, "fp32 FFT; f16: output rounding"},
+      {"rotary", 2e-5, 4e-4, 8, "angles up to thousands of turns; f16: output rounding"},
+      {"attention", 5e-6, 8e-4, 8, "fp32 softmax; f16: probabilities and outputs rounded"},
+      {"attention_step", 5e-6, 8e-4, 8, "as attention"},
+      {"sample", 0, 0, 1, "the same token: weights are integers"},
+  };
+  return table;
+}
+
+std::string why_unsupported(Device& device, const OpCase& op_case) {
+  std::vector<Feature> needs = op_case.needs;
+  if (op_case.dtype == DType::f16) needs.push_back(Feature::f16);
+  for (const Feature feature : needs) {
+    const Support support = device.supports(feature);
+    if (!support.supported) return fmt::format("{}: {}", feature_name(feature), support.reason);
+  }
+  return {};
+}
+
+}  // namespace riverhorse

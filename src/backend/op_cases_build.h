@@ -1,0 +1,92 @@
+// What the files of the case table share: random values, tensors of a case under construction, pools of slots.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "backend/op_cases.h"
+
+namespace riverhorse::op_cases_detail {
+
+// SplitMix64: the same numbers everywhere, whatever the standard library.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+
+  std::uint64_t bits() {
+    std::uint64_t x = state_ += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+  }
+  double uniform(double low, double high) { return low + (high - low) * static_cast<double>(bits() >> 11) * 0x1p-53; }
+  // Sum of four 16-bit uniforms, mean 0 and variance 1: bell-shaped, bounded by 3.5, and cheap.
+  float normal() {
+    const std::uint64_t x = bits();
+    const auto sum = static_cast<double>((x & 0xffff) + ((x >> 16) & 0xffff) + ((x >> 32) & 0xffff) + (x >> 48));
+    return static_cast<float>((sum / 65536.0 - 2.0) * 1.7320508);
+  }
+  std::int32_t below(std::int32_t limit) {
+    return static_cast<std::int32_t>(bits() % static_cast<std::uint64_t>(limit));
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+class CaseBuilder {
+ public:
+  // The case's name goes into the seed, so that two cases do not see the same values.
+  CaseBuilder(DType activation, std::string_view name, std::uint64_t seed);
+
+  Random& random() { return random_; }
+  DType activation() const { return activation_; }
+
+  // Each adds a tensor and returns its index; f16 values are rounded to f16.
+  int floats(std::string name, CaseRole role, DType dtype, Shape shape, std::vector<float> values);
+  int integers(std::string name, CaseRole role, Shape shape, std::vector<std::int32_t> values);
+  int normal(std::string name, CaseRole role, DType dtype, Shape shape, double scale = 1.0, double mean = 0.0);
+  int output(std::string name, DType dtype, Shape shape);
+
+  CaseTensor& tensor(int index) { return data_.tensors[static_cast<std::size_t>(index)]; }
+  // Finishes the case; bytes that must move are counted from the tensors unless given.
+  CaseData done(std::function<void(Encoder&, std::span<const Tensor>)> record, double flops, double bytes = -1);
+
+ private:
+  DType activation_;
+  Random random_;
+  CaseData data_;
+};
+
+// A pool larger than the batch, the sequences in scrambled slots, the others untouched.
+struct SlotPool {
+  std::int64_t count = 0;               // S
+  std::vector<std::int32_t> slots;      // (B)
+  std::vector<std::int32_t> positions;  // (S)
+  std::vector<std::int64_t> others;     // slots of no sequence
+};
+// Sequence b is at position `at[b % at.size()]`.
+SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random);
+
+using CaseList = std::vector<OpCase>;
+using MakeCase = std::function<CaseData(CaseBuilder&)>;
+// Adds the case for each dtype.
+void add_case(CaseList& list, std::string op, std::string name, std::vector<DType> dtypes, MakeCase make,
+              std::vector<Feature> needs = {});
+
+inline const std::vector<DType> both_dtypes = {DType::f32, DType::f16};
+
+void add_basic_cases(CaseList& list, CaseSet set);      // copy, advance, embed, add_layer_norm
+void add_linear_cases(CaseList& list, CaseSet set);     // linear
+void add_h3_cases(CaseList& list, CaseSet set);         // discretize, ssm_kernel, h3_mixer, h3_step
+void add_fft_conv_cases(CaseList& list, CaseSet set);   // fft_conv
+void add_attention_cases(CaseList& list, CaseSet set);  // rotary, attention, attention_step
+void add_sample_cases(CaseList& list, CaseSet set);     // sample
+
+}  // namespace riverhorse::op_cases_detail

@@ -1,0 +1,59 @@
+// Cases of fft_conv: kernels that decay, any length.
+#include <cmath>
+
+#include "backend/op_cases_build.h"
+
+namespace riverhorse::op_cases_detail {
+
+namespace {
+
+void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t length, bool with_skip, bool gelu) {
+  const std::string name =
+      fmt::format("b{}_h{}_l{}{}{}", batch, heads, length, with_skip ? "_skip" : "", gelu ? "_gelu" : "");
+  add_case(list, "fft_conv", name, both_dtypes,
+           [=](CaseBuilder& builder) {
+             const int u = builder.normal("u", CaseRole::input, builder.activation(), {batch, heads, length});
+             const int kernel = builder.normal("kernel", CaseRole::input, DType::f32, {heads, length}, 0.5);
+             std::vector<float>& values = builder.tensor(kernel).floats;
+             for (std::size_t i = 0; i < values.size(); ++i) {
+               values[i] *= static_cast<float>(std::exp(
+                   -8.0 * static_cast<double>(i % static_cast<std::size_t>(length)) / static_cast<double>(length)));
+             }
+             const int skip = with_skip ? builder.normal("skip", CaseRole::input, DType::f32, {heads}) : -1;
+             const int y = builder.output("y", builder.activation(), {batch, heads, length});
+             const auto elements = static_cast<double>(batch * heads * length);
+             return builder.done(
+                 [=](Encoder& encoder, std::span<const Tensor> t) {
+                   encoder.fft_conv({.u = t[u],
+                                     .kernel = t[kernel],
+                                     .skip = with_skip ? t[skip] : Tensor{},
+                                     .gelu_erf = gelu,
+                                     .y = t[y]});
+                 },
+                 elements * 20 * std::log2(2.0 * static_cast<double>(length)));
+           },
+           {Feature::conv_fft});
+}
+
+}  // namespace
+
+void add_fft_conv_cases(CaseList& list, CaseSet set) {
+  if (set == CaseSet::bench) {
+    add(list, 1, 768, 1024, true, false);
+    add(list, 1, 768, 8192, true, false);
+    return;
+  }
+  add(list, 2, 3, 127, true, false);
+  if (set == CaseSet::quick) return;
+  add(list, 1, 3, 1, true, false);
+  add(list, 1, 1, 2, false, false);
+  add(list, 2, 7, 8, true, true);
+  add(list, 3, 7, 63, false, true);
+  add(list, 1, 2, 64, true, false);
+  add(list, 1, 37, 65, false, false);
+  add(list, 2, 2, 1024, true, false);
+  add(list, 1, 3, 1134, true, true);
+  add(list, 1, 1, 4097, true, false);
+}
+
+}  // namespace riverhorse::op_cases_detail

@@ -1,0 +1,127 @@
+// Cases of linear: the shapes of generation (few rows) and of prefill, with every combination of norm, bias, GELU,
+// accumulation and transposition that the model uses, and some that it does not.
+#include <cmath>
+
+#include "backend/op_cases_build.h"
+
+namespace riverhorse::op_cases_detail {
+
+namespace {
+
+// Flags of a case, as its name spells them.
+enum : unsigned {
+  norm = 1,
+  bias = 2,
+  gelu = 4,
+  accumulate = 8,
+  x_transposed = 16,
+  y_transposed = 32,
+  y_f32 = 64,  // logits: f32 whatever the activations are
+};
+
+std::string flag_names(unsigned flags) {
+  std::string names;
+  const auto add = [&](unsigned flag, const char* name) {
+    if ((flags & flag) != 0) names += name;
+  };
+  add(norm, "_norm");
+  add(bias, "_bias");
+  add(gelu, "_gelu");
+  add(accumulate, "_acc");
+  add(x_transposed, "_xt");
+  add(y_transposed, "_yt");
+  add(y_f32, "_f32out");
+  return names;
+}
+
+void add(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs, unsigned flags) {
+  const std::string name = fmt::format("r{}_k{}_m{}{}", rows, inputs, outputs, flag_names(flags));
+  add_case(list, "linear", name, both_dtypes, [=](CaseBuilder& builder) {
+    const auto has = [flags](unsigned flag) { return (flags & flag) != 0; };
+    const DType act = builder.activation();
+    const Shape x_shape = has(x_transposed) ? Shape{inputs, rows} : Shape{rows, inputs};
+    const Shape y_shape = has(y_transposed) ? Shape{outputs, rows} : Shape{rows, outputs};
+    const DType y_dtype = has(accumulate) || has(y_f32) ? DType::f32 : act;
+    const int x = builder.normal("x", CaseRole::input, has(norm) ? DType::f32 : act, x_shape, 1.0, 0.2);
+    const int weight = builder.normal("weight", CaseRole::input, act, {outputs, inputs},
+                                      1.0 / std::sqrt(static_cast<double>(inputs)));
+    const int norm_weight =
+        has(norm) ? builder.normal("norm.weight", CaseRole::input, DType::f32, {inputs}, 0.3, 1.0) : -1;
+    const int norm_bias = has(norm) ? builder.normal("norm.bias", CaseRole::input, DType::f32, {inputs}, 0.3) : -1;
+    const int y_bias = has(bias) ? builder.normal("bias", CaseRole::input, DType::f32, {outputs}) : -1;
+    const int y = has(accumulate) ? builder.normal("y", CaseRole::updated, y_dtype, y_shape)
+                                  : builder.output("y", y_dtype, y_shape);
+    return builder.done(
+        [=](Encoder& encoder, std::span<const Tensor> t) {
+          LinearArgs args;
+          args.x = t[x];
+          args.x_transposed = has(x_transposed);
+          if (has(norm)) args.norm = NormWeights{t[norm_weight], t[norm_bias], 1e-5f};
+          args.weight = t[weight];
+          if (has(bias)) args.bias = t[y_bias];
+          args.activation = has(gelu) ? Activation::gelu_tanh : Activation::none;
+          args.accumulate = has(accumulate);
+          args.y = t[y];
+          args.y_transposed = has(y_transposed);
+          encoder.linear(args);
+        },
+        2.0 * static_cast<double>(rows) * static_cast<double>(inputs) * static_cast<double>(outputs));
+  });
+}
+
+}  // namespace
+
+void add_linear_cases(CaseList& list, CaseSet set) {
+  if (set == CaseSet::bench) {
+    for (const std::int64_t rows : {1, 8, 64}) {  // generation at 125M
+      add(list, rows, 768, 2304, norm | bias);
+      add(list, rows, 768, 768, bias | accumulate);
+      add(list, rows, 768, 3072, norm | bias | gelu);
+      add(list, rows, 3072, 768, bias | accumulate);
+      add(list, rows, 768, 50264, norm | y_f32);
+    }
+    add(list, 1024, 768, 2304, norm | bias | y_transposed);  // prefill
+    add(list, 1024, 768, 768, bias | accumulate | x_transposed);
+    add(list, 1024, 768, 3072, norm | bias | gelu);
+    add(list, 1024, 3072, 768, bias | accumulate);
+    add(list, 4096, 4096, 4096, 0);
+    return;
+  }
+  add(list, 1, 127, 129, norm | bias);
+  add(list, 17, 1134, 129, bias | accumulate);
+  add(list, 100, 127, 129, norm | bias | y_transposed);
+  if (set == CaseSet::quick) return;
+  add(list, 1, 1, 1, 0);
+  add(list, 1, 7, 37, bias);
+  add(list, 1, 1134, 127, norm | bias | gelu);
+  add(list, 1, 129, 1134, bias | accumulate);
+  add(list, 1, 37, 1134, norm | y_f32);
+  add(list, 1, 768, 2304, norm | bias);
+  add(list, 1, 16, 16, x_transposed);
+  add(list, 2, 37, 7, norm);
+  add(list, 2, 3072, 768, bias | accumulate);
+  add(list, 3, 127, 127, bias | gelu);
+  add(list, 3, 127, 37, gelu | accumulate);
+  add(list, 3, 37, 129, x_transposed | accumulate);
+  add(list, 3, 64, 96, norm | bias | y_transposed);
+  add(list, 7, 129, 37, x_transposed | bias | gelu);
+  add(list, 8, 129, 37, norm | bias | gelu);
+  add(list, 8, 64, 1134, y_f32);
+  add(list, 8, 1134, 64, bias | accumulate);
+  add(list, 17, 7, 1, 0);
+  add(list, 17, 127, 1134, norm | bias);
+  add(list, 33, 48, 96, bias | y_transposed);
+  add(list, 64, 64, 64, 0);
+  add(list, 65, 128, 192, norm | bias | y_transposed);
+  add(list, 100, 37, 127, norm | bias | gelu);
+  add(list, 100, 129, 127, x_transposed | bias | accumulate);
+  add(list, 100, 256, 37, norm | y_f32);
+  add(list, 128, 128, 256, norm | bias | y_transposed);
+  add(list, 128, 256, 64, x_transposed | bias | accumulate);
+  add(list, 129, 127, 7, x_transposed | y_transposed);
+  add(list, 129, 64, 65, bias | accumulate);
+  add(list, 256, 128, 128, norm | bias | gelu);
+  add(list, 1000, 16, 16, norm | bias);
+}
+
+}  // namespace riverhorse::op_cases_detail
