@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -66,6 +67,7 @@ class VulkanDevice final : public Device {
   VkDevice handle() const;
   VkPhysicalDevice physical_device() const;
   VkQueue queue() const;
+  std::mutex& queue_mutex() const;  // held around every vkQueue call by whoever submits to queue() (VkFFT's plans)
   std::uint32_t queue_family() const;
   const DeviceOptions& options() const;
   std::string cache_key() const;  // names version, vendor, device, driver, cache UUID: files made under another key are void
@@ -80,9 +82,18 @@ class VulkanDevice final : public Device {
   };
   BufferRange range(const Tensor& tensor) const;
 
+  struct Impl;  // device_impl.h
+  Impl& impl() const { return *impl_; }
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// What VulkanDevice::fft_plans() makes at its first use (fft_plans.cpp); destroyed before the device.
+std::shared_ptr<FftPlans> make_fft_plans(VulkanDevice& device);
+
+// Every usable Vulkan device, ranked: discrete by free memory, integrated, virtual, software; a GPU that two drivers
+// offer once. `reason` says why there is none, or stays empty. Never throws for a missing or broken driver.
+std::vector<DeviceInfo> list_vulkan_devices(std::string& reason);
 
 }  // namespace riverhorse::vulkan

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 
@@ -13,6 +14,8 @@
 #include "vulkan/device.h"
 
 namespace riverhorse::vulkan {
+
+struct PipelineKey;  // pipelines.h
 
 enum class Access { read, write, read_write };
 
@@ -25,9 +28,9 @@ struct Binding {
 // of set 0 is bindings[i]; constant_id i is constants[i]; push constants at most 128 bytes.
 struct Dispatch {
   std::string_view shader;
-  std::span<const std::uint32_t> constants;
-  std::span<const Binding> bindings;
-  std::span<const std::byte> push;
+  std::span<const std::uint32_t> constants = {};
+  std::span<const Binding> bindings = {};
+  std::span<const std::byte> push = {};
   std::uint32_t groups[3] = {1, 1, 1};  // within the device's limits: the caller folds larger grids
   double cost_bytes = 0;                // memory traffic and arithmetic, to bound submissions by time
   double cost_flops = 0;
@@ -51,7 +54,15 @@ class VulkanEncoder final : public Encoder {
   // with the open command buffer, not called while preparing. A compute <-> transfer barrier is included.
   void external(std::span<const Binding> touched, double cost_bytes, const std::function<void(VkCommandBuffer)>& record);
 
+  // What was asked for so far; the device uses them between preparing and recording.
+  std::uint32_t dispatch_count() const;
+  std::uint32_t operation_count() const;
+  std::span<const PipelineKey> wanted_pipelines() const;
+
  private:
+  friend class OperationScope;
+  struct State;
+
   void record_copy(const CopyArgs& args) override;
   void record_advance(const AdvanceArgs& args) override;
   void record_embed(const EmbedArgs& args) override;
@@ -67,8 +78,26 @@ class VulkanEncoder final : public Encoder {
   void record_attention_step(const AttentionArgs& args) override;
   void record_sample(const SampleArgs& args) override;
 
+  void begin_operation(std::string_view name);
+  void end_operation();
+  void order(std::span<const Binding> touched, VkPipelineStageFlags stages);
+
   VulkanDevice& device_;
   VulkanRecording* recording_;  // null while preparing
+  std::unique_ptr<State> state_;
+};
+
+// Names what is dispatched while it lives, for RecordOptions::op_timestamps: the first line of every record_ method.
+// The outermost one counts. A dispatch outside any goes by the name of its shader.
+class OperationScope {
+ public:
+  OperationScope(VulkanEncoder& encoder, std::string_view name) : encoder_(encoder) { encoder_.begin_operation(name); }
+  ~OperationScope() { encoder_.end_operation(); }
+  OperationScope(const OperationScope&) = delete;
+  OperationScope& operator=(const OperationScope&) = delete;
+
+ private:
+  VulkanEncoder& encoder_;
 };
 
 // A plain struct as the bytes of a push-constant block (std430 scalars only).

@@ -1,0 +1,184 @@
+#include "vulkan/core.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace riverhorse::vulkan {
+namespace {
+
+DeviceProfile find_profile(const Instance& instance, const DeviceInfo& info, bool minimal) {
+  for (VkPhysicalDevice each : instance.physical_devices()) {
+    VkPhysicalDeviceProperties properties{};
+    instance.functions().get_properties(each, &properties);
+    if (properties.apiVersion < VK_API_VERSION_1_1) continue;
+    DeviceProfile profile = query_profile(instance, each, minimal);
+    if (profile.uuid == info.uuid && info.name == profile.properties.deviceName) return profile;
+  }
+  fail(StatusCode::not_found, "Vulkan device {} ({}) is no longer there; list the devices again", info.name, info.id());
+}
+
+}  // namespace
+
+DeviceCore::DeviceCore(const DeviceInfo& chosen, const DeviceOptions& wanted)
+    : instance(std::make_unique<Instance>(wanted.validation)), info(chosen), options(wanted) {
+  profile = find_profile(*instance, chosen, wanted.minimal_features);
+  device = create_logical_device(*instance, profile);
+  volkLoadDeviceTable(&table, device);
+  table.vkGetDeviceQueue(device, profile.queue_family, 0, &queue);
+  // Low guesses: the first submission of a recording is cut too finely rather than too coarsely.
+  switch (info.type) {
+    case DeviceType::discrete_gpu: nominal_bytes_per_ms = 1e8, nominal_flops_per_ms = 1e9; break;
+    case DeviceType::integrated_gpu:
+    case DeviceType::virtual_gpu: nominal_bytes_per_ms = 1e7, nominal_flops_per_ms = 1e8; break;
+    default: nominal_bytes_per_ms = 5e5, nominal_flops_per_ms = 1e6; break;
+  }
+  nominal_dispatch_ms = info.type == DeviceType::software ? 0.02 : 0.003;
+  if (profile.timeline_semaphore) {
+    // Before Vulkan 1.2 the functions carry the extension's suffix.
+    if (profile.api_version < VK_API_VERSION_1_2) {
+      table.vkWaitSemaphores = table.vkWaitSemaphoresKHR;
+      table.vkGetSemaphoreCounterValue = table.vkGetSemaphoreCounterValueKHR;
+    }
+    VkSemaphoreTypeCreateInfo type{};
+    type.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO;
+    type.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE;
+    VkSemaphoreCreateInfo create{};
+    create.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO;
+    create.pNext = &type;
+    check(table.vkCreateSemaphore(device, &create, nullptr, &timeline_), "creating a timeline semaphore");
+  }
+}
+
+DeviceCore::~DeviceCore() {
+  if (device == VK_NULL_HANDLE) return;
+  if (!lost_) table.vkDeviceWaitIdle(device);
+  for (const PendingFence& pending : pending_fences_) table.vkDestroyFence(device, pending.fence, nullptr);
+  for (VkFence fence : free_fences_) table.vkDestroyFence(device, fence, nullptr);
+  if (timeline_ != VK_NULL_HANDLE) table.vkDestroySemaphore(device, timeline_, nullptr);
+  table.vkDestroyDevice(device, nullptr);
+}
+
+void DeviceCore::check_device(VkResult result, const std::string& what) {
+  if (result == VK_SUCCESS) return;
+  if (result == VK_ERROR_DEVICE_LOST) {
+    lost_ = true;
+    fail(StatusCode::device_lost,
+         "Vulkan device {} was lost while {}: its driver reset it or it was removed; open it again, or use another",
+         info.name, what);
+  }
+  check(result, what);
+}
+
+VkFence DeviceCore::take_fence() {
+  if (!free_fences_.empty()) {
+    VkFence fence = free_fences_.back();
+    free_fences_.pop_back();
+    check_device(table.vkResetFences(device, 1, &fence), "resetting a fence");
+    return fence;
+  }
+  VkFenceCreateInfo create{};
+  create.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
+  VkFence fence = VK_NULL_HANDLE;
+  check(table.vkCreateFence(device, &create, nullptr, &fence), "creating a fence");
+  return fence;
+}
+
+void DeviceCore::submit_group(std::span<const VkCommandBuffer> commands, VkFence fence) {
+  if (lost_) check_device(VK_ERROR_DEVICE_LOST, "submitting work");
+  VkSubmitInfo submit{};
+  submit.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
+  submit.commandBufferCount = static_cast<std::uint32_t>(commands.size());
+  submit.pCommandBuffers = commands.data();
+  std::scoped_lock lock(queue_mutex);
+  check_device(table.vkQueueSubmit(queue, 1, &submit, fence), "submitting work");
+}
+
+std::uint64_t DeviceCore::submit_final_group(std::span<const VkCommandBuffer> commands) {
+  if (lost_) check_device(VK_ERROR_DEVICE_LOST, "submitting work");
+  const std::uint64_t ticket = last_ticket_ + 1;
+  VkSubmitInfo submit{};
+  submit.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
+  submit.commandBufferCount = static_cast<std::uint32_t>(commands.size());
+  submit.pCommandBuffers = commands.data();
+  VkTimelineSemaphoreSubmitInfo timeline{};
+  VkFence fence = VK_NULL_HANDLE;
+  if (timeline_ != VK_NULL_HANDLE) {
+    timeline.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO;
+    timeline.signalSemaphoreValueCount = 1;
+    timeline.pSignalSemaphoreValues = &ticket;
+    submit.pNext = &timeline;
+    submit.signalSemaphoreCount = 1;
+    submit.pSignalSemaphores = &timeline_;
+  } else {
+    finished(last_ticket_);  // gives fences back
+    fence = take_fence();
+  }
+  {
+    std::scoped_lock lock(queue_mutex);
+    const VkResult result = table.vkQueueSubmit(queue, 1, &submit, fence);
+    if (result != VK_SUCCESS && fence != VK_NULL_HANDLE) free_fences_.push_back(fence);
+    check_device(result, "submitting work");
+  }
+  if (fence != VK_NULL_HANDLE) pending_fences_.push_back({ticket, fence});
+  last_ticket_ = ticket;
+  ++counters.submissions;
+  return ticket;
+}
+
+bool DeviceCore::finished(std::uint64_t ticket) {
+  if (ticket <= finished_ticket_) return true;
+  if (lost_) return false;
+  if (timeline_ != VK_NULL_HANDLE) {
+    std::uint64_t value = 0;
+    check_device(table.vkGetSemaphoreCounterValue(device, timeline_, &value), "reading a timeline semaphore");
+    finished_ticket_ = std::max(finished_ticket_, value);
+  } else {
+    while (!pending_fences_.empty()) {
+      const PendingFence first = pending_fences_.front();
+      const VkResult result = table.vkGetFenceStatus(device, first.fence);
+      if (result == VK_NOT_READY) break;
+      check_device(result, "reading a fence");
+      finished_ticket_ = first.ticket;
+      free_fences_.push_back(first.fence);
+      pending_fences_.pop_front();
+    }
+  }
+  return ticket <= finished_ticket_;
+}
+
+void DeviceCore::wait(std::uint64_t ticket) {
+  if (ticket > last_ticket_) {
+    fail(StatusCode::invalid_argument, "waiting for submission {}, and the last one was {}", ticket, last_ticket_);
+  }
+  if (finished(ticket)) return;
+  if (lost_) check_device(VK_ERROR_DEVICE_LOST, "waiting for a submission");
+  ++counters.host_waits;
+  if (timeline_ != VK_NULL_HANDLE) {
+    VkSemaphoreWaitInfo wait_info{};
+    wait_info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
+    wait_info.semaphoreCount = 1;
+    wait_info.pSemaphores = &timeline_;
+    wait_info.pValues = &ticket;
+    check_device(table.vkWaitSemaphores(device, &wait_info, UINT64_MAX), "waiting for a submission");
+    finished_ticket_ = std::max(finished_ticket_, ticket);
+    return;
+  }
+  for (const PendingFence& pending : pending_fences_) {
+    if (pending.ticket < ticket) continue;
+    check_device(table.vkWaitForFences(device, 1, &pending.fence, VK_TRUE, UINT64_MAX), "waiting for a submission");
+    break;
+  }
+  finished(ticket);
+}
+
+void DeviceCore::wait_quietly(std::uint64_t ticket) {
+  if (lost_) return;
+  try {
+    wait(ticket);
+  } catch (const Error&) {
+    lost_ = true;  // nothing can be waited for any more
+  }
+}
+
+}  // namespace riverhorse::vulkan

@@ -1,0 +1,82 @@
+// What everything made from one device shares: the instance, the logical device, its functions, its profile, its
+// queue. Kept alive by the last buffer or recording, so that destruction may happen in any order.
+#pragma once
+
+#include <volk.h>
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "vulkan/instance.h"
+#include "vulkan/profile.h"
+
+namespace riverhorse::vulkan {
+
+struct AtomicCounters {
+  std::atomic<std::uint64_t> allocations{0};
+  std::atomic<std::uint64_t> pipelines_created{0};
+  std::atomic<std::uint64_t> recordings{0};
+  std::atomic<std::uint64_t> submissions{0};
+  std::atomic<std::uint64_t> host_waits{0};
+};
+
+class DeviceCore {
+ public:
+  // Opens the physical device that `info` lists. Errors: not_found, unsupported.
+  DeviceCore(const DeviceInfo& info, const DeviceOptions& options);
+  ~DeviceCore();
+  DeviceCore(const DeviceCore&) = delete;
+  DeviceCore& operator=(const DeviceCore&) = delete;
+
+  // One vkQueueSubmit, after everything submitted before. `fence` may be null. Errors: device_lost.
+  void submit_group(std::span<const VkCommandBuffer> commands, VkFence fence);
+  // The same for the last group of a recording; returns its ticket.
+  std::uint64_t submit_final_group(std::span<const VkCommandBuffer> commands);
+
+  bool finished(std::uint64_t ticket);
+  void wait(std::uint64_t ticket);           // errors: device_lost, invalid_argument for a ticket never given
+  void wait_quietly(std::uint64_t ticket);   // for destructors: no throw, returns at once when the device is lost
+  std::uint64_t last_ticket() const { return last_ticket_; }
+
+  // Checks a result; remembers a lost device so that nothing waits for it again.
+  void check_device(VkResult result, const std::string& what);
+  bool lost() const { return lost_; }
+
+  std::unique_ptr<Instance> instance;
+  DeviceProfile profile;
+  DeviceInfo info;
+  DeviceOptions options;
+  VkDevice device = VK_NULL_HANDLE;
+  VkQueue queue = VK_NULL_HANDLE;
+  VolkDeviceTable table{};
+  std::mutex queue_mutex;  // held around every call on `queue`
+  AtomicCounters counters;
+
+  // Nominal rates to estimate by, and the factor from the estimates to what was measured.
+  double nominal_bytes_per_ms = 0;
+  double nominal_flops_per_ms = 0;
+  double nominal_dispatch_ms = 0;
+  double time_scale = 1;
+
+ private:
+  VkFence take_fence();
+
+  VkSemaphore timeline_ = VK_NULL_HANDLE;  // counts tickets, where the device has timeline semaphores
+  struct PendingFence {
+    std::uint64_t ticket;
+    VkFence fence;
+  };
+  std::deque<PendingFence> pending_fences_;  // else a fence for each ticket in flight
+  std::vector<VkFence> free_fences_;
+  std::uint64_t last_ticket_ = 0;
+  std::uint64_t finished_ticket_ = 0;
+  std::atomic<bool> lost_{false};
+};
+
+}  // namespace riverhorse::vulkan

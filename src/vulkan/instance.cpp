@@ -1,0 +1,185 @@
+// volk keeps its function pointers in globals. That is sound with several instances, if one is careful about which
+// of them are used:
+// - The loader's entry points (vkCreateInstance, ...) are the same for everyone: volkInitialize, once, under a mutex.
+// - Instance functions are loaded here for each instance, into InstanceFunctions.
+// - Device functions come from a VolkDeviceTable for each device. volk fills it through the global
+//   vkGetDeviceProcAddr, which is the loader's own trampoline: it dispatches by the device it is given.
+// - VkFFT calls the global device functions. They are loaded once, and are the loader's trampolines too: any of them
+//   that is core Vulkan works for every device of every instance, also after the first instance is gone.
+#include "vulkan/instance.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace riverhorse::vulkan {
+namespace {
+
+std::mutex& loader_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+void start_loader() {
+  std::scoped_lock lock(loader_mutex());
+  if (vkGetInstanceProcAddr == nullptr && volkInitialize() != VK_SUCCESS) {
+    fail(StatusCode::unsupported,
+         "no Vulkan loader (libvulkan.so.1) was found; install it (Debian, Ubuntu: libvulkan1) and a GPU driver, "
+         "or use the cpu backend");
+  }
+}
+
+bool has_layer(const char* name) {
+  std::uint32_t count = 0;
+  if (vkEnumerateInstanceLayerProperties(&count, nullptr) != VK_SUCCESS) return false;
+  std::vector<VkLayerProperties> layers(count);
+  if (vkEnumerateInstanceLayerProperties(&count, layers.data()) < 0) return false;
+  return std::any_of(layers.begin(), layers.end(),
+                     [&](const VkLayerProperties& layer) { return std::strcmp(layer.layerName, name) == 0; });
+}
+
+constexpr const char* validation_layer = "VK_LAYER_KHRONOS_validation";
+
+}  // namespace
+
+std::string result_text(VkResult result) {
+  switch (result) {
+    case VK_SUCCESS: return "VK_SUCCESS";
+    case VK_NOT_READY: return "VK_NOT_READY";
+    case VK_TIMEOUT: return "VK_TIMEOUT";
+    case VK_INCOMPLETE: return "VK_INCOMPLETE";
+    case VK_ERROR_OUT_OF_HOST_MEMORY: return "VK_ERROR_OUT_OF_HOST_MEMORY";
+    case VK_ERROR_OUT_OF_DEVICE_MEMORY: return "VK_ERROR_OUT_OF_DEVICE_MEMORY";
+    case VK_ERROR_INITIALIZATION_FAILED: return "VK_ERROR_INITIALIZATION_FAILED";
+    case VK_ERROR_DEVICE_LOST: return "VK_ERROR_DEVICE_LOST";
+    case VK_ERROR_MEMORY_MAP_FAILED: return "VK_ERROR_MEMORY_MAP_FAILED";
+    case VK_ERROR_LAYER_NOT_PRESENT: return "VK_ERROR_LAYER_NOT_PRESENT";
+    case VK_ERROR_EXTENSION_NOT_PRESENT: return "VK_ERROR_EXTENSION_NOT_PRESENT";
+    case VK_ERROR_FEATURE_NOT_PRESENT: return "VK_ERROR_FEATURE_NOT_PRESENT";
+    case VK_ERROR_INCOMPATIBLE_DRIVER: return "VK_ERROR_INCOMPATIBLE_DRIVER";
+    case VK_ERROR_TOO_MANY_OBJECTS: return "VK_ERROR_TOO_MANY_OBJECTS";
+    default: return fmt::format("VkResult {}", static_cast<int>(result));
+  }
+}
+
+void check(VkResult result, const std::string& what) {
+  if (result == VK_SUCCESS) return;
+  StatusCode code = StatusCode::unsupported;
+  if (result == VK_ERROR_OUT_OF_HOST_MEMORY || result == VK_ERROR_OUT_OF_DEVICE_MEMORY) code = StatusCode::out_of_memory;
+  if (result == VK_ERROR_DEVICE_LOST) code = StatusCode::device_lost;
+  fail(code, "Vulkan: {} failed: {}", what, result_text(result));
+}
+
+Instance::Instance(bool validation) {
+  start_loader();
+  std::uint32_t loader_version = VK_API_VERSION_1_0;
+  if (vkEnumerateInstanceVersion != nullptr) vkEnumerateInstanceVersion(&loader_version);
+  if (loader_version < VK_API_VERSION_1_1) {
+    fail(StatusCode::unsupported, "the Vulkan loader is of version 1.0; Vulkan 1.1 is needed: update libvulkan1");
+  }
+  api_version_ = std::min<std::uint32_t>(VK_MAKE_API_VERSION(0, VK_API_VERSION_MAJOR(loader_version),
+                                                             VK_API_VERSION_MINOR(loader_version), 0),
+                                         VK_API_VERSION_1_3);
+  VkApplicationInfo application{};
+  application.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO;
+  application.pApplicationName = "riverhorse";
+  application.pEngineName = "riverhorse";
+  application.apiVersion = api_version_;
+  VkInstanceCreateInfo create{};
+  create.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO;
+  create.pApplicationInfo = &application;
+
+  // Messages are counted from the creation of the instance on, so the messenger is also chained into it.
+  VkDebugUtilsMessengerCreateInfoEXT messages{};
+  messages.sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT;
+  messages.messageSeverity =
+      VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT;
+  messages.messageType =
+      VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_TYPE_PERFORMANCE_BIT_EXT;
+  messages.pfnUserCallback = &Instance::on_message;
+  messages.pUserData = this;
+  const VkValidationFeatureEnableEXT enabled[] = {VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT};
+  VkValidationFeaturesEXT features{};
+  features.sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT;
+  features.enabledValidationFeatureCount = 1;
+  features.pEnabledValidationFeatures = enabled;
+  features.pNext = &messages;
+  const char* extensions[] = {VK_EXT_DEBUG_UTILS_EXTENSION_NAME};
+  if (validation) {
+    if (!has_layer(validation_layer)) {
+      fail(StatusCode::unsupported,
+           "validation was asked for, and the layer {} is not installed (Debian, Ubuntu: vulkan-validationlayers)",
+           validation_layer);
+    }
+    create.enabledLayerCount = 1;
+    create.ppEnabledLayerNames = &validation_layer;
+    create.enabledExtensionCount = 1;
+    create.ppEnabledExtensionNames = extensions;
+    create.pNext = &features;
+  }
+  const VkResult result = vkCreateInstance(&create, nullptr, &handle_);
+  if (result == VK_ERROR_INCOMPATIBLE_DRIVER) {
+    fail(StatusCode::unsupported,
+         "the Vulkan loader found no working driver; install one for your GPU (Debian, Ubuntu: mesa-vulkan-drivers or "
+         "the NVIDIA driver) and check VK_DRIVER_FILES and VK_ICD_FILENAMES if they are set");
+  }
+  check(result, "creating an instance");
+  {
+    std::scoped_lock lock(loader_mutex());
+    if (vkGetDeviceProcAddr == nullptr) volkLoadInstance(handle_);
+  }
+  load_functions();
+  if (validation) {
+    messages.pNext = nullptr;
+    check(functions_.create_messenger(handle_, &messages, nullptr, &messenger_), "creating a debug messenger");
+  }
+}
+
+Instance::~Instance() {
+  if (handle_ == VK_NULL_HANDLE) return;
+  if (messenger_ != VK_NULL_HANDLE) functions_.destroy_messenger(handle_, messenger_, nullptr);
+  functions_.destroy_instance(handle_, nullptr);
+}
+
+void Instance::load_functions() {
+  const auto load = [this](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(vkGetInstanceProcAddr(handle_, name));
+  };
+  load(functions_.destroy_instance, "vkDestroyInstance");
+  load(functions_.enumerate_physical_devices, "vkEnumeratePhysicalDevices");
+  load(functions_.enumerate_device_extensions, "vkEnumerateDeviceExtensionProperties");
+  load(functions_.get_properties, "vkGetPhysicalDeviceProperties");
+  load(functions_.get_properties2, "vkGetPhysicalDeviceProperties2");
+  load(functions_.get_features2, "vkGetPhysicalDeviceFeatures2");
+  load(functions_.get_memory_properties2, "vkGetPhysicalDeviceMemoryProperties2");
+  load(functions_.get_queue_families, "vkGetPhysicalDeviceQueueFamilyProperties");
+  load(functions_.create_device, "vkCreateDevice");
+  load(functions_.create_messenger, "vkCreateDebugUtilsMessengerEXT");
+  load(functions_.destroy_messenger, "vkDestroyDebugUtilsMessengerEXT");
+  load(functions_.get_cooperative_matrix_properties, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+}
+
+std::vector<VkPhysicalDevice> Instance::physical_devices() const {
+  std::uint32_t count = 0;
+  check(functions_.enumerate_physical_devices(handle_, &count, nullptr), "listing devices");
+  std::vector<VkPhysicalDevice> devices(count);
+  const VkResult result = functions_.enumerate_physical_devices(handle_, &count, devices.data());
+  if (result != VK_INCOMPLETE) check(result, "listing devices");
+  devices.resize(count);
+  return devices;
+}
+
+VkBool32 Instance::on_message(VkDebugUtilsMessageSeverityFlagBitsEXT severity, VkDebugUtilsMessageTypeFlagsEXT,
+                              const VkDebugUtilsMessengerCallbackDataEXT* data, void* user) {
+  auto* self = static_cast<Instance*>(user);
+  self->validation_messages_.fetch_add(1);
+  log_warning(fmt::format("Vulkan validation {}: {}",
+                          severity >= VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT ? "error" : "warning",
+                          data->pMessage != nullptr ? data->pMessage : "(no text)"));
+  return VK_FALSE;
+}
+
+}  // namespace riverhorse::vulkan

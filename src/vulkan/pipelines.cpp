@@ -1,0 +1,106 @@
+#include "vulkan/pipelines.h"
+
+#include "base/error.h"
+#include "vulkan/shaders.h"
+
+namespace riverhorse::vulkan {
+
+Pipelines::Pipelines(std::shared_ptr<DeviceCore> core) : core_(std::move(core)) {
+  VkPipelineCacheCreateInfo create{};
+  create.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
+  core_->check_device(core_->table.vkCreatePipelineCache(core_->device, &create, nullptr, &cache_),
+                      "creating a pipeline cache");
+}
+
+Pipelines::~Pipelines() {
+  const VolkDeviceTable& vk = core_->table;
+  for (const auto& [key, pipeline] : pipelines_) vk.vkDestroyPipeline(core_->device, pipeline.handle, nullptr);
+  for (const auto& [key, layout] : layouts_) {
+    vk.vkDestroyPipelineLayout(core_->device, layout.pipeline, nullptr);
+    vk.vkDestroyDescriptorSetLayout(core_->device, layout.set, nullptr);
+  }
+  vk.vkDestroyPipelineCache(core_->device, cache_, nullptr);
+}
+
+bool Pipelines::contains(const PipelineKey& key) const {
+  std::scoped_lock lock(mutex_);
+  return pipelines_.contains(key);
+}
+
+const Pipelines::Layout& Pipelines::layout(std::uint32_t binding_count, std::uint32_t push_bytes) {
+  const auto [entry, is_new] = layouts_.try_emplace({binding_count, push_bytes});
+  Layout& layout = entry->second;
+  if (!is_new) return layout;
+  std::vector<VkDescriptorSetLayoutBinding> bindings(binding_count);
+  for (std::uint32_t i = 0; i < binding_count; ++i) {
+    bindings[i] = {i, VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr};
+  }
+  VkDescriptorSetLayoutCreateInfo set{};
+  set.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO;
+  set.flags = core_->profile.push_descriptor ? VK_DESCRIPTOR_SET_LAYOUT_CREATE_PUSH_DESCRIPTOR_BIT_KHR : 0;
+  set.bindingCount = binding_count;
+  set.pBindings = bindings.data();
+  core_->check_device(core_->table.vkCreateDescriptorSetLayout(core_->device, &set, nullptr, &layout.set),
+                      "creating a descriptor set layout");
+  const VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, push_bytes};
+  VkPipelineLayoutCreateInfo create{};
+  create.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO;
+  create.setLayoutCount = 1;
+  create.pSetLayouts = &layout.set;
+  create.pushConstantRangeCount = push_bytes > 0 ? 1 : 0;
+  create.pPushConstantRanges = &range;
+  core_->check_device(core_->table.vkCreatePipelineLayout(core_->device, &create, nullptr, &layout.pipeline),
+                      "creating a pipeline layout");
+  return layout;
+}
+
+const Pipeline& Pipelines::get(const PipelineKey& key) {
+  std::scoped_lock lock(mutex_);
+  const auto found = pipelines_.find(key);
+  if (found != pipelines_.end()) return found->second;
+
+  const VolkDeviceTable& vk = core_->table;
+  const EmbeddedShader& shader = find_shader(key.shader);
+  const Layout& shape = layout(key.binding_count, key.push_bytes);
+  VkShaderModuleCreateInfo module_create{};
+  module_create.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
+  module_create.codeSize = shader.words.size_bytes();
+  module_create.pCode = shader.words.data();
+  VkShaderModule module = VK_NULL_HANDLE;
+  core_->check_device(vk.vkCreateShaderModule(core_->device, &module_create, nullptr, &module),
+                      fmt::format("loading shader {}", key.shader));
+
+  std::vector<VkSpecializationMapEntry> entries(key.constants.size());
+  for (std::uint32_t i = 0; i < entries.size(); ++i) entries[i] = {i, i * 4, 4};
+  VkSpecializationInfo constants{};
+  constants.mapEntryCount = static_cast<std::uint32_t>(entries.size());
+  constants.pMapEntries = entries.data();
+  constants.dataSize = key.constants.size() * 4;
+  constants.pData = key.constants.data();
+  VkPipelineShaderStageRequiredSubgroupSizeCreateInfo subgroup{};
+  subgroup.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO;
+  subgroup.requiredSubgroupSize = key.required_subgroup_size;
+  VkComputePipelineCreateInfo create{};
+  create.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO;
+  create.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
+  create.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
+  create.stage.module = module;
+  create.stage.pName = "main";
+  create.stage.pSpecializationInfo = &constants;
+  if (key.required_subgroup_size != 0) {
+    create.stage.pNext = &subgroup;
+    create.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
+  }
+  create.layout = shape.pipeline;
+  Pipeline pipeline{VK_NULL_HANDLE, shape.pipeline, shape.set};
+  const VkResult result = vk.vkCreateComputePipelines(core_->device, cache_, 1, &create, nullptr, &pipeline.handle);
+  vk.vkDestroyShaderModule(core_->device, module, nullptr);
+  core_->check_device(result, fmt::format("compiling shader {}", key.shader));
+  ++core_->counters.pipelines_created;
+  changed_ = true;
+  return pipelines_.emplace(key, pipeline).first->second;
+}
+
+void Pipelines::save_cache() {}
+
+}  // namespace riverhorse::vulkan

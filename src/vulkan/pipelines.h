@@ -1,0 +1,61 @@
+// Compute pipelines, keyed by shader, constants and layout; made once, shared by all recordings of a device.
+#pragma once
+
+#include <volk.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "vulkan/core.h"
+
+namespace riverhorse::vulkan {
+
+struct PipelineKey {
+  std::string shader;
+  std::vector<std::uint32_t> constants;
+  std::uint32_t binding_count = 0;
+  std::uint32_t push_bytes = 0;
+  std::uint32_t required_subgroup_size = 0;
+  auto operator<=>(const PipelineKey&) const = default;
+};
+
+struct Pipeline {
+  VkPipeline handle = VK_NULL_HANDLE;
+  VkPipelineLayout layout = VK_NULL_HANDLE;
+  VkDescriptorSetLayout set_layout = VK_NULL_HANDLE;
+};
+
+class Pipelines {
+ public:
+  explicit Pipelines(std::shared_ptr<DeviceCore> core);
+  ~Pipelines();
+  Pipelines(const Pipelines&) = delete;
+  Pipelines& operator=(const Pipelines&) = delete;
+
+  // Made if new; thread-safe. Errors: internal (no such shader), unsupported (the driver refuses it).
+  const Pipeline& get(const PipelineKey& key);
+  bool contains(const PipelineKey& key) const;
+
+  // Writes the driver's pipeline cache to disk if it has grown since; quiet about folders that cannot be written.
+  void save_cache();
+
+ private:
+  struct Layout {
+    VkDescriptorSetLayout set = VK_NULL_HANDLE;
+    VkPipelineLayout pipeline = VK_NULL_HANDLE;
+  };
+  const Layout& layout(std::uint32_t binding_count, std::uint32_t push_bytes);
+
+  std::shared_ptr<DeviceCore> core_;
+  mutable std::mutex mutex_;
+  std::map<PipelineKey, Pipeline> pipelines_;
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Layout> layouts_;
+  VkPipelineCache cache_ = VK_NULL_HANDLE;
+  std::string cache_path_;          // empty: none
+  bool changed_ = false;            // since the cache was read or written
+};
+
+}  // namespace riverhorse::vulkan

@@ -1,0 +1,48 @@
+// Blocking transfers: zero fills of new memory, uploads and downloads through a small ring of staging memory.
+#pragma once
+
+#include <volk.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "vulkan/core.h"
+#include "vulkan/memory.h"
+
+namespace riverhorse::vulkan {
+
+class Transfer {
+ public:
+  static constexpr std::uint64_t piece_bytes = 4ull << 20;  // two pieces each way: one copied by the host, one by the device
+  static constexpr int pieces = 2;
+
+  Transfer(std::shared_ptr<DeviceCore> core, std::shared_ptr<MemoryPool> pool);
+  ~Transfer();
+  Transfer(const Transfer&) = delete;
+  Transfer& operator=(const Transfer&) = delete;
+
+  // Does what MemoryPool::take_fills asks. Cheap when there is nothing.
+  void flush_fills();
+  void upload(VkBuffer buffer, std::uint64_t offset, std::span<const std::byte> bytes);
+  void download(VkBuffer buffer, std::uint64_t offset, std::span<std::byte> bytes);
+
+ private:
+  struct Slot {
+    std::shared_ptr<VulkanBuffer> upload;    // made at the first use
+    std::shared_ptr<VulkanBuffer> readback;
+    VkCommandBuffer commands = VK_NULL_HANDLE;
+    VkFence fence = VK_NULL_HANDLE;
+    bool in_flight = false;
+  };
+  void start(Slot& slot, const std::function<void(VkCommandBuffer)>& record);
+  void finish(Slot& slot);
+
+  std::shared_ptr<DeviceCore> core_;
+  std::shared_ptr<MemoryPool> pool_;
+  VkCommandPool command_pool_ = VK_NULL_HANDLE;
+  std::array<Slot, pieces> slots_;
+};
+
+}  // namespace riverhorse::vulkan
