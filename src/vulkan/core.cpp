@@ -15,7 +15,8 @@ DeviceProfile find_profile(const Instance& instance, const DeviceInfo& info, boo
     DeviceProfile profile = query_profile(instance, each, minimal);
     if (profile.uuid == info.uuid && info.name == profile.properties.deviceName) return profile;
   }
-  fail(StatusCode::not_found, "Vulkan device {} ({}) is no longer there; list the devices again", info.name, info.id());
+  fail(StatusCode::not_found, "Vulkan device {} ({}) is no longer there; list the devices again", info.name,
+       info.id());
 }
 
 }  // namespace

@@ -72,10 +72,12 @@ Support VulkanDevice::supports(Feature feature) const {
     case Feature::conv_fft: return {};
     case Feature::cooperative_matrix:
       if (!have.cooperative_matrix.empty()) return {};
-      return {false, fmt::format("{} has no VK_KHR_cooperative_matrix for f16; plain arithmetic is used", info().name)};
+      return {false,
+              fmt::format("{} has no VK_KHR_cooperative_matrix for f16; plain arithmetic is used", info().name)};
     case Feature::timestamps:
       if (impl_->core->profile.timestamp_bits > 0) return {};
-      return {false, fmt::format("the compute queue of {} has no timestamps; times are taken by the host", info().name)};
+      return {false,
+              fmt::format("the compute queue of {} has no timestamps; times are taken by the host", info().name)};
     case Feature::training: return {false, "the vulkan backend does not train yet: use the cuda or cpu backend"};
   }
   return {false, "unknown feature"};
@@ -108,7 +110,8 @@ VulkanDevice::BufferRange VulkanDevice::range(const Tensor& tensor) const {
 void VulkanDevice::upload(const Tensor& tensor, std::span<const std::byte> bytes) {
   const VulkanBuffer& buffer = own_buffer(tensor, impl_->memory.get());
   if (bytes.size() != tensor.size_bytes()) {
-    fail(StatusCode::invalid_argument, "upload of {} bytes to a tensor of {} bytes", bytes.size(), tensor.size_bytes());
+    fail(StatusCode::invalid_argument, "upload of {} bytes to a tensor of {} bytes", bytes.size(),
+         tensor.size_bytes());
   }
   if (bytes.empty()) return;
   if (buffer.mapped() != nullptr) {
@@ -137,8 +140,8 @@ void VulkanDevice::download(const Tensor& tensor, std::span<std::byte> bytes) {
 std::span<std::byte> VulkanDevice::mapped(const Tensor& tensor) {
   const VulkanBuffer& buffer = own_buffer(tensor, impl_->memory.get());
   if (buffer.mapped() == nullptr) {
-    fail(StatusCode::invalid_argument, "a tensor of shape {} is device memory; only upload and readback memory is mapped",
-         tensor.shape.text());
+    fail(StatusCode::invalid_argument,
+         "a tensor of shape {} is device memory; only upload and readback memory is mapped", tensor.shape.text());
   }
   return {buffer.mapped() + tensor.offset_bytes, tensor.size_bytes()};
 }

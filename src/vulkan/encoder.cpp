@@ -91,9 +91,12 @@ void VulkanEncoder::order(std::span<const Binding> touched, VkPipelineStageFlags
     if ((from & VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT) != 0) written |= VK_ACCESS_SHADER_WRITE_BIT;
     if ((from & VK_PIPELINE_STAGE_TRANSFER_BIT) != 0) written |= VK_ACCESS_TRANSFER_WRITE_BIT;
     // Compute to compute, as long as the recording has seen nothing else.
-    const VkPipelineStageFlags to = state_->uses_transfer ? work_stages : VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
-    const VkAccessFlags accessed =
-        state_->uses_transfer ? work_accesses : VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT;
+    VkPipelineStageFlags to = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
+    VkAccessFlags accessed = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT;
+    if (state_->uses_transfer) {
+      to = work_stages;
+      accessed = work_accesses;
+    }
     barrier(device_.table(), recording_->commands(), from, written, to, accessed);
     state_->reads.clear();
     state_->writes.clear();
@@ -112,12 +115,13 @@ void VulkanEncoder::dispatch(const Dispatch& dispatch) {
   DeviceCore& core = *device_.impl().core;
   if (dispatch.bindings.size() > core.profile.properties.limits.maxPerStageDescriptorStorageBuffers) {
     fail(StatusCode::unsupported, "shader {} needs {} storage buffers and {} offers {}", dispatch.shader,
-         dispatch.bindings.size(), core.info.name, core.profile.properties.limits.maxPerStageDescriptorStorageBuffers);
+         dispatch.bindings.size(), core.info.name,
+         core.profile.properties.limits.maxPerStageDescriptorStorageBuffers);
   }
   for (int axis = 0; axis < 3; ++axis) {
     if (dispatch.groups[axis] == 0 || dispatch.groups[axis] > limits().group_count[axis]) {
-      fail(StatusCode::internal, "shader {} is dispatched with {} groups along axis {}, of at most {}", dispatch.shader,
-           dispatch.groups[axis], axis, limits().group_count[axis]);
+      fail(StatusCode::internal, "shader {} is dispatched with {} groups along axis {}, of at most {}",
+           dispatch.shader, dispatch.groups[axis], axis, limits().group_count[axis]);
     }
   }
   if (dispatch.push.size() > 128) fail(StatusCode::internal, "shader {}: push constants", dispatch.shader);
@@ -136,9 +140,9 @@ void VulkanEncoder::dispatch(const Dispatch& dispatch) {
   const VolkDeviceTable& vk = core.table;
   const bool lone = state_->operation_depth == 0;
   if (lone) begin_operation(dispatch.shader.substr(0, dispatch.shader.find('.')));
-  const double estimate_ms = std::max(dispatch.cost_bytes / core.nominal_bytes_per_ms,
-                                      dispatch.cost_flops / core.nominal_flops_per_ms) +
-                             core.nominal_dispatch_ms;
+  const double estimate_ms =
+      std::max(dispatch.cost_bytes / core.nominal_bytes_per_ms, dispatch.cost_flops / core.nominal_flops_per_ms) +
+      core.nominal_dispatch_ms;
   if (recording_->grow(estimate_ms)) state_->bound = VK_NULL_HANDLE;
   order(dispatch.bindings, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT);
   const VkCommandBuffer commands = recording_->commands();
@@ -162,8 +166,9 @@ void VulkanEncoder::dispatch(const Dispatch& dispatch) {
            dispatch.shader, i, where.offset, limits().offset_alignment);
     }
     if (where.size > limits().storage_range_bytes) {
-      fail(StatusCode::unsupported, "a tensor of {} bytes is bound, and {} allows {}: use shorter pieces or a smaller batch",
-           where.size, core.info.name, limits().storage_range_bytes);
+      fail(StatusCode::unsupported,
+           "a tensor of {} bytes is bound, and {} allows {}: use shorter pieces or a smaller batch", where.size,
+           core.info.name, limits().storage_range_bytes);
     }
     buffers[i] = {where.buffer, where.offset, where.size};
     writes[i] = {};

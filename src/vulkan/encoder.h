@@ -52,7 +52,8 @@ class VulkanEncoder final : public Encoder {
 
   // Commands that someone else records (VkFFT, transfer): the tensors they touch, and a function that is called
   // with the open command buffer, not called while preparing. A compute <-> transfer barrier is included.
-  void external(std::span<const Binding> touched, double cost_bytes, const std::function<void(VkCommandBuffer)>& record);
+  void external(std::span<const Binding> touched, double cost_bytes,
+                const std::function<void(VkCommandBuffer)>& record);
 
   // What was asked for so far; the device uses them between preparing and recording.
   std::uint32_t dispatch_count() const;
@@ -91,7 +92,9 @@ class VulkanEncoder final : public Encoder {
 // The outermost one counts. A dispatch outside any goes by the name of its shader.
 class OperationScope {
  public:
-  OperationScope(VulkanEncoder& encoder, std::string_view name) : encoder_(encoder) { encoder_.begin_operation(name); }
+  OperationScope(VulkanEncoder& encoder, std::string_view name) : encoder_(encoder) {
+    encoder_.begin_operation(name);
+  }
   ~OperationScope() { encoder_.end_operation(); }
   OperationScope(const OperationScope&) = delete;
   OperationScope& operator=(const OperationScope&) = delete;

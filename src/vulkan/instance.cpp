@@ -68,7 +68,8 @@ std::string result_text(VkResult result) {
 void check(VkResult result, const std::string& what) {
   if (result == VK_SUCCESS) return;
   StatusCode code = StatusCode::unsupported;
-  if (result == VK_ERROR_OUT_OF_HOST_MEMORY || result == VK_ERROR_OUT_OF_DEVICE_MEMORY) code = StatusCode::out_of_memory;
+  if (result == VK_ERROR_OUT_OF_HOST_MEMORY || result == VK_ERROR_OUT_OF_DEVICE_MEMORY)
+    code = StatusCode::out_of_memory;
   if (result == VK_ERROR_DEVICE_LOST) code = StatusCode::device_lost;
   fail(code, "Vulkan: {} failed: {}", what, result_text(result));
 }
@@ -80,9 +81,9 @@ Instance::Instance(bool validation) {
   if (loader_version < VK_API_VERSION_1_1) {
     fail(StatusCode::unsupported, "the Vulkan loader is of version 1.0; Vulkan 1.1 is needed: update libvulkan1");
   }
-  api_version_ = std::min<std::uint32_t>(VK_MAKE_API_VERSION(0, VK_API_VERSION_MAJOR(loader_version),
-                                                             VK_API_VERSION_MINOR(loader_version), 0),
-                                         VK_API_VERSION_1_3);
+  api_version_ = std::min<std::uint32_t>(
+      VK_MAKE_API_VERSION(0, VK_API_VERSION_MAJOR(loader_version), VK_API_VERSION_MINOR(loader_version), 0),
+      VK_API_VERSION_1_3);
   VkApplicationInfo application{};
   application.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO;
   application.pApplicationName = "riverhorse";
@@ -122,9 +123,10 @@ Instance::Instance(bool validation) {
   }
   const VkResult result = vkCreateInstance(&create, nullptr, &handle_);
   if (result == VK_ERROR_INCOMPATIBLE_DRIVER) {
-    fail(StatusCode::unsupported,
-         "the Vulkan loader found no working driver; install one for your GPU (Debian, Ubuntu: mesa-vulkan-drivers or "
-         "the NVIDIA driver) and check VK_DRIVER_FILES and VK_ICD_FILENAMES if they are set");
+    fail(
+        StatusCode::unsupported,
+        "the Vulkan loader found no working driver; install one for your GPU (Debian, Ubuntu: mesa-vulkan-drivers or "
+        "the NVIDIA driver) and check VK_DRIVER_FILES and VK_ICD_FILENAMES if they are set");
   }
   check(result, "creating an instance");
   {

@@ -31,8 +31,8 @@ struct InstanceFunctions {
   PFN_vkGetPhysicalDeviceMemoryProperties2 get_memory_properties2 = nullptr;
   PFN_vkGetPhysicalDeviceQueueFamilyProperties get_queue_families = nullptr;
   PFN_vkCreateDevice create_device = nullptr;
-  PFN_vkCreateDebugUtilsMessengerEXT create_messenger = nullptr;                                // validation only
-  PFN_vkDestroyDebugUtilsMessengerEXT destroy_messenger = nullptr;                              // validation only
+  PFN_vkCreateDebugUtilsMessengerEXT create_messenger = nullptr;    // validation only
+  PFN_vkDestroyDebugUtilsMessengerEXT destroy_messenger = nullptr;  // validation only
   PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get_cooperative_matrix_properties = nullptr;  // may be null
 };
 

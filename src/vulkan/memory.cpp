@@ -57,9 +57,9 @@ std::uint32_t MemoryPool::memory_type(MemoryUse use, std::uint32_t allowed) cons
       preferred = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
       break;
   }
-  const VkMemoryPropertyFlags never =
-      VK_MEMORY_PROPERTY_PROTECTED_BIT | VK_MEMORY_PROPERTY_LAZILY_ALLOCATED_BIT |
-      VK_MEMORY_PROPERTY_DEVICE_COHERENT_BIT_AMD | VK_MEMORY_PROPERTY_DEVICE_UNCACHED_BIT_AMD;
+  const VkMemoryPropertyFlags never = VK_MEMORY_PROPERTY_PROTECTED_BIT | VK_MEMORY_PROPERTY_LAZILY_ALLOCATED_BIT |
+                                      VK_MEMORY_PROPERTY_DEVICE_COHERENT_BIT_AMD |
+                                      VK_MEMORY_PROPERTY_DEVICE_UNCACHED_BIT_AMD;
   int best = -1;
   int best_score = -1;
   const VkPhysicalDeviceMemoryProperties& memory = core_->profile.memory;
@@ -178,7 +178,8 @@ void MemoryPool::release(VulkanBuffer& buffer) {
   std::uint64_t offset = buffer.offset_;
   std::uint64_t size = buffer.padded_bytes_;
   usage_.used_bytes -= size;
-  std::erase_if(fills_, [&](const PendingFill& fill) { return fill.buffer == slab->buffer && fill.offset == offset; });
+  std::erase_if(fills_,
+                [&](const PendingFill& fill) { return fill.buffer == slab->buffer && fill.offset == offset; });
   auto next = slab->free_ranges.lower_bound(offset);
   if (next != slab->free_ranges.end() && next->first == offset + size) {
     size += next->second;

@@ -54,8 +54,8 @@ class Pipelines {
   std::map<PipelineKey, Pipeline> pipelines_;
   std::map<std::pair<std::uint32_t, std::uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
-  std::string cache_path_;          // empty: none
-  bool changed_ = false;            // since the cache was read or written
+  std::string cache_path_;  // empty: none
+  bool changed_ = false;    // since the cache was read or written
 };
 
 }  // namespace riverhorse::vulkan

@@ -194,7 +194,8 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
     return profile;  // everything else as VulkanLimits begins
   }
   limits.shared_bytes = device_limits.maxComputeSharedMemorySize;
-  limits.invocations = std::min(device_limits.maxComputeWorkGroupInvocations, device_limits.maxComputeWorkGroupSize[0]);
+  limits.invocations =
+      std::min(device_limits.maxComputeWorkGroupInvocations, device_limits.maxComputeWorkGroupSize[0]);
   std::copy(std::begin(device_limits.maxComputeWorkGroupCount), std::end(device_limits.maxComputeWorkGroupCount),
             std::begin(limits.group_count));
   if ((subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0 &&

@@ -16,11 +16,11 @@ struct DeviceProfile {
   VkPhysicalDevice physical_device = VK_NULL_HANDLE;
   VkPhysicalDeviceProperties properties{};
   VkPhysicalDeviceMemoryProperties memory{};
-  std::string driver;                // name and version
+  std::string driver;  // name and version
   std::array<std::uint8_t, 16> uuid{};
-  std::uint32_t pci[4] = {};         // domain, bus, device, function
+  std::uint32_t pci[4] = {};  // domain, bus, device, function
   bool has_pci = false;
-  std::uint32_t api_version = 0;     // the lower of the instance's and the device's
+  std::uint32_t api_version = 0;  // the lower of the instance's and the device's
   VulkanLimits limits;
   std::uint64_t max_allocation_bytes = 0;
 

@@ -59,7 +59,8 @@ void VulkanRecording::begin_segment() {
   allocate.commandPool = pool_;
   allocate.commandBufferCount = 1;
   VkCommandBuffer commands = VK_NULL_HANDLE;
-  core_->check_device(vk.vkAllocateCommandBuffers(core_->device, &allocate, &commands), "allocating a command buffer");
+  core_->check_device(vk.vkAllocateCommandBuffers(core_->device, &allocate, &commands),
+                      "allocating a command buffer");
   const auto index = static_cast<std::uint32_t>(commands_.size());
   commands_.push_back(commands);
   segments_.emplace_back();
@@ -92,8 +93,8 @@ void VulkanRecording::end_segment() {
 bool VulkanRecording::grow(double estimate_ms) {
   Segment& segment = segments_.back();
   const double scale = core_->time_scale;
-  const bool full = segment.estimate_ms > 0 &&
-                    (segment.estimate_ms + estimate_ms) * scale > core_->options.submission_limit_ms / 4;
+  const bool full =
+      segment.estimate_ms > 0 && (segment.estimate_ms + estimate_ms) * scale > core_->options.submission_limit_ms / 4;
   if (full) {
     end_segment();
     begin_segment();
@@ -103,7 +104,8 @@ bool VulkanRecording::grow(double estimate_ms) {
 }
 
 void VulkanRecording::finish() {
-  barrier(core_->table, commands_.back(), work_stages, work_writes, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+  barrier(core_->table, commands_.back(), work_stages, work_writes, VK_PIPELINE_STAGE_HOST_BIT,
+          VK_ACCESS_HOST_READ_BIT);
   end_segment();
   query_values_.resize(4 * segments_.size());
 }
@@ -133,7 +135,8 @@ VkDescriptorSet VulkanRecording::new_descriptor_set(VkDescriptorSetLayout layout
   create.poolSizeCount = 1;
   create.pPoolSizes = &size;
   VkDescriptorPool pool = VK_NULL_HANDLE;
-  core_->check_device(vk.vkCreateDescriptorPool(core_->device, &create, nullptr, &pool), "creating a descriptor pool");
+  core_->check_device(vk.vkCreateDescriptorPool(core_->device, &create, nullptr, &pool),
+                      "creating a descriptor pool");
   descriptor_pools_.push_back(pool);
   allocate.descriptorPool = pool;
   core_->check_device(vk.vkAllocateDescriptorSets(core_->device, &allocate, &set), "allocating descriptors");
@@ -217,7 +220,8 @@ void VulkanRecording::measure() {
     estimated += segments_[i].estimate_ms;
     measured += segments_[i].measured_ms;
   }
-  if (estimated > 0.1) core_->time_scale = std::clamp(0.5 * core_->time_scale + 0.5 * measured / estimated, 1e-4, 1e4);
+  if (estimated > 0.1)
+    core_->time_scale = std::clamp(0.5 * core_->time_scale + 0.5 * measured / estimated, 1e-4, 1e4);
 }
 
 std::vector<OpTiming> VulkanRecording::timings() {

@@ -15,7 +15,8 @@ namespace riverhorse::vulkan {
 
 class Transfer {
  public:
-  static constexpr std::uint64_t piece_bytes = 4ull << 20;  // two pieces each way: one copied by the host, one by the device
+  static constexpr std::uint64_t piece_bytes =
+      4ull << 20;  // two pieces each way: one copied by the host, one by the device
   static constexpr int pieces = 2;
 
   Transfer(std::shared_ptr<DeviceCore> core, std::shared_ptr<MemoryPool> pool);
@@ -30,7 +31,7 @@ class Transfer {
 
  private:
   struct Slot {
-    std::shared_ptr<VulkanBuffer> upload;    // made at the first use
+    std::shared_ptr<VulkanBuffer> upload;  // made at the first use
     std::shared_ptr<VulkanBuffer> readback;
     VkCommandBuffer commands = VK_NULL_HANDLE;
     VkFence fence = VK_NULL_HANDLE;

@@ -1,0 +1,138 @@
+// Which devices there are, which one to take, and opening it. This room alone knows every backend.
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "cpu/cpu_device.h"
+#ifdef RIVERHORSE_WITH_VULKAN
+#include "vulkan/device.h"
+#endif
+
+namespace riverhorse {
+namespace {
+
+std::string cuda_absence() {
+  // What the machine has is looked up all the same, so that the line is true and says what would help.
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (driver == nullptr) {
+    return "this build has no CUDA backend, and no NVIDIA driver (libcuda.so.1) was found here; use vulkan or cpu";
+  }
+  dlclose(driver);
+  return "this build has no CUDA backend, though an NVIDIA driver (libcuda.so.1) is here; use vulkan on the same GPU";
+}
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  for (char& letter : result) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  return result;
+}
+
+std::optional<BackendKind> backend_by_name(std::string_view name) {
+  for (BackendKind kind : {BackendKind::cpu, BackendKind::vulkan, BackendKind::cuda}) {
+    if (name == backend_name(kind)) return kind;
+  }
+  return std::nullopt;
+}
+
+std::string listed(const std::vector<const DeviceInfo*>& devices) {
+  std::string text;
+  for (const DeviceInfo* each : devices)
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", each->id(), each->name);
+  return text;
+}
+
+[[noreturn]] void fail_absent(const DeviceList& list, BackendKind kind) {
+  for (const BackendAbsence& absence : list.absences) {
+    if (absence.backend == kind) fail(StatusCode::not_found, "no {} device: {}", backend_name(kind), absence.reason);
+  }
+  fail(StatusCode::not_found, "no {} device was found", backend_name(kind));
+}
+
+}  // namespace
+
+DeviceList list_devices() {
+  DeviceList list;
+  list.absences.push_back({BackendKind::cuda, cuda_absence()});
+#ifdef RIVERHORSE_WITH_VULKAN
+  std::string reason;
+  list.devices = vulkan::list_vulkan_devices(reason);
+  if (list.devices.empty()) list.absences.push_back({BackendKind::vulkan, reason});
+#else
+  list.absences.push_back({BackendKind::vulkan, "this build has no Vulkan backend (RIVERHORSE_VULKAN was off)"});
+#endif
+  list.devices.push_back(cpu_device_info());
+  return list;
+}
+
+DeviceInfo choose_device(const DeviceList& list, std::string_view backend, std::string_view device) {
+  std::optional<BackendKind> kind;
+  if (!backend.empty() && backend != "auto") {
+    kind = backend_by_name(backend);
+    if (!kind) fail(StatusCode::invalid_argument, "there is no backend \"{}\": auto, cpu, vulkan or cuda", backend);
+  }
+  std::string_view name = device;
+  std::optional<int> index;
+  if (const std::size_t colon = device.find(':'); colon != std::string_view::npos) {
+    if (const std::optional<BackendKind> named = backend_by_name(device.substr(0, colon))) {
+      if (kind && *kind != *named) {
+        fail(StatusCode::invalid_argument, "device {} is not of backend {}", device, backend);
+      }
+      kind = named;
+      name = device.substr(colon + 1);
+    }
+  }
+  int number = 0;
+  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), number);
+  if (!name.empty() && parsed.ec == std::errc() && parsed.ptr == name.data() + name.size()) index = number;
+
+  std::vector<const DeviceInfo*> candidates;
+  for (const DeviceInfo& each : list.devices) {
+    if (!kind || each.backend == *kind) candidates.push_back(&each);
+  }
+  if (kind && candidates.empty()) fail_absent(list, *kind);
+
+  if (name.empty()) {
+    // Nobody named a device: software ones only when they are all that an explicitly chosen backend has.
+    const auto hardware = std::find_if(candidates.begin(), candidates.end(),
+                                       [](const DeviceInfo* each) { return each->type != DeviceType::software; });
+    if (hardware != candidates.end()) return **hardware;
+    if (kind && !candidates.empty()) return *candidates.front();
+    fail(StatusCode::not_found, "no device was found");
+  }
+  std::vector<const DeviceInfo*> matches;
+  for (const DeviceInfo* each : candidates) {
+    if (index ? each->index == *index : lower(each->name).find(lower(name)) != std::string::npos)
+      matches.push_back(each);
+  }
+  if (matches.empty()) {
+    fail(StatusCode::not_found, "no device matches \"{}\"; there are: {}", device, listed(candidates));
+  }
+  const bool alike = std::all_of(matches.begin(), matches.end(), [&](const DeviceInfo* each) {
+    return each->name == matches.front()->name && each->backend == matches.front()->backend;
+  });
+  if (!alike) {
+    fail(StatusCode::invalid_argument, "device \"{}\" could be any of {}: name one as backend:index", device,
+         listed(matches));
+  }
+  return *matches.front();
+}
+
+std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions& options) {
+  switch (info.backend) {
+    case BackendKind::cpu: return open_cpu_device(info, options);
+    case BackendKind::vulkan:
+#ifdef RIVERHORSE_WITH_VULKAN
+      return std::make_unique<vulkan::VulkanDevice>(info, options);
+#else
+      fail(StatusCode::unsupported, "this build has no Vulkan backend");
+#endif
+    case BackendKind::cuda: fail(StatusCode::unsupported, "{}", cuda_absence());
+  }
+  fail(StatusCode::invalid_argument, "an unknown backend");
+}
+
+}  // namespace riverhorse
