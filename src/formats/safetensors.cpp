@@ -25,7 +25,7 @@ static_assert(std::endian::native == std::endian::little, "tensor files are litt
 constexpr std::uint64_t header_limit_bytes = std::uint64_t{16} << 20;
 constexpr std::size_t tensor_limit = 100'000;
 constexpr std::size_t rank_limit = 8;
-constexpr int header_depth_limit = 3;
+constexpr int header_depth_limit = 4;
 
 struct DTypeName {
   DType dtype;
