@@ -103,22 +103,7 @@ void write_out(uint m, uint r, vec4 value) {
     return;
   }
   // Rows of y are whole vectors here, so a vector is inside or outside as one.
-  if (m >= M || r >= R) return;
-  const uint column = y_column + m;
-  const uint index = (transposed ? column * R + r : r * y_columns + column) / 4u;
-  if ((FLAGS & kBias) != 0u) {
-    value += transposed ? vec4(bias[column])
-                        : vec4(bias[column], bias[column + 1u], bias[column + 2u], bias[column + 3u]);
-  }
-  if ((FLAGS & kGelu) != 0u) {
-    value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
-  }
-  if ((FLAGS & kYIsF32) == 0u) {
-    y16x4[index] = pack4(value);
-  } else {
-    if ((FLAGS & kAccumulate) != 0u) value += y32v[index];
-    y32v[index] = value;
-  }
+  if (m < M && r < R) store_y_vector(FLAGS, r, m, value);
 }
 
 void main() {

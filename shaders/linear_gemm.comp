@@ -104,20 +104,19 @@ void stage(uint buffer_index) {
   }
 }
 
-// Four neighbours of y at once: along m, or along r where y is transposed. All lie inside.
-void store_vector(uint index, vec4 bias_values, vec4 value) {
-  value += bias_values;
-  if ((FLAGS & kGelu) != 0u) {
-    value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
-  }
-#ifdef ACT_F16
-  if ((FLAGS & kYIsF32) == 0u) {
-    y16x4[index / 4u] = pack4(value);
+// Four neighbours of y: along r from (m, r) where y is transposed, else along m.
+void write_out(uint m, uint r, vec4 value) {
+  const bool transposed = (FLAGS & kYTransposed) != 0u;
+  if ((FLAGS & kVectorY) == 0u) {
+    [[unroll]] for (uint c = 0u; c < 4u; ++c) {
+      const uint m_here = transposed ? m : m + c;
+      const uint r_here = transposed ? r + c : r;
+      if (m_here < M && r_here < R) store_y(FLAGS, r_here, m_here, value[c]);
+    }
     return;
   }
-#endif
-  if ((FLAGS & kAccumulate) != 0u) value += y32v[index / 4u];
-  y32v[index / 4u] = value;
+  // Rows of y are whole vectors here, so a vector is inside or outside as one.
+  if (m < M && r < R) store_y_vector(FLAGS, r, m, value);
 }
 
 void main() {
@@ -136,18 +135,22 @@ void main() {
   for (uint k_begin = 0u; k_begin < K; k_begin += TILE_K) {
     const bool more = k_begin + TILE_K < K;
     if (more) fetch(m_begin, r_begin, k_begin + TILE_K);
-    [[unroll]] for (uint k = 0u; k < TILE_K; ++k) {
-      vec4 w[kBlocksM];
-      vec4 x[kBlocksR];
-      [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
-        w[i] = tile_w[(current * TILE_K + k) * kStrideM + i * (TILE_M / 4u / kBlocksM) + thread_m];
-      }
-      [[unroll]] for (uint j = 0u; j < kBlocksR; ++j) {
-        x[j] = tile_x[(current * TILE_K + k) * kStrideR + j * (TILE_R / 4u / kBlocksR) + thread_r];
-      }
-      [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
-        [[unroll]] for (uint j = 0u; j < THREAD_R; ++j) {
-          sums[i * THREAD_R + j] = fma(w[i], vec4(x[j / 4u][j % 4u]), sums[i * THREAD_R + j]);
+    // Unrolled by four only: whole tiles make programs that some compilers take seconds for.
+    for (uint k_outer = 0u; k_outer < TILE_K; k_outer += 4u) {
+      [[unroll]] for (uint k_inner = 0u; k_inner < 4u; ++k_inner) {
+        const uint k = current * TILE_K + k_outer + k_inner;
+        vec4 w[kBlocksM];
+        vec4 x[kBlocksR];
+        [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
+          w[i] = tile_w[k * kStrideM + i * (TILE_M / 4u / kBlocksM) + thread_m];
+        }
+        [[unroll]] for (uint j = 0u; j < kBlocksR; ++j) {
+          x[j] = tile_x[k * kStrideR + j * (TILE_R / 4u / kBlocksR) + thread_r];
+        }
+        [[unroll]] for (uint i = 0u; i < kBlocksM; ++i) {
+          [[unroll]] for (uint j = 0u; j < THREAD_R; ++j) {
+            sums[i * THREAD_R + j] = fma(w[i], vec4(x[j / 4u][j % 4u]), sums[i * THREAD_R + j]);
+          }
         }
       }
     }
@@ -160,26 +163,12 @@ void main() {
     const uint m = m_begin + i * (TILE_M / kBlocksM) + thread_m * 4u;
     [[unroll]] for (uint block = 0u; block < kBlocksR; ++block) {
       const uint r = r_begin + block * (TILE_R / kBlocksR) + thread_r * 4u;
-      const bool inside = m + 4u <= M && r + 4u <= R;
+      const uint first = i * THREAD_R + block * 4u;
       [[unroll]] for (uint j = 0u; j < 4u; ++j) {
-        if ((FLAGS & kVectorY) != 0u && inside) {
-          if ((FLAGS & kYTransposed) != 0u) {
-            const vec4 value = vec4(sums[i * THREAD_R + block * 4u][j], sums[i * THREAD_R + block * 4u + 1u][j],
-                                    sums[i * THREAD_R + block * 4u + 2u][j], sums[i * THREAD_R + block * 4u + 3u][j]);
-            const float offset = (FLAGS & kBias) != 0u ? bias[y_column + m + j] : 0.0;
-            store_vector((y_column + m + j) * R + r, vec4(offset), value);
-          } else {
-            vec4 offset = vec4(0.0);
-            if ((FLAGS & kBias) != 0u) {
-              const uint column = y_column + m;
-              offset = vec4(bias[column], bias[column + 1u], bias[column + 2u], bias[column + 3u]);
-            }
-            store_vector((r + j) * y_columns + y_column + m, offset, sums[i * THREAD_R + block * 4u + j]);
-          }
+        if ((FLAGS & kYTransposed) != 0u) {
+          write_out(m + j, r, vec4(sums[first][j], sums[first + 1u][j], sums[first + 2u][j], sums[first + 3u][j]));
         } else {
-          [[unroll]] for (uint c = 0u; c < 4u; ++c) {
-            if (m + c < M && r + j < R) store_y(FLAGS, r + j, m + c, sums[i * THREAD_R + block * 4u + j][c]);
-          }
+          write_out(m, r + j, sums[first + j]);
         }
       }
     }

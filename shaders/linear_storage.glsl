@@ -96,4 +96,26 @@ void store_y(uint flags, uint row, uint m, float value) {
   y32[index] = value;
 }
 
+// The same of four neighbours of y, all inside: along r where y is transposed, else along m.
+void store_y_vector(uint flags, uint row, uint m, vec4 value) {
+  const bool transposed = (flags & kYTransposed) != 0u;
+  const uint column = y_column + m;
+  const uint index = (transposed ? column * R + row : row * y_columns + column) / 4u;
+  if ((flags & kBias) != 0u) {
+    value += transposed ? vec4(bias[column])
+                        : vec4(bias[column], bias[column + 1u], bias[column + 2u], bias[column + 3u]);
+  }
+  if ((flags & kGelu) != 0u) {
+    value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
+  }
+#ifdef ACT_F16
+  if ((flags & kYIsF32) == 0u) {
+    y16x4[index] = pack4(value);
+    return;
+  }
+#endif
+  if ((flags & kAccumulate) != 0u) value += y32v[index];
+  y32v[index] = value;
+}
+
 #endif

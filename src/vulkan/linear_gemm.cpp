@@ -24,14 +24,18 @@ std::uint32_t simt_shared_bytes(std::uint32_t tile_m, std::uint32_t tile_r, std:
   return 2 * tile_k * (tile_m / 4 + 1 + tile_r / 4 + 1) * 16;
 }
 
-Tiling simt_tiling(const VulkanLimits& limits, bool f16, std::uint32_t outputs, std::uint32_t rows,
+// The largest tile that still gives every compute unit one; on a CPU the smallest, which compiles fastest.
+Tiling simt_tiling(const VulkanLimits& limits, bool f16, bool software, std::uint32_t outputs, std::uint32_t rows,
                    std::uint32_t compute_units) {
   const std::string_view shader = f16 ? "linear_gemm.f16" : "linear_gemm.f32";
-  const bool large = divide_up(outputs, 128) * divide_up(rows, 128) >= compute_units && limits.invocations >= 256 &&
-                     limits.shared_bytes >= simt_shared_bytes(128, 128, 16);
-  if (large) return {shader, {256, 128, 128, 16, 8, 8, 0}, 128, 128, 0};
-  const std::uint32_t depth = limits.shared_bytes >= simt_shared_bytes(64, 64, 16) ? 16 : 8;
-  return {shader, {128, 64, 64, depth, 8, 4, 0}, 64, 64, 0};
+  const auto fits = [&](std::uint32_t tile, std::uint32_t tile_k, std::uint32_t invocations) {
+    return !software && divide_up(outputs, tile) * divide_up(rows, tile) >= compute_units &&
+           limits.invocations >= invocations && limits.shared_bytes >= simt_shared_bytes(tile, tile, tile_k);
+  };
+  if (fits(128, 16, 256)) return {shader, {256, 128, 128, 16, 8, 8, 0}, 128, 128, 0};
+  if (fits(64, 16, 128)) return {shader, {128, 64, 64, 16, 8, 4, 0}, 64, 64, 0};
+  if (fits(64, 8, 128)) return {shader, {128, 64, 64, 8, 8, 4, 0}, 64, 64, 0};
+  return {shader, {64, 32, 32, 16, 4, 4, 0}, 32, 32, 0};
 }
 
 // Whether the device multiplies 16 x 16 x 16 f16 with f32 sums, a subgroup at a time, in subgroups of known size.
@@ -73,7 +77,8 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   const bool matrix = f16 && has_cooperative_matrix(limits, subgroup_size);
   Tiling tiling =
       matrix ? matrix_tiling(limits, subgroup_size, args.x_transposed, part.outputs, part.rows, compute_units)
-             : simt_tiling(limits, f16, part.outputs, part.rows, compute_units);
+             : simt_tiling(limits, f16, encoder.device().info().type == DeviceType::software, part.outputs, part.rows,
+                           compute_units);
 
   std::uint32_t flags = linear_flags(part);
   const std::uint32_t vector_bytes = matrix ? 16 : (f16 ? 8 : 16);
