@@ -1,0 +1,140 @@
+#include "ops_devices.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+#include "base/error.h"
+#include "cpu/cpu_device.h"
+#ifdef RIVERHORSE_TEST_VULKAN
+#include "vulkan/device.h"
+#endif
+
+namespace riverhorse::test {
+
+namespace {
+
+struct Opened {
+  std::vector<std::unique_ptr<Device>> devices;
+  std::unique_ptr<Device> cpu;
+};
+
+Opened& opened() {
+  static Opened instance;
+  return instance;
+}
+
+#ifdef RIVERHORSE_TEST_VULKAN
+void add_vulkan_devices(std::vector<TestDevice>& list) {
+  const DeviceList found = list_devices();
+  for (const BackendAbsence& absence : found.absences) {
+    std::printf("no %s device: %s\n", std::string(backend_name(absence.backend)).c_str(), absence.reason.c_str());
+  }
+  for (const DeviceInfo& info : found.devices) {
+    if (info.backend != BackendKind::vulkan) continue;
+    std::printf("vulkan%d is %s, %s\n", info.index, info.name.c_str(), info.driver.c_str());
+    for (const bool minimal : {false, true}) {
+      opened().devices.push_back(nullptr);
+      const std::size_t index = opened().devices.size() - 1;
+      const auto open = [info, minimal, index]() -> Device& {
+        std::unique_ptr<Device>& device = opened().devices[index];
+        if (!device) {
+          DeviceOptions options;
+          options.minimal_features = minimal;
+          options.validation = true;
+          try {
+            device = open_device(info, options);
+          } catch (const Error& error) {
+            std::printf("WITHOUT VALIDATION: %s\n", error.what());
+            options.validation = false;
+            device = open_device(info, options);
+          }
+        }
+        return *device;
+      };
+      const auto messages = [open] {
+        const auto* device = dynamic_cast<vulkan::VulkanDevice*>(&open());
+        return device == nullptr ? std::uint64_t{0} : device->validation_messages();
+      };
+      list.push_back({fmt::format("vulkan{}{}", info.index, minimal ? "_minimal" : ""), open, messages});
+    }
+  }
+}
+#endif
+
+class FunctionTest : public testing::Test {
+ public:
+  explicit FunctionTest(std::function<void()> body) : body_(std::move(body)) {}
+  void TestBody() override { body_(); }
+
+ private:
+  std::function<void()> body_;
+};
+
+}  // namespace
+
+Device& cpu_device() {
+  if (!opened().cpu) opened().cpu = open_cpu_device(cpu_device_info(), {});
+  return *opened().cpu;
+}
+
+const std::vector<TestDevice>& test_devices() {
+  static const std::vector<TestDevice> list = [] {
+    std::vector<TestDevice> devices;
+    devices.push_back({"cpu", []() -> Device& { return cpu_device(); }, [] { return std::uint64_t{0}; }});
+#ifdef RIVERHORSE_TEST_VULKAN
+    add_vulkan_devices(devices);
+#else
+    std::printf("no Vulkan device: this build is without the Vulkan backend\n");
+#endif
+    return devices;
+  }();
+  return list;
+}
+
+void close_test_devices() {
+  opened().devices.clear();
+  opened().cpu.reset();
+}
+
+void register_test(const std::string& suite, const std::string& name, std::function<void()> body) {
+  testing::RegisterTest(suite.c_str(), name.c_str(), nullptr, nullptr, __FILE__, __LINE__,
+                        [body]() -> testing::Test* { return new FunctionTest(body); });
+}
+
+void register_for_devices(const std::string& suite, const std::string& name, const DeviceTest& test) {
+  for (const TestDevice& device : test_devices()) {
+    register_test(suite, name + "." + device.name, [device, test] {
+      Device& opened_device = device.open();
+      const std::uint64_t before = device.validation_messages();
+      test(opened_device);
+      EXPECT_EQ(device.validation_messages(), before) << "messages of the validation layer (printed above)";
+    });
+  }
+}
+
+double max_error(const std::vector<float>& values, const std::vector<float>& expected) {
+  if (values.size() != expected.size()) return std::numeric_limits<double>::infinity();
+  double error = 0, largest = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(values[i]) - expected[i]);
+    if (std::isnan(difference)) return std::numeric_limits<double>::infinity();
+    error = std::max(error, difference);
+    largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+  }
+  return largest > 0 ? error / largest : error;
+}
+
+}  // namespace riverhorse::test
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  std::printf("seed %llu\n", static_cast<unsigned long long>(riverhorse::test::test_seed));
+  riverhorse::test::register_parity_tests();
+  riverhorse::test::register_golden_tests();
+  riverhorse::test::register_invariant_tests();
+  const int result = RUN_ALL_TESTS();
+  riverhorse::test::close_test_devices();
+  return result;
+}
