@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/error.h"
 #include "cpu/cpu_device.h"
 #include "engine/engine.h"
 #include "model/checkpoint.h"
