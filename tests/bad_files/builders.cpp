@@ -92,7 +92,7 @@ std::string zip_bytes(const std::vector<ZipItem>& items) {
     const zip_int64_t index = zip_file_add(archive, item.name.c_str(), data, ZIP_FL_ENC_UTF_8);
     if (index < 0) throw std::runtime_error("libzip cannot add " + item.name);
     const auto place = static_cast<zip_uint64_t>(index);
-    zip_set_file_compression(archive, place, item.deflate ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 9);
+    zip_set_file_compression(archive, place, item.deflate ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 1);
     zip_file_set_dostime(archive, place, 0, 0x21, 0);  // 1980-01-01: the same bytes every time
   }
   if (zip_close(archive) != 0) throw std::runtime_error("libzip cannot finish an archive");
