@@ -365,6 +365,7 @@ TEST_F(Api, EncodesAndDecodes) {
   ASSERT_OK(riverhorse_model_get_info(model, &info));
   ASSERT_EQ(info.has_tokenizer, 1);
   EXPECT_EQ(info.end_of_text, 256);
+  EXPECT_EQ(info.tokenizer_vocab_size, 257);
 
   const std::string text = "hip\xc3\xa9 \xff";
   std::int32_t ids[16];
@@ -408,6 +409,9 @@ TEST_F(Api, DrawsTheGoldenTokens) {
   riverhorse_sampling_options padded = sampling_options();
   padded.padded_vocabulary = 1;
   EXPECT_EQ(steps(session(model, prompt, &padded), 15).back(), 509);
+  riverhorse_sampling_options bytes = sampling_options();
+  bytes.vocabulary_limit = 257;
+  for (const std::int32_t token : steps(session(model, prompt, &bytes), 24)) EXPECT_LT(token, 257);
 }
 
 TEST_F(Api, AppendsInPiecesAndCancels) {
@@ -538,6 +542,8 @@ TEST_F(Api, SamplesAsTold) {
   refuses([](auto& s) { s.temperature = std::nan(""); }, "temperature");
   refuses([](auto& s) { s.top_k = -1; }, "top_k");
   refuses([](auto& s) { s.top_p = 1.5; }, "top_p");
+  refuses([](auto& s) { s.vocabulary_limit = -1; }, "vocabulary_limit");
+  refuses([](auto& s) { s.vocabulary_limit = 5000; }, "vocabulary_limit");
   refuses([](auto& s) { s.min_p = -0.5; }, "min_p");
   refuses([](auto& s) { s.repetition_penalty = -1; }, "repetition_penalty");
   refuses([](auto& s) { s.presence_penalty = std::nan(""); }, "presence_penalty");

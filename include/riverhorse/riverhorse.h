@@ -194,6 +194,7 @@ typedef struct riverhorse_model_info {
   int64_t padded_vocab_size; /* columns of the logits */
   int32_t has_tokenizer;     /* 1: encode, decode and texts in generate work */
   int32_t end_of_text;       /* token id, -1: none */
+  int64_t tokenizer_vocab_size; /* tokens that have a text: may be fewer than the model can draw; 0: no tokenizer */
   int64_t max_sessions;
   uint64_t device_memory_bytes; /* that the model holds on the device */
   char device_id[32];
@@ -234,6 +235,8 @@ typedef struct riverhorse_sampling_options {
   double presence_penalty;    /* 0: none */
   double frequency_penalty;   /* 0: none */
   uint64_t seed;
+  int64_t vocabulary_limit;   /* tokens from here on are never drawn, e.g. tokenizer_vocab_size; default: none but
+                                 the padding columns */
   const riverhorse_logit_bias* logit_bias; /* (logit_bias_count), copied */
   size_t logit_bias_count;
 } riverhorse_sampling_options;

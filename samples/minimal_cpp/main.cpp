@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
     sampling.temperature = 0.8;
     sampling.top_k = 40;
     sampling.seed = 1;
+    sampling.vocabulary_limit = model.info().tokenizer_vocab_size;  // nothing that has no text
     rh::session session = model.create_session(sampling);
     session.append(model.encode(argv[2]));
 

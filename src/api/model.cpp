@@ -128,6 +128,7 @@ riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, river
     value.padded_vocab_size = config.padded_vocab_size();
     value.has_tokenizer = state.tokenizer != nullptr ? 1 : 0;
     value.end_of_text = state.tokenizer != nullptr ? state.tokenizer->end_of_text() : -1;
+    value.tokenizer_vocab_size = state.tokenizer != nullptr ? state.tokenizer->vocab_size() : 0;
     value.max_sessions = state.engine->options().max_sessions;
     value.device_memory_bytes = state.device->memory_usage().used_bytes;
     riverhorse::api::copy_text(value.device_id, device.id());

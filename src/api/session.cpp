@@ -28,6 +28,7 @@ SamplingOptions read_sampling(const riverhorse_sampling_options* sampling) {
   result.presence_penalty = given.presence_penalty;
   result.frequency_penalty = given.frequency_penalty;
   result.seed = given.seed;
+  result.vocabulary_limit = given.vocabulary_limit;
   result.padded_vocabulary = given.padded_vocabulary != 0;
   if (given.logit_bias_count > 0) require(given.logit_bias, "sampling.logit_bias");
   for (const riverhorse_logit_bias& entry : std::span(given.logit_bias, given.logit_bias_count)) {

@@ -149,6 +149,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   engine_options.conv = options.conv;
   engine_options.max_sessions = options.batch;
   engine_options.context_tokens = prompt + 2 * drawn + 16;
+  engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare(options.batch);

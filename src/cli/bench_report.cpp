@@ -78,8 +78,8 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
                                  report.device.api);
   text += fmt::format("ceilings of this run: copy {:.1f} GB/s ({} MiB, {})", ceilings.copy_bytes_per_second * 1e-9,
                       ceilings.copy_tensor_bytes >> 20, ceilings.copy_method);
-  text += fmt::format("; GEMM {}^3: f32 {:.3f} TFLOP/s", ceilings.gemm_size, ceilings.gemm_f32_flops * 1e-12);
-  if (ceilings.gemm_f16_flops > 0) text += fmt::format(", f16 {:.3f} TFLOP/s", ceilings.gemm_f16_flops * 1e-12);
+  text += fmt::format("; GEMM {}^3: f32 {:.1f} GFLOP/s", ceilings.gemm_size, ceilings.gemm_f32_flops * 1e-9);
+  if (ceilings.gemm_f16_flops > 0) text += fmt::format(", f16 {:.1f} GFLOP/s", ceilings.gemm_f16_flops * 1e-9);
   text += "\n\n";
 
   std::size_t width = 4;
@@ -88,7 +88,7 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
   };
   for (const BenchRow& row : report.rows) width = std::max(width, label(row).size());
   text += fmt::format("{:<{}} {:<5} {:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", "", width, "dtype", "device ms",
-                      "wall ms", "MB", "GB/s", "% copy", "TFLOP/s", "% GEMM");
+                      "wall ms", "MB", "GB/s", "% copy", "GFLOP/s", "% GEMM");
   text += options.what == "ops" ? "\n" : fmt::format(" {:>12} {:>12}\n", "tok/s device", "tok/s wall");
   for (const BenchRow& row : report.rows) {
     text += fmt::format("{:<{}} {:<5} ", label(row), width, dtype_name(row.dtype));
@@ -99,7 +99,7 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
     const double bytes_rate = per_second(row.bytes, row.best_ms()), flops_rate = per_second(row.flops, row.best_ms());
     text += fmt::format("{:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", number(row.device_ms, 4),
                         number(row.wall_ms, 3), number(row.bytes * 1e-6, 1), number(bytes_rate * 1e-9, 2),
-                        number(percent(bytes_rate, ceilings.copy_bytes_per_second), 1), number(flops_rate * 1e-12, 3),
+                        number(percent(bytes_rate, ceilings.copy_bytes_per_second), 1), number(flops_rate * 1e-9, 1),
                         number(percent(flops_rate, ceilings.gemm_flops(row.dtype)), 1));
     if (row.tokens > 0) {
       const auto tokens = static_cast<double>(row.tokens);

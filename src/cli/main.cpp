@@ -75,7 +75,6 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "riverhorse " RIVERHORSE_VERSION);
   app.footer(examples);
   app.require_subcommand(1);
-  app.fallthrough();  // --log-level may stand behind the command too
   add_log_level_option(app);
 
   add_devices_command(app);
@@ -85,6 +84,7 @@ int run(int argc, char** argv) {
   add_forward_command(app);
   add_selftest_command(app);
   add_bench_command(app);
+  for (CLI::App* command : app.get_subcommands({})) add_log_level_option(*command);  // may stand behind it too
 
   try {
     app.parse(argc, argv);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <exception>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string_view>
 
 #include "backend/op_cases.h"
 #include "base/cache_folder.h"
@@ -26,13 +28,19 @@ namespace {
 
 constexpr std::uint64_t self_test_seed = 20;
 
+// The operations that are hardest to compile come first, because a slow device may not get through the list.
+constexpr std::array<std::string_view, 6> hard_operations = {"linear",    "h3_mixer",       "h3_step",
+                                                             "attention", "attention_step", "discretize"};
+
 // One of each operation and dtype, then the second of each, ...
 std::vector<OpCase> interleaved(std::vector<OpCase> cases) {
   std::map<std::string, int> seen;
-  std::vector<std::pair<int, OpCase>> ranked;
+  std::vector<std::pair<std::ptrdiff_t, OpCase>> ranked;
   for (OpCase& op_case : cases) {
-    const int rank = seen[op_case.op + std::string(dtype_name(op_case.dtype))]++;
-    ranked.emplace_back(rank, std::move(op_case));
+    const int round = seen[op_case.op + std::string(dtype_name(op_case.dtype))]++;
+    const auto hardness =
+        std::find(hard_operations.begin(), hard_operations.end(), op_case.op) - hard_operations.begin();
+    ranked.emplace_back(round * 100 + hardness, std::move(op_case));
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   cases.clear();
