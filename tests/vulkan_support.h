@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <numeric>
@@ -30,12 +31,14 @@ inline DeviceOptions test_options() {
   return options;
 }
 
-// Null when there is no Vulkan device.
-inline std::unique_ptr<vulkan::VulkanDevice> open_vulkan(DeviceOptions options = test_options()) {
+// Null when there is no Vulkan device. The best ranked one: lavapipe in CI, the GPU where there is one.
+inline std::unique_ptr<vulkan::VulkanDevice> open_vulkan(DeviceOptions options = test_options(), bool aloud = true) {
   const std::vector<DeviceInfo> list = vulkan_devices();
   if (list.empty()) return nullptr;
   try {
-    return std::make_unique<vulkan::VulkanDevice>(list[0], options);
+    auto device = std::make_unique<vulkan::VulkanDevice>(list[0], options);
+    if (aloud) std::printf("device: %s, %s\n", list[0].name.c_str(), list[0].driver.c_str());
+    return device;
   } catch (const Error& error) {
     if (!options.validation) throw;
     std::printf("WITHOUT VALIDATION: %s\n", error.what());
@@ -43,6 +46,34 @@ inline std::unique_ptr<vulkan::VulkanDevice> open_vulkan(DeviceOptions options =
     return std::make_unique<vulkan::VulkanDevice>(list[0], options);
   }
 }
+
+// The message of the error that `body` must throw.
+template <typename Body>
+std::string expect_error(StatusCode code, const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error was thrown";
+  return {};
+}
+
+// A device with validation, which must have nothing to say in the end.
+class VulkanTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    device_ = open_vulkan();
+    if (device_ == nullptr) GTEST_SKIP() << "no Vulkan device";
+  }
+  void TearDown() override {
+    if (device_ != nullptr) {
+      EXPECT_EQ(device_->validation_messages(), 0u);
+    }
+  }
+  std::unique_ptr<vulkan::VulkanDevice> device_;
+};
 
 template <typename T>
 std::vector<T> fetch(Device& device, const Tensor& tensor) {
@@ -52,7 +83,8 @@ std::vector<T> fetch(Device& device, const Tensor& tensor) {
 }
 
 template <typename T>
-Tensor put(Device& device, DType dtype, Shape shape, const std::vector<T>& values, MemoryUse use = MemoryUse::device) {
+Tensor put(Device& device, DType dtype, Shape shape, const std::vector<T>& values,
+           MemoryUse use = MemoryUse::device) {
   Tensor tensor = device.allocate_tensor(dtype, shape, use);
   device.upload(tensor, std::as_bytes(std::span(values)));
   return tensor;

@@ -26,7 +26,7 @@ const VulkanBuffer& own_buffer(const Tensor& tensor, const MemoryPool* pool) {
 VulkanDevice::VulkanDevice(const DeviceInfo& info, const DeviceOptions& options) : impl_(std::make_unique<Impl>()) {
   impl_->core = std::make_shared<DeviceCore>(info, options);
   impl_->memory = std::make_shared<MemoryPool>(impl_->core);
-  impl_->pipelines = std::make_shared<Pipelines>(impl_->core);
+  impl_->pipelines = std::make_shared<Pipelines>(impl_->core, cache_key());
   impl_->transfer = std::make_unique<Transfer>(impl_->core, impl_->memory);
 }
 

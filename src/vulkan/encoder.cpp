@@ -98,6 +98,7 @@ void VulkanEncoder::order(std::span<const Binding> touched, VkPipelineStageFlags
       accessed = work_accesses;
     }
     barrier(device_.table(), recording_->commands(), from, written, to, accessed);
+    recording_->count_barrier();
     state_->reads.clear();
     state_->writes.clear();
     state_->stages_since_barrier = 0;

@@ -128,7 +128,14 @@ Instance::Instance(bool validation) {
         "the Vulkan loader found no working driver; install one for your GPU (Debian, Ubuntu: mesa-vulkan-drivers or "
         "the NVIDIA driver) and check VK_DRIVER_FILES and VK_ICD_FILENAMES if they are set");
   }
-  check(result, "creating an instance");
+  if (result != VK_SUCCESS) {
+    // Among them VK_ERROR_OUT_OF_HOST_MEMORY, which is what loaders say about a driver file that is not JSON.
+    fail(StatusCode::unsupported,
+         "the Vulkan loader could not start ({}): a driver's file may be broken or its library missing; check the "
+         "files "
+         "in /usr/share/vulkan/icd.d and /etc/vulkan/icd.d, and VK_DRIVER_FILES and VK_ICD_FILENAMES if they are set",
+         result_text(result));
+  }
   {
     std::scoped_lock lock(loader_mutex());
     if (vkGetDeviceProcAddr == nullptr) volkLoadInstance(handle_);

@@ -1,13 +1,28 @@
 #include "vulkan/pipelines.h"
 
+#include "base/cache_folder.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "vulkan/pipeline_cache_file.h"
 #include "vulkan/shaders.h"
 
 namespace riverhorse::vulkan {
 
-Pipelines::Pipelines(std::shared_ptr<DeviceCore> core) : core_(std::move(core)) {
+Pipelines::Pipelines(std::shared_ptr<DeviceCore> core, std::string cache_key)
+    : core_(std::move(core)), cache_key_(std::move(cache_key)) {
+  std::vector<std::byte> blob;
+  if (const auto folder = resolve_cache_folder(core_->options.cache_folder)) {
+    // One file a device and driver kind; its header says whether it fits exactly.
+    const VkPhysicalDeviceProperties& properties = core_->profile.properties;
+    cache_path_ = *folder / fmt::format("pipelines-{:04x}-{:04x}{}.bin", properties.vendorID, properties.deviceID,
+                                        core_->options.minimal_features ? "-minimal" : "");
+    blob = read_pipeline_cache(cache_path_, cache_key_);
+    loaded_bytes_ = blob.size();
+  }
   VkPipelineCacheCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
+  create.initialDataSize = blob.size();
+  create.pInitialData = blob.data();
   core_->check_device(core_->table.vkCreatePipelineCache(core_->device, &create, nullptr, &cache_),
                       "creating a pipeline cache");
 }
@@ -20,11 +35,6 @@ Pipelines::~Pipelines() {
     vk.vkDestroyDescriptorSetLayout(core_->device, layout.set, nullptr);
   }
   vk.vkDestroyPipelineCache(core_->device, cache_, nullptr);
-}
-
-bool Pipelines::contains(const PipelineKey& key) const {
-  std::scoped_lock lock(mutex_);
-  return pipelines_.contains(key);
 }
 
 const Pipelines::Layout& Pipelines::layout(std::uint32_t binding_count, std::uint32_t push_bytes) {
@@ -101,6 +111,22 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   return pipelines_.emplace(key, pipeline).first->second;
 }
 
-void Pipelines::save_cache() {}
+void Pipelines::save_cache() {
+  std::scoped_lock lock(mutex_);
+  if (!changed_ || cache_path_.empty() || core_->lost()) return;
+  changed_ = false;
+  try {
+    std::size_t size = 0;
+    const VolkDeviceTable& vk = core_->table;
+    core_->check_device(vk.vkGetPipelineCacheData(core_->device, cache_, &size, nullptr), "reading a pipeline cache");
+    std::vector<std::byte> blob(size);
+    core_->check_device(vk.vkGetPipelineCacheData(core_->device, cache_, &size, blob.data()),
+                        "reading a pipeline cache");
+    blob.resize(size);
+    write_pipeline_cache(cache_path_, cache_key_, blob);
+  } catch (const Error& error) {
+    log_debug(fmt::format("the pipeline cache was not saved: {}", error.what()));
+  }
+}
 
 }  // namespace riverhorse::vulkan

@@ -3,6 +3,7 @@
 
 #include <volk.h>
 
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,17 +31,19 @@ struct Pipeline {
 
 class Pipelines {
  public:
-  explicit Pipelines(std::shared_ptr<DeviceCore> core);
+  // `cache_key`: VulkanDevice::cache_key().
+  Pipelines(std::shared_ptr<DeviceCore> core, std::string cache_key);
   ~Pipelines();
   Pipelines(const Pipelines&) = delete;
   Pipelines& operator=(const Pipelines&) = delete;
 
   // Made if new; thread-safe. Errors: internal (no such shader), unsupported (the driver refuses it).
   const Pipeline& get(const PipelineKey& key);
-  bool contains(const PipelineKey& key) const;
 
   // Writes the driver's pipeline cache to disk if it has grown since; quiet about folders that cannot be written.
   void save_cache();
+  const std::filesystem::path& cache_path() const { return cache_path_; }
+  std::size_t loaded_bytes() const { return loaded_bytes_; }  // of a driver's cache from disk; 0: none was right
 
  private:
   struct Layout {
@@ -54,8 +57,10 @@ class Pipelines {
   std::map<PipelineKey, Pipeline> pipelines_;
   std::map<std::pair<std::uint32_t, std::uint32_t>, Layout> layouts_;
   VkPipelineCache cache_ = VK_NULL_HANDLE;
-  std::string cache_path_;  // empty: none
-  bool changed_ = false;    // since the cache was read or written
+  std::string cache_key_;
+  std::filesystem::path cache_path_;  // empty: none
+  std::size_t loaded_bytes_ = 0;
+  bool changed_ = false;  // since the cache was read or written
 };
 
 }  // namespace riverhorse::vulkan

@@ -19,8 +19,8 @@ namespace riverhorse::vulkan {
 class VulkanRecording final : public Recording {
  public:
   // `dispatches` and `operations`: how many there will be at most, as counted while preparing.
-  VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_ptr<Pipelines> pipelines, const RecordOptions& options,
-                  std::uint32_t dispatches, std::uint32_t operations);
+  VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_ptr<Pipelines> pipelines,
+                  const RecordOptions& options, std::uint32_t dispatches, std::uint32_t operations);
   ~VulkanRecording() override;
 
   std::vector<OpTiming> timings() override;
@@ -40,6 +40,8 @@ class VulkanRecording final : public Recording {
   const DeviceCore* core() const { return core_.get(); }
   std::size_t segment_count() const { return commands_.size(); }
   std::uint64_t groups_of_last_submission() const { return last_groups_; }
+  void count_barrier() { ++barriers_; }
+  std::uint64_t barriers() const { return barriers_; }  // that the data demanded
 
  private:
   struct Segment {
@@ -73,6 +75,7 @@ class VulkanRecording final : public Recording {
   std::uint64_t measured_ticket_ = 0;
   std::uint64_t last_groups_ = 0;
   std::uint64_t submissions_ = 0;
+  std::uint64_t barriers_ = 0;
 };
 
 }  // namespace riverhorse::vulkan

@@ -1,0 +1,218 @@
+// Recordings: barriers where the data demands them and nowhere else, replay, submissions bounded by time, times,
+// preparing on another thread.
+#include <atomic>
+#include <thread>
+
+#include "vulkan/recording.h"
+#include "vulkan_support.h"
+
+namespace riverhorse {
+namespace {
+
+using test::fetch;
+using test::open_vulkan;
+using test::put;
+using test::VulkanTest;
+
+const vulkan::VulkanRecording& inner(const std::unique_ptr<Recording>& recording) {
+  return dynamic_cast<const vulkan::VulkanRecording&>(*recording);
+}
+
+class VulkanRecordingTest : public VulkanTest {
+ protected:
+  Tensor numbers(std::int64_t count, float first) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    std::iota(values.begin(), values.end(), first);
+    return put(*device_, DType::f32, {count}, values);
+  }
+  std::uint64_t barriers(const RecordFunction& function) {
+    const auto recording = device_->record(function, {});
+    device_->wait(device_->submit(*recording));
+    return inner(recording).barriers();
+  }
+};
+
+TEST_F(VulkanRecordingTest, IndependentWorkHasNoBarrier) {
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 8; ++i) tensors.push_back(numbers(100, static_cast<float>(i)));
+  EXPECT_EQ(barriers([&](Encoder& encoder) {
+              for (int i = 0; i < 4; ++i) encoder.copy({tensors[0], tensors[4 + i]});
+            }),
+            0u);
+  for (int i = 4; i < 8; ++i) EXPECT_EQ(fetch<float>(*device_, tensors[i])[99], 99.0f);
+}
+
+TEST_F(VulkanRecordingTest, ConflictsHaveOneBarrierEach) {
+  const Tensor a = numbers(100, 1), b = numbers(100, 2), c = numbers(100, 3);
+  // read after write
+  EXPECT_EQ(barriers([&](Encoder& encoder) { encoder.copy({a, b}), encoder.copy({b, c}); }), 1u);
+  EXPECT_EQ(fetch<float>(*device_, c)[0], 1.0f);
+  // write after read
+  EXPECT_EQ(barriers([&](Encoder& encoder) { encoder.copy({a, b}), encoder.copy({c, a}); }), 1u);
+  // write after write
+  EXPECT_EQ(barriers([&](Encoder& encoder) { encoder.copy({a, b}), encoder.copy({c, b}); }), 1u);
+  // one barrier settles two conflicts
+  EXPECT_EQ(barriers([&](Encoder& encoder) {
+              encoder.copy({a.slice(0, 64), b.slice(0, 64)});
+              encoder.copy({a.slice(64, 36), c.slice(64, 36)});
+              encoder.copy({b.slice(0, 64), a.slice(0, 64)});
+              encoder.copy({c.slice(64, 36), a.slice(64, 36)});
+            }),
+            1u);
+  // disjoint parts of one tensor do not conflict (256 bytes apart: ranges are bound from aligned offsets)
+  EXPECT_EQ(barriers([&](Encoder& encoder) {
+              encoder.copy({a.slice(0, 10), b.slice(0, 10)});
+              encoder.copy({a.slice(0, 10), b.slice(64, 10)});
+            }),
+            0u);
+}
+
+TEST_F(VulkanRecordingTest, TransfersAndDispatchesAreOrdered) {
+  // Odd byte counts go through vkCmdCopyBuffer; what comes before and after are dispatches.
+  const Tensor a = numbers(100, 1), b = numbers(100, 2), c = numbers(100, 3);
+  const auto bytes = [](Tensor tensor, std::int64_t count) {
+    tensor.dtype = DType::u8;
+    tensor.shape = {count};
+    return tensor;
+  };
+  device_->run([&](Encoder& encoder) {
+    encoder.copy({a, b});
+    encoder.copy({c, a});
+    encoder.copy({bytes(b, 399), bytes(c, 399)});
+    encoder.copy({c, b});
+    encoder.copy({bytes(a, 7), bytes(b, 7)});
+  });
+  const std::vector<float> result = fetch<float>(*device_, b);
+  EXPECT_EQ(result[0], 3.0f);    // of c
+  EXPECT_EQ(result[50], 51.0f);  // of a
+}
+
+TEST_F(VulkanRecordingTest, CopiesConvertAndReachUnalignedPlaces) {
+  if (!device_->supports(Feature::f16).supported) GTEST_SKIP() << device_->supports(Feature::f16).reason;
+  std::vector<float> values;
+  for (std::uint32_t half = 0; half < 0x7c00; half += 37) {
+    values.push_back(f16_to_float(static_cast<std::uint16_t>(half)));
+    values.push_back(-values.back());
+  }
+  const auto count = static_cast<std::int64_t>(values.size());
+  const Tensor in = put(*device_, DType::f32, {count}, values);
+  const Tensor half = device_->allocate_tensor(DType::f16, {count});
+  const Tensor back = device_->allocate_tensor(DType::f32, {count});
+  for (std::int64_t begin : {std::int64_t{0}, std::int64_t{1}, std::int64_t{77}}) {
+    device_->run([&](Encoder& encoder) {
+      encoder.copy({in.slice(begin, count - begin), half.slice(0, count - begin)});
+      encoder.copy({half.slice(0, count - begin), back.slice(begin, count - begin)});
+    });
+    EXPECT_EQ(fetch<float>(*device_, back), values) << "seen from " << begin;
+  }
+}
+
+TEST_F(VulkanRecordingTest, ReplayAddsNothing) {
+  const Tensor slots = put(*device_, DType::i32, {1}, std::vector<std::int32_t>{0});
+  const Tensor positions = device_->allocate_tensor(DType::i32, {1}, MemoryUse::readback);
+  const auto recording = device_->record([&](Encoder& encoder) { encoder.advance({slots, positions, 1}); }, {});
+  device_->wait(device_->submit(*recording));
+  const DeviceCounters before = device_->counters();
+  for (int i = 0; i < 99; ++i) device_->submit(*recording);
+  const DeviceCounters after = device_->counters();
+  EXPECT_EQ(after.allocations, before.allocations);
+  EXPECT_EQ(after.pipelines_created, before.pipelines_created);
+  EXPECT_EQ(after.recordings, before.recordings);
+  EXPECT_EQ(after.host_waits, before.host_waits);
+  EXPECT_EQ(after.submissions, before.submissions + 99);
+  device_->wait(100);
+  EXPECT_EQ(*reinterpret_cast<const std::int32_t*>(device_->mapped(positions).data()), 100);
+}
+
+TEST_F(VulkanRecordingTest, PreparedWorkRecordsWithoutNewPipelines) {
+  const Tensor a = numbers(64, 1), b = numbers(64, 1);
+  const auto function = [&](Encoder& encoder) { encoder.copy({a, b}); };
+  std::uint64_t done = 0, total = 0;
+  std::thread other([&] {
+    device_->prepare(function, [&](std::uint64_t now, std::uint64_t all) {
+      EXPECT_GT(now, done);
+      done = now;
+      total = all;
+    });
+  });
+  const Tensor slots = put(*device_, DType::i32, {1}, std::vector<std::int32_t>{0});
+  for (int i = 0; i < 5; ++i) device_->run([&](Encoder& encoder) { encoder.advance({slots, slots, 0}); });
+  other.join();
+  EXPECT_EQ(done, total);
+  EXPECT_GT(total, 0u);
+  const std::uint64_t pipelines = device_->counters().pipelines_created;
+  device_->run(function);
+  EXPECT_EQ(device_->counters().pipelines_created, pipelines);
+}
+
+TEST_F(VulkanRecordingTest, TimesComeFromTheDevice) {
+  if (!device_->supports(Feature::timestamps).supported)
+    GTEST_SKIP() << device_->supports(Feature::timestamps).reason;
+  const Tensor a = numbers(100000, 1), b = numbers(100000, 2);
+  const Tensor slots = put(*device_, DType::i32, {1}, std::vector<std::int32_t>{0});
+  const auto function = [&](Encoder& encoder) {
+    encoder.copy({a, b});
+    encoder.advance({slots, slots, 0});
+    encoder.copy({b, a});
+  };
+  const auto whole = device_->record(function, {.timestamps = true});
+  device_->wait(device_->submit(*whole));
+  EXPECT_GT(whole->total_time_ms(), 0);
+  EXPECT_TRUE(whole->timings().empty());
+  const auto each = device_->record(function, {.timestamps = true, .op_timestamps = true});
+  device_->wait(device_->submit(*each));
+  const std::vector<OpTiming> timings = each->timings();
+  ASSERT_EQ(timings.size(), 3u);
+  EXPECT_EQ(timings[0].name, "copy");
+  EXPECT_EQ(timings[1].name, "advance");
+  EXPECT_EQ(timings[2].name, "copy");
+  double sum = 0;
+  for (const OpTiming& timing : timings) sum += timing.time_ms;
+  EXPECT_GT(sum, 0);
+  EXPECT_LE(sum, each->total_time_ms() * 1.01);
+}
+
+TEST(VulkanSubmission, IsBoundedByMeasuredTime) {
+  constexpr int copies = 64;
+  DeviceOptions options = test::test_options();
+  options.validation = false;  // times are measured
+  struct Outcome {
+    double total_ms;
+    std::size_t segments;
+    std::uint64_t groups;
+  };
+  const auto run = [&](double limit_ms) {
+    options.submission_limit_ms = limit_ms;
+    const auto device = open_vulkan(options);
+    const Tensor a = device->allocate_tensor(DType::f32, {1 << 18});
+    const Tensor b = device->allocate_tensor(DType::f32, {1 << 18});
+    const auto recording = device->record(
+        [&](Encoder& encoder) {
+          for (int i = 0; i < copies; ++i) encoder.copy({i % 2 == 0 ? a : b, i % 2 == 0 ? b : a});
+        },
+        {.timestamps = true});
+    for (int i = 0; i < 4; ++i) device->wait(device->submit(*recording));
+    device->wait(device->submit(*recording));  // grouped by what was measured
+    const Outcome outcome{recording->total_time_ms(), inner(recording).segment_count(),
+                          inner(recording).groups_of_last_submission()};
+    std::printf("limit %g ms: %zu segments, %llu submissions, %.3f ms in all\n", limit_ms, outcome.segments,
+                static_cast<unsigned long long>(outcome.groups), outcome.total_ms);
+    return outcome;
+  };
+  const auto device = open_vulkan(options);
+  if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
+  if (!device->supports(Feature::timestamps).supported) GTEST_SKIP() << device->supports(Feature::timestamps).reason;
+  const Outcome free = run(1e6);
+  EXPECT_EQ(free.segments, 1u);
+  EXPECT_EQ(free.groups, 1u);
+  // An eighth of that time a submission; the factor of 2 and more is for the noise of a shared machine.
+  const Outcome bounded = run(free.total_ms / 8);
+  EXPECT_GE(bounded.segments, 8u);
+  EXPECT_GE(bounded.groups, 3u);
+  // Cut finely while nothing was known, and joined again by what was measured.
+  const Outcome ample = run(free.total_ms * 10);
+  EXPECT_EQ(ample.groups, 1u);
+}
+
+}  // namespace
+}  // namespace riverhorse
