@@ -1,5 +1,5 @@
-// Rows for the transform: out[r, t] = in[row(r), first + t], widened to f32; the transform itself takes t >= count as
-// zero. Rows are (batch, channel) of a group: r = b * group_channels + c.
+// Rows for the transform: out[r, t] = in[row(r), t] widened to f32, then zeros to half a row, beyond which the
+// transform takes zeros anyway. Rows are (batch, channel) of a group: r = b * group_channels + c.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "h3_mixer_storage.glsl"
@@ -24,8 +24,9 @@ void main() {
     uint channel = first_channel + row % group_channels;
     uint sequence = first_sequence + row / group_channels;
     uint begin = (sequence * channels + channel) * tokens;
-    for (uint token = gl_GlobalInvocationID.x; token < tokens; token += gl_NumWorkGroups.x * 64u) {
-      rows[row * row_stride + token] = float(values[begin + token]);
+    uint used_inputs = row_stride / 2u - 1u;
+    for (uint token = gl_GlobalInvocationID.x; token < used_inputs; token += gl_NumWorkGroups.x * 64u) {
+      rows[row * row_stride + token] = token < tokens ? float(values[begin + token]) : 0.0;
     }
   }
 }

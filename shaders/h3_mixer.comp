@@ -120,7 +120,7 @@ void main() {
             if ((last || kHeadDim > 1u) && half_index == 0u) mode_state[state_row + mode] = state[group];
           }
         }
-        if (kHeadDim > 1u) memoryBarrierBuffer();  // a barrier follows before the next chunk reads it
+        if (kHeadDim > 1u) groupMemoryBarrier();  // a barrier follows before the next chunk reads it
       }
       if (lane < count) y[y_row + token] = ACT(sum);
     }

@@ -17,12 +17,11 @@
 #extension GL_GOOGLE_include_directive : require
 #include "h3_mixer_storage.glsl"
 
-layout(constant_id = 0) const uint kStateSize = 64u;   // N
-layout(constant_id = 1) const uint kModes = 32u;       // n
-layout(constant_id = 2) const uint kGroups = 1u;       // ceil(n / 32)
-layout(constant_id = 3) const uint kTapBlocks = 16u;   // ceil(N / 4)
-layout(constant_id = 4) const uint kKeyRing = 128u;    // power of two >= 64 + 4 kTapBlocks
-layout(constant_id = 5) const uint kHeadDim = 1u;      // d
+// Sizes known to the compiler where they are usual, else zero and taken from the push constants: few pipelines.
+layout(constant_id = 0) const uint kFixedStateSize = 64u;  // N, or 0
+layout(constant_id = 1) const uint kFixedHeadDim = 1u;     // d, or 0
+layout(constant_id = 2) const uint kGroups = 1u;           // ceil(n / 32)
+layout(constant_id = 3) const uint kKeyRing = 128u;        // power of two >= 64 + N
 
 layout(local_size_x = 64) in;
 
@@ -55,13 +54,20 @@ layout(push_constant) uniform Push {
   uint write_shift;      // 1: the last N keys are written to the shift state
   uint dim_major;        // 1: output channel j H + h, else h d + j
   uint row_stride;       // of w_out
+  uint state_size;       // N
+  uint head_dims;        // d
 };
+
+#define kStateSize (kFixedStateSize != 0u ? kFixedStateSize : state_size)
+#define kHeadDim (kFixedHeadDim != 0u ? kFixedHeadDim : head_dims)
+#define kModes (kStateSize / 2u)
+#define kTapBlocks ((kStateSize + 3u) / 4u)
 
 const uint kPowers = 17u;
 // Rows of 17 vec4 (a pair of modes each), not 16: eight rows read at once then touch 32 different banks.
 shared vec4 low_powers[8][17];   // a^{r+1}, r < 8, of the current group
 shared float keys[kKeyRing];     // the key of token t at t mod kKeyRing
-shared vec4 shared_taps[kTapBlocks];
+shared vec4 shared_taps[kKeyRing / 4u];
 shared float gated[128];         // 64 zeros, then w
 shared vec4 gated_right[16];     // w, the last token at the right end
 shared vec2 partial[2][32];

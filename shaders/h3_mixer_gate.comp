@@ -60,6 +60,8 @@ void main() {
         }
       }
     }
+    uint used_inputs = row_stride / 2u - 1u;  // the transform takes zeros beyond half a row
+    for (uint t = token_count + lane; t < used_inputs; t += 64u) w_out[row * row_stride + t] = 0.0;
     for (uint group = 0u; group < kGroups; ++group) {
       uint mode = group * 32u + (lane & 31u);
       if (mode < kModes && half_index == 0u) mode_state[state_row + mode] = state[group];

@@ -9,10 +9,10 @@
 #extension GL_GOOGLE_include_directive : require
 #include "h3_mixer_storage.glsl"
 
-layout(constant_id = 0) const uint kStateSize = 64u;  // N
-layout(constant_id = 1) const uint kModes = 32u;      // n
-layout(constant_id = 2) const uint kGroups = 1u;      // ceil(n / 32)
-layout(constant_id = 3) const uint kHeadDim = 1u;     // d
+// Sizes known to the compiler where they are usual, else zero and taken from the push constants: few pipelines.
+layout(constant_id = 0) const uint kFixedStateSize = 64u;  // N, or 0
+layout(constant_id = 1) const uint kFixedHeadDim = 1u;     // d, or 0
+layout(constant_id = 2) const uint kGroups = 1u;           // ceil(n / 32)
 
 layout(local_size_x = 128) in;
 
@@ -32,7 +32,13 @@ layout(push_constant) uniform Push {
   uint channels;
   uint sequences;
   uint dim_major;
+  uint state_size;  // N
+  uint head_dims;   // d
 };
+
+#define kStateSize (kFixedStateSize != 0u ? kFixedStateSize : state_size)
+#define kHeadDim (kFixedHeadDim != 0u ? kFixedHeadDim : head_dims)
+#define kModes (kStateSize / 2u)
 
 shared vec4 key_parts[4][8];
 shared vec4 mode_parts[4][8];

@@ -17,6 +17,7 @@ layout(push_constant) uniform Push {
   uint modes;
   uint power_count;
   uint lags;
+  uint padded_lags;  // zeros from `lags` to here
   uint row_stride;
   uint skip_in_lag_zero;  // 1: D is added to lag 0
 };
@@ -64,9 +65,9 @@ void main() {
     }
     for (uint block = 0u; block < 16u; ++block) {
       uint lag = first_lag + block * 64u + lane;
-      if (lag < lags) {
+      if (lag < padded_lags) {
         float skip = lag == 0u && skip_in_lag_zero != 0u ? d_in[head] : 0.0;
-        kernel[row * row_stride + lag] = sums[int(block)] + skip;
+        kernel[row * row_stride + lag] = lag < lags ? sums[int(block)] + skip : 0.0;
       }
     }
   }

@@ -24,13 +24,10 @@ MixerShape::MixerShape(const H3MixerArgs& args)
   if (state_size > 256 || modes > 128) {
     fail(StatusCode::unsupported, "the Vulkan H3 mixer takes state sizes up to 256; this one is {}", state_size);
   }
-  const std::uint32_t tap_blocks = divide_up(state_size, 4);
-  constants[0] = state_size;
-  constants[1] = modes;
+  constants[0] = state_size == 64 ? 64 : 0;
+  constants[1] = head_dim == 1 ? 1 : 0;
   constants[2] = divide_up(modes, 32);
-  constants[3] = tap_blocks;
-  constants[4] = std::bit_ceil(64 + 4 * tap_blocks);
-  constants[5] = head_dim;
+  constants[3] = std::bit_ceil(64 + 32 * divide_up(modes, 16));
 }
 
 void record_shift_state(VulkanEncoder& encoder, const H3MixerArgs& args, const MixerShape& shape) {
@@ -91,7 +88,9 @@ void record_h3_mixer_chunked(VulkanEncoder& encoder, const H3MixerArgs& args, co
                            .token_count = count,
                            .write_shift = own_shift && token + count == shape.tokens ? 1u : 0u,
                            .dim_major = args.head_order == HeadOrder::dim_major ? 1u : 0u,
-                           .row_stride = 0};
+                           .row_stride = 0,
+                           .state_size = shape.state_size,
+                           .head_dim = shape.head_dim};
       Dispatch dispatch{.shader = shape.f16 ? "h3_mixer.f16" : "h3_mixer.f32",
                         .constants = shape.constants,
                         .bindings = bindings,

@@ -17,7 +17,7 @@ struct MixerShape {
   std::uint32_t modes;       // n
   std::uint32_t state_size;  // N
   bool f16;
-  std::uint32_t constants[6];
+  std::uint32_t constants[4];
 
   explicit MixerShape(const H3MixerArgs& args);  // errors: unsupported beyond N = 256
 };
@@ -25,7 +25,7 @@ struct MixerShape {
 // Push constants of h3_mixer_chunk.glsl.
 struct MixerPush {
   std::uint32_t channels, batch, tokens, first_unit, first_sequence, sequences, first_token, token_count, write_shift,
-      dim_major, row_stride;
+      dim_major, row_stride, state_size, head_dim;
 };
 
 // The FFT way; h3_mixer.cpp has the chunked one. Errors: unsupported when the build has no VkFFT.

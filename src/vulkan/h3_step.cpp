@@ -17,10 +17,10 @@ void VulkanEncoder::record_h3_step(const H3StepArgs& args) {
   if (sequences == 0 || channels == 0) return;
   if (modes > 128)
     fail(StatusCode::unsupported, "the Vulkan H3 step takes state sizes up to 256; this one is {}", state_size);
-  const std::uint32_t constants[] = {state_size, modes, divide_up(modes, 32), head_dim};
+  const std::uint32_t constants[] = {state_size == 64 ? 64u : 0u, head_dim == 1 ? 1u : 0u, divide_up(modes, 32)};
   const struct {
-    std::uint32_t channels, sequences, dim_major;
-  } push{channels, sequences, args.head_order == HeadOrder::dim_major ? 1u : 0u};
+    std::uint32_t channels, sequences, dim_major, state_size, head_dim;
+  } push{channels, sequences, args.head_order == HeadOrder::dim_major ? 1u : 0u, state_size, head_dim};
   const Binding bindings[] = {{args.qkv, Access::read},
                               {args.slots, Access::read},
                               {args.positions, Access::read},

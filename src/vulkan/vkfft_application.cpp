@@ -13,6 +13,7 @@
 
 #include <locale.h>
 
+#include <algorithm>
 #include <clocale>
 #include <cstdlib>
 #include <cstring>
@@ -29,7 +30,7 @@ namespace {
 
 struct CallContext {
   DeviceCore* core;
-  const VkfftApplication::Memory* memory;  // while constructing
+  const VkfftApplication::Memory* memory;
 };
 
 thread_local const CallContext* call_in_progress = nullptr;
@@ -68,6 +69,11 @@ class PlainLocale {  // numbers with a point, on this thread
   locale_t plain_;
   locale_t before_;
 };
+
+[[maybe_unused]] char* locale_of_thread() {  // what setlocale would return; PlainLocale has set it
+  static char name[] = "C";
+  return name;
+}
 
 const VolkDeviceTable& table_in_use() { return call_in_progress->core->table; }
 
@@ -154,7 +160,7 @@ const VolkDeviceTable& table_in_use() { return call_in_progress->core->table; }
 #define vkGetPhysicalDeviceProperties riverhorse::vulkan::limited_properties
 #define vkQueueSubmit riverhorse::vulkan::submit_locked
 #define vkUpdateDescriptorSets riverhorse::vulkan::update_sets
-#define setlocale(category, name) (const_cast<char*>("C"))
+#define setlocale(category, name) riverhorse::vulkan::locale_of_thread()
 
 #include <vkFFT.h>
 
@@ -170,13 +176,14 @@ struct VkfftApplication::Impl {
   VkFence fence = VK_NULL_HANDLE;
   VkBuffer rows = VK_NULL_HANDLE;
   VkBuffer temporary = VK_NULL_HANDLE;
+  Memory memory;
   std::uint64_t rows_bytes = 0;
   std::uint64_t temporary_bytes = 0;
   VkFFTApplication application = {};
   bool planned = false;
 
   ~Impl() {
-    const CallScope call(*core, nullptr);
+    const CallScope call(*core, &memory);
     if (planned) deleteVkFFT(&application);
     core->table.vkDestroyFence(device, fence, nullptr);
     core->table.vkDestroyCommandPool(device, pool, nullptr);
@@ -197,6 +204,7 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
     : impl_(std::make_unique<Impl>()) {
   Impl& impl = *impl_;
   impl.core = device.impl().core;
+  impl.memory = memory;
   DeviceCore& core = *impl.core;
   impl.physical_device = device.physical_device();
   impl.device = device.handle();
@@ -223,11 +231,9 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
   // Tables instead of the shader's sin and cos, whose error Vulkan bounds by 2^-11 only.
   configuration.useLUT = 1;
   configuration.makeForwardPlanOnly = shape.forward_only ? 1 : 0;
-  if (shape.used_inputs < shape.size) {
-    configuration.performZeropadding[0] = 1;
-    configuration.fft_zeropad_left[0] = shape.used_inputs;
-    configuration.fft_zeropad_right[0] = shape.size;
-  }
+  configuration.performZeropadding[0] = 1;
+  configuration.fft_zeropad_left[0] = shape.size / 2;
+  configuration.fft_zeropad_right[0] = shape.size;
   configuration.physicalDevice = &impl.physical_device;
   configuration.device = &impl.device;
   configuration.queue = &impl.queue;
@@ -247,7 +253,7 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
 
   std::scoped_lock lock(planning_mutex());
   const PlainLocale locale;
-  const CallScope call(core, &memory);
+  const CallScope call(core, &impl.memory);
   const VkFFTResult result = initializeVkFFT(&impl.application, configuration);
   if (result != VKFFT_SUCCESS) {  // it has deleted what it had made
     fail(result == VKFFT_ERROR_MALLOC_FAILED || result == VKFFT_ERROR_FAILED_TO_ALLOCATE_MEMORY
@@ -266,7 +272,7 @@ VkfftApplication::~VkfftApplication() {
 
 void VkfftApplication::append(VkCommandBuffer commands, bool inverse) {
   Impl& impl = *impl_;
-  const CallScope call(*impl.core, nullptr);
+  const CallScope call(*impl.core, &impl.memory);
   VkFFTLaunchParams parameters = {};
   parameters.commandBuffer = &commands;
   const VkFFTResult result = VkFFTAppend(&impl.application, inverse ? 1 : -1, &parameters);
