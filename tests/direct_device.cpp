@@ -93,6 +93,7 @@ class DirectEncoder final : public Encoder {
   void record_linear(const LinearArgs& args) override {
     const std::int64_t rows = args.x.shape[args.x_transposed ? 1 : 0];
     const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
+    const View<float> weight = f(args.weight);
     for (std::int64_t r = 0; r < rows; ++r) {
       std::vector<double> x;
       if (args.norm) {
@@ -102,7 +103,7 @@ class DirectEncoder final : public Encoder {
       }
       for (std::int64_t m = 0; m < outputs; ++m) {
         double sum = args.bias ? f(args.bias)(m) : 0.0;
-        for (std::int64_t k = 0; k < inputs; ++k) sum += x[k] * f(args.weight)(m, k);
+        for (std::int64_t k = 0; k < inputs; ++k) sum += x[k] * weight(m, k);
         if (args.activation == Activation::gelu_tanh) {
           sum = sum / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (sum + 0.044715 * std::pow(sum, 3))));
         }
@@ -198,34 +199,40 @@ class DirectEncoder final : public Encoder {
            const H3State& state, std::int64_t length, Read read, Write write) {
     const std::int64_t heads = filter.a.shape[0], modes = filter.a.shape[1], d = head_dim;
     const std::int64_t window = filter.shift_taps.shape[1];
+    const View<float> taps = f(filter.shift_taps), ring = f(state.shift), stored = f(state.modes), skip = f(filter.d);
     for (std::int64_t h = 0; h < heads; ++h) {
+      std::vector<Complex> b, c;
+      for (std::int64_t n = 0; n < modes; ++n) {
+        b.push_back(pair(filter.b, h, n));
+        c.push_back(pair(filter.c, h, n));
+      }
       std::vector<std::vector<Complex>> a;
       for (std::int64_t n = 0; n < modes; ++n) a.push_back(powers(filter, h, n, length + 1));
       Line kernel(static_cast<std::size_t>(length));
       for (std::int64_t l = 0; l < length; ++l) {
         for (std::int64_t n = 0; n < modes; ++n) {
-          kernel[l] += 2 * (pair(filter.c, h, n) * pair(filter.b, h, n) * a[n][l]).real();
+          kernel[l] += 2 * (c[n] * b[n] * a[n][l]).real();
         }
       }
       std::vector<Line> shifted;
-      for (std::int64_t c = h * d; c < (h + 1) * d; ++c) {
+      for (std::int64_t channel = h * d; channel < (h + 1) * d; ++channel) {
         std::map<std::int64_t, double> key;  // by position in the text
         for (std::int64_t p = std::max<std::int64_t>(0, position - window); p < position; ++p) {
-          key[p] = f(state.shift)(slot, c, p % window);
+          key[p] = ring(slot, channel, p % window);
         }
-        for (std::int64_t t = 0; t < length; ++t) key[position + t] = read(1, c, t);
+        for (std::int64_t t = 0; t < length; ++t) key[position + t] = read(1, channel, t);
         Line line;
         for (std::int64_t t = 0; t < length; ++t) {
           double sum = 0;
           for (std::int64_t j = 0; j < window; ++j) {
             const auto found = key.find(position + t - j);
-            if (found != key.end()) sum += f(filter.shift_taps)(c, j) * found->second;
+            if (found != key.end()) sum += taps(channel, j) * found->second;
           }
           line.push_back(sum);
         }
         shifted.push_back(line);
         for (const auto& [p, value] : key) {
-          if (p >= position + length - window) f(state.shift)(slot, c, p % window) = static_cast<float>(value);
+          if (p >= position + length - window) ring(slot, channel, p % window) = static_cast<float>(value);
         }
       }
       for (std::int64_t j = 0; j < d; ++j) {
@@ -235,19 +242,19 @@ class DirectEncoder final : public Encoder {
           Line w;
           for (std::int64_t t = 0; t < length; ++t) w.push_back(shifted[i_index][t] * read(2, h * d + j, t));
           const auto before = [&](std::int64_t n) {
-            return Complex(f(state.modes)(slot, row, n, 0), f(state.modes)(slot, row, n, 1));
+            return Complex(stored(slot, row, n, 0), stored(slot, row, n, 1));
           };
           for (std::int64_t t = 0; t < length; ++t) {
-            double z = f(filter.d)(h) * w[t];
+            double z = skip(h) * w[t];
             for (std::int64_t s = 0; s <= t; ++s) z += kernel[t - s] * w[s];
-            for (std::int64_t n = 0; n < modes; ++n) z += 2 * (pair(filter.c, h, n) * a[n][t + 1] * before(n)).real();
+            for (std::int64_t n = 0; n < modes; ++n) z += 2 * (c[n] * a[n][t + 1] * before(n)).real();
             y[t] += read(0, h * d + i_index, t) * z;
           }
           for (std::int64_t n = 0; n < modes; ++n) {
             Complex after = a[n][length] * before(n);
-            for (std::int64_t t = 0; t < length; ++t) after += a[n][length - 1 - t] * pair(filter.b, h, n) * w[t];
-            f(state.modes)(slot, row, n, 0) = static_cast<float>(after.real());
-            f(state.modes)(slot, row, n, 1) = static_cast<float>(after.imag());
+            for (std::int64_t t = 0; t < length; ++t) after += a[n][length - 1 - t] * b[n] * w[t];
+            stored(slot, row, n, 0) = static_cast<float>(after.real());
+            stored(slot, row, n, 1) = static_cast<float>(after.imag());
           }
         }
         const std::int64_t channel = order == HeadOrder::head_major ? h * d + j : j * heads + h;
@@ -279,12 +286,13 @@ class DirectEncoder final : public Encoder {
   }
 
   void record_fft_conv(const FftConvArgs& args) override {
+    const View<float> kernel = f(args.kernel), u = f(args.u);
     for (std::int64_t b = 0; b < args.u.shape[0]; ++b) {
       for (std::int64_t h = 0; h < args.u.shape[1]; ++h) {
         for (std::int64_t t = 0; t < args.u.shape[2]; ++t) {
           double sum = args.skip ? static_cast<double>(f(args.skip)(h)) * f(args.u)(b, h, t) : 0.0;
           for (std::int64_t s = 0; s <= t; ++s) {
-            sum += static_cast<double>(f(args.kernel)(h, t - s)) * f(args.u)(b, h, s);
+            sum += static_cast<double>(kernel(h, t - s)) * u(b, h, s);
           }
           if (args.gelu_erf) sum *= std::erfc(-sum / std::sqrt(2.0)) / 2;
           f(args.y)(b, h, t) = static_cast<float>(sum);
@@ -314,14 +322,15 @@ class DirectEncoder final : public Encoder {
   }
 
   void record_attention(const AttentionArgs& args) override {
+    const View<float> qkv = f(args.qkv), keys = f(args.cache.k), values = f(args.cache.v);
     const std::int64_t width = args.qkv.shape[2] / 3, head_width = width / args.heads;
     for (std::int64_t b = 0; b < args.qkv.shape[0]; ++b) {
       const std::int32_t slot = i(args.slots)(b);
       for (std::int64_t t = 0; t < args.qkv.shape[1]; ++t) {
         const std::int64_t now = i(args.positions)(slot) + t;
         for (std::int64_t c = 0; c < width; ++c) {
-          f(args.cache.k)(slot, now, c) = f(args.qkv)(b, t, width + c);
-          f(args.cache.v)(slot, now, c) = f(args.qkv)(b, t, 2 * width + c);
+          keys(slot, now, c) = qkv(b, t, width + c);
+          values(slot, now, c) = qkv(b, t, 2 * width + c);
         }
         for (std::int64_t head = 0; head < args.heads; ++head) {
           long double total = 0;  // no maximum subtracted: long double does not overflow here
@@ -329,12 +338,12 @@ class DirectEncoder final : public Encoder {
           for (std::int64_t s = 0; s <= now; ++s) {
             long double score = 0;
             for (std::int64_t c = head * head_width; c < (head + 1) * head_width; ++c) {
-              score += static_cast<long double>(f(args.qkv)(b, t, c)) * f(args.cache.k)(slot, s, c);
+              score += static_cast<long double>(qkv(b, t, c)) * keys(slot, s, c);
             }
             const long double weight = std::exp(score / std::sqrt(static_cast<long double>(head_width)));
             total += weight;
             for (std::int64_t c = 0; c < head_width; ++c) {
-              sums[c] += weight * f(args.cache.v)(slot, s, head * head_width + c);
+              sums[c] += weight * values(slot, s, head * head_width + c);
             }
           }
           for (std::int64_t c = 0; c < head_width; ++c) {
@@ -360,8 +369,9 @@ class DirectEncoder final : public Encoder {
         std::uint64_t weight = 0;
       };
       std::vector<Candidate> ranked;
+      const View<float> logits = f(args.logits);
       for (std::int64_t v = 0; v < limit; ++v) {
-        float x = f(args.logits)(b, v);
+        float x = logits(b, v);
         if (args.bias) x += f(args.bias)(slot, v);
         const std::int32_t count = args.counts ? i(args.counts)(slot, v) : 0;
         if (count > 0) {

@@ -121,23 +121,24 @@ std::vector<OpCase> op_cases(CaseSet set) {
 }
 
 // Where the numbers come from. fp32 keeps 6e-8 a rounding; a sum of K terms in any order loses about sqrt(K) of
-// these, and K is at most some thousands: 5e-6 with a margin. An output rounded to f16 is off by 2.0e-4 (relative
-// L2 of rounding alone, measured); operands rounded to f16 on the way (tensor cores) add 3e-4 each.
+// these, and K is at most some thousands: 5e-6 with a margin. An output rounded to f16 is off by at most 4.9e-4 (half
+// a unit in the last place; 2e-4 in relative L2 over many elements); operands rounded on the way (tensor cores) add
+// about 3e-4 each.
 const std::vector<OpTolerance>& op_tolerances() {
   static const std::vector<OpTolerance> table = {
-      {"copy", 0, 4e-4, 3, "exact, but for the rounding to f16"},
+      {"copy", 0, 5e-4, 3, "exact, but for the rounding to f16"},
       {"advance", 0, 0, 1, "integers"},
       {"embed", 0, 0, 1, "a widening copy"},
-      {"add_layer_norm", 3e-6, 4e-4, 8, "two sums over the width; f16: output rounding"},
+      {"add_layer_norm", 3e-6, 5e-4, 8, "two sums over the width; f16: output rounding"},
       {"linear", 5e-6, 8e-4, 8, "fp32 sums; f16: the normalised row and the output are rounded"},
       {"discretize", 2e-6, 2e-6, 8, "parameters to filter; sums of N terms"},
       {"discretize.a", 1e-10, 1e-10, 8, "one step of the SSM, both parts together: its error grows with the text"},
       {"discretize.powers", 2e-7, 2e-7, 8, "each rounded once from more than fp32"},
       {"ssm_kernel", 3e-6, 3e-6, 8, "products of at most 17 rounded powers"},
       {"h3_mixer", 1e-5, 1.5e-3, 8, "fp32 FFT or chunk products; f16: taps, states and outputs rounded"},
-      {"h3_step", 3e-6, 4e-4, 8, "one step of the recurrence; f16: output rounding"},
+      {"h3_step", 3e-6, 5e-4, 8, "one step of the recurrence; f16: output rounding"},
       {"fft_conv", 5e-6, 8e-4, 8, "fp32 FFT; f16: output rounding"},
-      {"rotary", 2e-5, 4e-4, 8, "angles up to thousands of turns; f16: output rounding"},
+      {"rotary", 2e-5, 5e-4, 8, "angles up to thousands of turns; f16: output rounding"},
       {"attention", 5e-6, 8e-4, 8, "fp32 softmax; f16: probabilities and outputs rounded"},
       {"attention_step", 5e-6, 8e-4, 8, "as attention"},
       {"sample", 0, 0, 1, "the same token: weights are integers"},

@@ -317,9 +317,8 @@ void add_h3_cases(CaseList& list, CaseSet set) {
     add_kernel_case(list, 2, 64, 1134);
     add_kernel_case(list, 1, 64, 20000);
     add_kernel_case(list, 1, 16, 131071);
-  } else {
-    add_kernel_case(list, 3, 64, 129);
   }
+  add_kernel_case(list, 3, 64, 129);
 
   const std::vector<MixerShape> mixers = {
       {7, 1, 64, 3, 100, {0, 5, 130}},

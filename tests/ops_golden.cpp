@@ -1,0 +1,216 @@
+#include "ops_golden.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace riverhorse::test {
+
+namespace {
+
+const nlohmann::json& manifest() {
+  static const nlohmann::json parsed =
+      nlohmann::json::parse(std::ifstream(std::string(RIVERHORSE_TEST_DATA) + "/manifest.json"));
+  return parsed;
+}
+
+std::vector<float> joined(std::vector<float> first, const std::vector<float>& second,
+                          const std::vector<float>& third) {
+  first.insert(first.end(), second.begin(), second.end());
+  first.insert(first.end(), third.begin(), third.end());
+  return first;
+}
+
+// (rows, columns) -> (columns, rows)
+std::vector<float> transposed(const std::vector<float>& values, std::int64_t rows, std::int64_t columns) {
+  std::vector<float> out(values.size());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < columns; ++c) out[c * rows + r] = values[r * columns + c];
+  }
+  return out;
+}
+
+}  // namespace
+
+GoldenFile::GoldenFile(const std::string& path)
+    : path_(path), file_(read_safetensors(std::string(RIVERHORSE_TEST_DATA) + "/" + path)) {}
+
+Shape GoldenFile::shape(const std::string& name) const {
+  const std::vector<std::int64_t>& s = file_.at(name).shape;
+  switch (s.size()) {
+    case 1: return {s[0]};
+    case 2: return {s[0], s[1]};
+    case 3: return {s[0], s[1], s[2]};
+    case 4: return {s[0], s[1], s[2], s[3]};
+    default: return {file_.at(name).count()};
+  }
+}
+
+std::int64_t GoldenFile::number(const std::string& metadata_key) const {
+  return std::stoll(file_.metadata.at(metadata_key));
+}
+
+double GoldenFile::tolerance(const std::string& name) const {
+  for (const auto& entry : manifest().at("tensors")) {
+    if (entry.at("file") == path_ && entry.at("tensor") == name) return entry.at("tol_rel").get<double>();
+  }
+  ADD_FAILURE() << "the manifest has no tolerance for " << path_ << " " << name;
+  return 0;
+}
+
+void GoldenFile::expect(const std::vector<float>& values, const std::string& name) const {
+  EXPECT_LE(max_error(values, floats(name)), tolerance(name)) << path_ << " " << name;
+}
+
+H3Filter allocate_filter(Device& device, std::int64_t heads, std::int64_t width, std::int64_t state) {
+  const auto make = [&](Shape shape) { return device.allocate_tensor(DType::f32, shape); };
+  const std::int64_t modes = state / 2;
+  return {make({heads, modes, 4}),
+          make({heads, modes, 2}),
+          make({heads, modes, 2}),
+          make({heads}),
+          make({heads, modes, H3Filter::power_count, 2}),
+          make({heads, H3Filter::chunk}),
+          make({width, state})};
+}
+
+H3Layer::H3Layer(Device& device, const GoldenFile& file, std::int64_t slot_count, HeadOrder order)
+    : device_(device),
+      width_(file.number("d_model")),
+      slot_count_(slot_count),
+      head_dim_(static_cast<int>(file.number("head_dim"))),
+      order_(order) {
+  const std::int64_t state = file.number("d_state"), heads = width_ / head_dim_, modes = state / 2;
+  projection_ = put_floats(device, {3 * width_, width_},
+                           joined(file.floats("param.q_proj.weight"), file.floats("param.k_proj.weight"),
+                                  file.floats("param.v_proj.weight")));
+  projection_bias_ = put_floats(
+      device, {3 * width_},
+      joined(file.floats("param.q_proj.bias"), file.floats("param.k_proj.bias"), file.floats("param.v_proj.bias")));
+  output_ = file.put(device, "param.output_linear.weight");
+  output_bias_ = file.put(device, "param.output_linear.bias");
+  H3Parameters parameters;
+  parameters.log_dt = file.put(device, "param.kernel.kernel.log_dt");
+  parameters.inv_a_real = file.put(device, "param.kernel.kernel.inv_A_real");
+  parameters.a_imag = file.put(device, "param.kernel.kernel.A_imag");
+  parameters.b = file.put(device, "param.kernel.kernel.B");
+  parameters.c = file.put(device, "param.kernel.kernel.C", {heads, modes, 2});
+  parameters.d = file.put(device, "param.D");
+  parameters.shift_b = file.put(device, "param.ssm_k_kernel.kernel.B");
+  parameters.shift_c = file.put(device, "param.ssm_k_kernel.kernel.C", {width_, state});
+  parameters.shift_d = file.put(device, "param.ssm_k_D");
+  filter_ = allocate_filter(device, heads, width_, state);
+  device.run([&](Encoder& encoder) { encoder.discretize({parameters, filter_}); });
+  state_.shift = device.allocate_tensor(DType::f32, {slot_count, width_, state});
+  state_.modes = device.allocate_tensor(DType::f32, {slot_count, width_ * head_dim_, modes, 2});
+  positions_ = device.allocate_tensor(DType::i32, {slot_count});
+}
+
+void H3Layer::reset() {
+  for (const Tensor& tensor : {state_.shift, state_.modes, positions_}) {
+    device_.upload(tensor, std::vector<std::byte>(tensor.size_bytes()));
+  }
+}
+
+void H3Layer::mixer(Encoder& encoder, const Tensor& qkv, const Tensor& y, ConvAlgorithm algorithm,
+                    std::int64_t tokens) {
+  encoder.h3_mixer({.qkv = qkv,
+                    .filter = filter_,
+                    .head_dim = head_dim_,
+                    .head_order = order_,
+                    .algorithm = algorithm,
+                    .slots = slots_,
+                    .positions = positions_,
+                    .state = state_,
+                    .y = y});
+  encoder.advance({slots_, positions_, static_cast<std::int32_t>(tokens)});
+}
+
+void H3Layer::mixer_step(Encoder& encoder, const Tensor& qkv, const Tensor& y) {
+  encoder.h3_step({.qkv = qkv,
+                   .filter = filter_,
+                   .head_dim = head_dim_,
+                   .head_order = order_,
+                   .slots = slots_,
+                   .positions = positions_,
+                   .state = state_,
+                   .y = y});
+  encoder.advance({slots_, positions_, 1});
+}
+
+std::vector<float> H3Layer::forward(const std::vector<float>& u, std::int64_t batch, std::int64_t tokens,
+                                    ConvAlgorithm algorithm) {
+  std::vector<std::int32_t> slots;
+  for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
+  slots_ = put_integers(device_, {batch}, slots);
+  const Tensor x = put_floats(device_, {batch * tokens, width_}, u);
+  const Tensor out = device_.allocate_tensor(DType::f32, {batch * tokens, width_});
+  device_.run([&](Encoder& encoder) {
+    const Tensor qkv = encoder.scratch(DType::f32, {3 * width_, batch, tokens});
+    const Tensor y = encoder.scratch(DType::f32, {width_, batch, tokens});
+    LinearArgs in;
+    in.x = x;
+    in.weight = projection_;
+    in.bias = projection_bias_;
+    in.y = qkv.reshape({3 * width_, batch * tokens});
+    in.y_transposed = true;
+    encoder.linear(in);
+    mixer(encoder, qkv, y, algorithm, tokens);
+    LinearArgs back;
+    back.x = y.reshape({width_, batch * tokens});
+    back.x_transposed = true;
+    back.weight = output_;
+    back.bias = output_bias_;
+    back.y = out;
+    encoder.linear(back);
+  });
+  return fetch(device_, out);
+}
+
+std::vector<float> H3Layer::step(const std::vector<float>& u, std::int64_t batch) {
+  std::vector<std::int32_t> slots;
+  for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
+  slots_ = put_integers(device_, {batch}, slots);
+  const Tensor x = put_floats(device_, {batch, width_}, u);
+  const Tensor out = device_.allocate_tensor(DType::f32, {batch, width_});
+  device_.run([&](Encoder& encoder) {
+    const Tensor qkv = encoder.scratch(DType::f32, {batch, 3 * width_});
+    const Tensor y = encoder.scratch(DType::f32, {batch, width_});
+    LinearArgs in;
+    in.x = x;
+    in.weight = projection_;
+    in.bias = projection_bias_;
+    in.y = qkv;
+    encoder.linear(in);
+    mixer_step(encoder, qkv, y);
+    LinearArgs back;
+    back.x = y;
+    back.weight = output_;
+    back.bias = output_bias_;
+    back.y = out;
+    encoder.linear(back);
+  });
+  return fetch(device_, out);
+}
+
+std::vector<float> H3Layer::mix(const std::vector<float>& qkv, std::int64_t batch, std::int64_t tokens,
+                                ConvAlgorithm algorithm) {
+  std::vector<std::int32_t> slots;
+  for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
+  slots_ = put_integers(device_, {batch}, slots);
+  const Tensor in = put_floats(device_, {3 * width_, batch, tokens}, transposed(qkv, batch * tokens, 3 * width_));
+  const Tensor y = device_.allocate_tensor(DType::f32, {width_, batch, tokens});
+  device_.run([&](Encoder& encoder) { mixer(encoder, in, y, algorithm, tokens); });
+  return transposed(fetch(device_, y), width_, batch * tokens);
+}
+
+std::vector<float> H3Layer::mix_step(const std::vector<float>& qkv, std::int64_t batch) {
+  std::vector<std::int32_t> slots;
+  for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
+  slots_ = put_integers(device_, {batch}, slots);
+  const Tensor in = put_floats(device_, {batch, 3 * width_}, qkv);
+  const Tensor y = device_.allocate_tensor(DType::f32, {batch, width_});
+  device_.run([&](Encoder& encoder) { mixer_step(encoder, in, y); });
+  return fetch(device_, y);
+}
+
+}  // namespace riverhorse::test
