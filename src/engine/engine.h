@@ -62,7 +62,8 @@ struct SamplingOptions {
   double frequency_penalty = 0.0;   // -100 to 100
   std::uint64_t seed = 0;
   std::vector<std::pair<std::int32_t, float>> logit_bias;  // token, addend between -1000 and 1000
-  bool padded_vocabulary = false;  // may draw the padding columns too, as the original's script does
+  bool padded_vocabulary = false;     // may draw the padding columns too, as the original's script does
+  std::int64_t vocabulary_limit = 0;  // tokens from here on are never drawn (a tokenizer knows fewer); 0: no limit
 
   bool penalises() const { return repetition_penalty != 1.0 || presence_penalty != 0.0 || frequency_penalty != 0.0; }
 };

@@ -172,7 +172,9 @@ void EngineCore::upload_sampler(std::int64_t slot, const SamplingOptions& option
   row.repetition_penalty = static_cast<float>(options.repetition_penalty);
   row.presence_penalty = static_cast<float>(options.presence_penalty);
   row.frequency_penalty = static_cast<float>(options.frequency_penalty);
-  row.vocab_limit = options.padded_vocabulary ? 0 : static_cast<std::int32_t>(model_->config().vocab_size);
+  std::int64_t limit = options.padded_vocabulary ? vocabulary() : model_->config().vocab_size;
+  if (options.vocabulary_limit > 0) limit = std::min(limit, options.vocabulary_limit);
+  row.vocab_limit = static_cast<std::int32_t>(limit);
   row.seed_low = static_cast<std::uint32_t>(options.seed);
   row.seed_high = static_cast<std::uint32_t>(options.seed >> 32);
   row.draws = draws;

@@ -38,6 +38,10 @@ void check_sampling(const SamplingOptions& options, const ModelConfig& config) {
   if (options.top_k < 0 || options.top_k > vocabulary) {
     fail(StatusCode::invalid_argument, "top_k is {}; it must be 0 (all) to {}", options.top_k, vocabulary);
   }
+  if (options.vocabulary_limit < 0 || options.vocabulary_limit > vocabulary) {
+    fail(StatusCode::invalid_argument, "vocabulary_limit is {}; it must be 0 (none) to {}", options.vocabulary_limit,
+         vocabulary);
+  }
   for (const auto& [token, value] : options.logit_bias) {
     if (token < 0 || token >= vocabulary) {
       fail(StatusCode::invalid_argument, "logit_bias names token {}; the vocabulary is 0 to {}", token,

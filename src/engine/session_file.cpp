@@ -72,7 +72,8 @@ nlohmann::json sampling_json(const SamplingOptions& options) {
           {"frequency_penalty", options.frequency_penalty},
           {"seed", options.seed},
           {"logit_bias", bias},
-          {"padded_vocabulary", options.padded_vocabulary}};
+          {"padded_vocabulary", options.padded_vocabulary},
+          {"vocabulary_limit", options.vocabulary_limit}};
 }
 
 SamplingOptions sampling_from(const nlohmann::json& json) {
@@ -86,6 +87,7 @@ SamplingOptions sampling_from(const nlohmann::json& json) {
   options.frequency_penalty = json.at("frequency_penalty").get<double>();
   options.seed = json.at("seed").get<std::uint64_t>();
   options.padded_vocabulary = json.at("padded_vocabulary").get<bool>();
+  options.vocabulary_limit = json.at("vocabulary_limit").get<std::int64_t>();
   for (const nlohmann::json& entry : json.at("logit_bias")) {
     options.logit_bias.emplace_back(entry.at(0).get<std::int32_t>(), entry.at(1).get<float>());
   }
