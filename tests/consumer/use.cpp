@@ -1,7 +1,6 @@
 // What an outside C++ program does first: which version is this, and which devices are there?
-#include <riverhorse/riverhorse.hpp>
-
 #include <cstdio>
+#include <riverhorse/riverhorse.hpp>
 
 int main() {
   std::printf("version %s\n", riverhorse_version());
