@@ -11,3 +11,12 @@ target_compile_options(api_c_test PRIVATE -Wall -Wextra -Wpedantic -Wno-missing-
 target_link_libraries(api_c_test PRIVATE riverhorse::riverhorse)
 add_test(NAME api_c_test COMMAND api_c_test ${CMAKE_CURRENT_SOURCE_DIR}/golden ${CMAKE_CURRENT_BINARY_DIR})
 set_tests_properties(api_c_test PROPERTIES LABELS api TIMEOUT 60)
+
+# Tests that run the built program as a child.
+if(TARGET riverhorse_program)
+  foreach(name cli_test cli_model_test)
+    riverhorse_test(${name} ${name}.cpp USES riverhorse_formats nlohmann_json::nlohmann_json LABELS program)
+    target_compile_definitions(${name} PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>")
+    add_dependencies(${name} riverhorse_program)
+  endforeach()
+endif()
