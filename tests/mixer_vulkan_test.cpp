@@ -59,10 +59,10 @@ TEST(MixerVulkan, OpTableWithMinimalFeatures) {
 
 // One layer with random parameters of usual sizes, on the device.
 struct Layer {
-  Layer(Device& on, std::int64_t channels, int head_dimension, std::int64_t state, Discretization kind)
-      : device(on), width(channels), head_dim(head_dimension), state_size(state) {
+  Layer(Device& on, std::int64_t channels, int head_dimension, std::int64_t n, Discretization kind)
+      : device(on), width(channels), head_dim(head_dimension), state_size(n) {
     std::mt19937_64 random(seed);
-    const std::int64_t heads = width / head_dim, modes = state / 2;
+    const std::int64_t heads = width / head_dim, modes = n / 2;
     const auto values = [&](std::int64_t count, float low, float high) {
       std::uniform_real_distribution<float> uniform(low, high);
       std::vector<float> list(static_cast<std::size_t>(count));
@@ -80,8 +80,8 @@ struct Layer {
     parameters.b = tensor({heads, modes, 2}, -1, 1);
     parameters.c = tensor({heads, modes, 2}, -1, 1);
     parameters.d = tensor({heads}, -1, 1);
-    parameters.shift_b = tensor({width, state}, -0.3f, 0.3f);
-    parameters.shift_c = tensor({width, state}, -0.3f, 0.3f);
+    parameters.shift_b = tensor({width, n}, -0.3f, 0.3f);
+    parameters.shift_c = tensor({width, n}, -0.3f, 0.3f);
     parameters.shift_d = tensor({width}, -1, 1);
     parameters.discretization = kind;
     filter.a = device.allocate_tensor(DType::f32, {heads, modes, 4});

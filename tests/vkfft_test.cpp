@@ -34,7 +34,9 @@ struct Convolution {
     const Tensor in = test::put(device, DType::f32, {1, channels, tokens}, u);
     const Tensor filter = test::put(device, DType::f32, {channels, tokens}, kernel);
     const Tensor y = device.allocate_tensor(DType::f32, {1, channels, tokens});
-    device.run([&](Encoder& encoder) { encoder.fft_conv({.u = in, .kernel = filter, .y = y}); });
+    device.run([&](Encoder& encoder) {
+      encoder.fft_conv({.u = in, .kernel = filter, .skip = {}, .gelu_erf = false, .y = y});
+    });
     const std::vector<float> values = test::fetch<float>(device, y);
     double difference = 0, norm = 0;
     for (std::int64_t row = 0; row < channels; ++row) {
