@@ -1,0 +1,170 @@
+// riverhorse convert and riverhorse info, run as a user runs them.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "bad_files/builders.h"
+#include "bad_files/temporary_folder.h"
+#include "model/checkpoint.h"
+
+namespace riverhorse::test {
+namespace {
+
+const std::filesystem::path models = std::filesystem::path(RIVERHORSE_TEST_DATA) / "lm";
+
+struct Run {
+  int status = -1;
+  std::string output;  // of stdout, or of both when asked for
+};
+
+Run run(const std::string& arguments, bool with_errors = false) {
+  const std::string command =
+      std::string("'") + RIVERHORSE_PROGRAM + "' " + arguments + (with_errors ? " 2>&1" : " 2>/dev/null");
+  Run result;
+  FILE* pipe = ::popen(command.c_str(), "r");
+  if (pipe == nullptr) return result;
+  char buffer[4096];
+  for (std::size_t count; (count = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) {
+    result.output.append(buffer, count);
+  }
+  const int status = ::pclose(pipe);
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return result;
+}
+
+std::string quoted(const std::filesystem::path& path) { return "'" + path.string() + "'"; }
+
+bool same_bytes(const HostTensor& a, const HostTensor& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && a.bytes.size() == b.bytes.size() &&
+         std::memcmp(a.bytes.data(), b.bytes.data(), a.bytes.size()) == 0;
+}
+
+TEST(Convert, WritesTheSameModel) {
+  const ScratchFolder scratch;
+  const Checkpoint original = load_checkpoint(models / "h3-hybrid" / "model.pt", {});
+  for (const char* name : {"model", "model_old_keys", "model_old_lightning"}) {
+    const auto output = scratch.path() / "new folder" / name;
+    const Run converted = run("convert --input " + quoted(models / "h3-hybrid" / (std::string(name) + ".pt")) +
+                              " --output " + quoted(output));
+    ASSERT_EQ(converted.status, 0) << name;
+    EXPECT_NE(converted.output.find("145728 parameters in 77 tensors"), std::string::npos) << converted.output;
+    const Checkpoint copy = load_checkpoint(output, {});
+    EXPECT_TRUE(copy.warnings.empty()) << copy.warnings.front();
+    EXPECT_EQ(copy.content_hash, original.content_hash) << name;
+    for (const auto& [tensor_name, tensor] : original.file.tensors) {
+      EXPECT_TRUE(same_bytes(tensor, copy.file.at(tensor_name))) << name << " " << tensor_name;
+    }
+  }
+}
+
+TEST(Convert, ChangesTheTypeOfMatricesOnly) {
+  const ScratchFolder scratch;
+  const Checkpoint original = load_checkpoint(models / "h3-hybrid-rotary", {});
+  for (const auto& [option, dtype] :
+       {std::pair{"f32", DType::f32}, std::pair{"f16", DType::f16}, std::pair{"bf16", DType::bf16}}) {
+    const auto output = scratch.path() / option;
+    ASSERT_EQ(
+        run("convert -i " + quoted(models / "h3-hybrid-rotary") + " -o " + quoted(output) + " --dtype " + option)
+            .status,
+        0);
+    const Checkpoint copy = load_checkpoint(output, {});
+    for (const ParameterSpec& parameter : parameter_table(copy.config)) {
+      const HostTensor expected =
+          convert_floats(original.file.at(parameter.name), parameter.matrix ? dtype : DType::f32, parameter.name);
+      EXPECT_TRUE(same_bytes(copy.file.at(parameter.name), expected)) << option << " " << parameter.name;
+    }
+  }
+}
+
+TEST(Convert, TakesTokenizerFilesAlong) {
+  const ScratchFolder source, target;
+  source.write("config.json", small_config);
+  source.write("model.safetensors", safetensors_bytes(small_tensors()));
+  source.write("vocab.json", "{\"a\": 0}");
+  source.write("merges.txt", "#version: 0.2\n");
+  const Run converted = run("convert -i " + quoted(source.path()) + " -o " + quoted(target.path()));
+  ASSERT_EQ(converted.status, 0);
+  std::string text;
+  std::getline(std::ifstream(target.path() / "vocab.json"), text);
+  EXPECT_EQ(text, "{\"a\": 0}");
+  EXPECT_TRUE(std::filesystem::exists(target.path() / "merges.txt"));
+  EXPECT_FALSE(std::filesystem::exists(target.path() / "tokenizer.json"));
+  EXPECT_NE(converted.output.find("vocab.json"), std::string::npos) << converted.output;
+}
+
+TEST(Convert, LeavesNothingBehindWhenItFails) {
+  const ScratchFolder scratch;
+  const auto weights = scratch.write("model.pt", "no zip archive");
+  scratch.write("config.json", small_config);
+  const Run failed = run("convert -i " + quoted(weights) + " -o " + quoted(scratch.path() / "out"), true);
+  EXPECT_EQ(failed.status, 1);
+  EXPECT_NE(failed.output.find("model.pt: not a zip archive"), std::string::npos) << failed.output;
+  EXPECT_FALSE(std::filesystem::exists(scratch.path() / "out"));
+}
+
+TEST(Convert, TakesAPresetForBareWeights) {
+  const ScratchFolder scratch;
+  const Run wrong = run(
+      "convert -i " + quoted(models / "h3-pure" / "model.pt") + " --preset tiny -o " + quoted(scratch.path() / "out"),
+      true);
+  EXPECT_EQ(wrong.status, 1);
+  EXPECT_NE(wrong.output.find("do not fit the given configuration"), std::string::npos) << wrong.output;
+  EXPECT_EQ(run("convert -i x --preset 7b -o y").status, 2);
+}
+
+TEST(Info, ShowsAModel) {
+  const Run shown = run("info --model " + quoted(models / "h3-hybrid"), true);
+  EXPECT_EQ(shown.status, 0);
+  for (const char* part : {"\"n_embd\": 48", "backbone.layers.0.mixer.q_proj.weight", "(48, 48)",
+                           "145728 parameters in 77 tensors", "cpu f32", "vulkan f16", "model.pt"}) {
+    EXPECT_NE(shown.output.find(part), std::string::npos) << part;
+  }
+}
+
+TEST(Info, PrintsJson) {
+  const Run shown = run("info --model " + quoted(models / "h3-hybrid") + " --check-finite --json");
+  ASSERT_EQ(shown.status, 0);
+  const nlohmann::json json = nlohmann::json::parse(shown.output);
+  EXPECT_EQ(json.at("parameter_count"), 145728);
+  EXPECT_EQ(json.at("parameters").size(), 77u);
+  EXPECT_EQ(json.at("parameters")[0].at("dtype"), "f32");
+  EXPECT_TRUE(json.at("problem").is_null());
+  EXPECT_EQ(json.at("content_hash"), load_checkpoint(models / "h3-hybrid", {}).content_hash);
+  ASSERT_EQ(json.at("memory").size(), 3u);
+  for (const nlohmann::json& row : json.at("memory")) {
+    EXPECT_GT(row.at("weights_bytes"), 145728u * (row.at("dtype") == "f16" ? 2 : 4) - 1) << row;
+    EXPECT_GE(row.at("total_bytes"), row.at("weights_bytes")) << row;
+  }
+}
+
+TEST(Info, ShowsAPresetAlone) {
+  const Run shown = run("info --preset 125m --json");
+  ASSERT_EQ(shown.status, 0);
+  EXPECT_EQ(nlohmann::json::parse(shown.output).at("parameter_count"), 126'387'456);
+  EXPECT_EQ(run("info").status, 2) << "neither a model nor a preset";
+}
+
+TEST(Info, SaysWhatIsWrong) {
+  const ScratchFolder scratch;
+  scratch.write("config.json", small_config);
+  auto tensors = small_tensors();
+  tensors.erase("backbone.ln_f.bias");
+  scratch.write("model.safetensors", safetensors_bytes(tensors));
+  const Run shown = run("info --json --model " + quoted(scratch.path()));
+  EXPECT_EQ(shown.status, 1);
+  const nlohmann::json json = nlohmann::json::parse(shown.output);
+  EXPECT_NE(json.at("problem").get<std::string>().find("1 missing: backbone.ln_f.bias"), std::string::npos);
+  EXPECT_EQ(json.at("config").at("n_embd"), 8) << "the configuration is shown all the same";
+
+  const Run text = run("info --model " + quoted(scratch.path()), true);
+  EXPECT_EQ(text.status, 1);
+  EXPECT_NE(text.output.find("1 missing: backbone.ln_f.bias"), std::string::npos) << text.output;
+}
+
+}  // namespace
+}  // namespace riverhorse::test
