@@ -5,6 +5,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -73,7 +74,6 @@ int run(int argc, char** argv) {
 
   CLI::App app("Runs H3 state-space language models on the CPU and on any Vulkan device.", "riverhorse");
   app.set_version_flag("--version", "riverhorse " RIVERHORSE_VERSION);
-  app.footer(examples);
   app.require_subcommand(1);
   add_log_level_option(app);
 
@@ -84,12 +84,17 @@ int run(int argc, char** argv) {
   add_forward_command(app);
   add_selftest_command(app);
   add_bench_command(app);
+  app.footer(examples);  // after the commands, which would take it over
   for (CLI::App* command : app.get_subcommands({})) add_log_level_option(*command);  // may stand behind it too
 
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help and --version
+    const std::vector<std::string> unknown = app.remaining();
+    if (app.get_subcommands().empty() && !unknown.empty()) {
+      return report_usage(app, "there is no command or option " + unknown.front());
+    }
     return report_usage(app, error.what());
   } catch (const Error& error) {
     return report_error(error);

@@ -326,7 +326,9 @@ std::vector<float> EngineCore::last_step_logits() {
 
 void EngineCore::prepare(const StepKind& kind) {
   step_recording(kind);
-  prefill_recording(options_.prefill_piece_tokens);
+  // A piece longer than the KV cache can never be read before the cache has grown, which makes a new recording.
+  const std::int64_t longest = model_->has_attention() ? capacity_ : options_.prefill_piece_tokens;
+  prefill_recording(std::min(options_.prefill_piece_tokens, longest));
 }
 
 Engine::Timing EngineCore::last_timing() const {
