@@ -1,1 +1,188 @@
+// Wrong arguments are refused before a backend sees them, with a message that names operation and tensor; and the
+// plumbing of Encoder and Device.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "cpu/cpu_device.h"
 #include "ops_devices.h"
+
+namespace riverhorse::test {
+
+namespace {
+
+Tensor f32(Shape shape) { return cpu_device().allocate_tensor(DType::f32, shape); }
+Tensor i32(Shape shape) { return cpu_device().allocate_tensor(DType::i32, shape); }
+Tensor f16(Shape shape) { return cpu_device().allocate_tensor(DType::f16, shape); }
+
+// The error's message; empty when there was none.
+std::string refusal(const RecordFunction& record, StatusCode code = StatusCode::invalid_argument) {
+  try {
+    cpu_device().run(record);
+  } catch (const Error& error) {
+    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
+    return error.what();
+  }
+  return {};
+}
+
+#define EXPECT_REFUSED(record, ...)                                                                  \
+  do {                                                                                               \
+    const std::string message = refusal([&](Encoder& encoder) { record; });                          \
+    for (const char* part : {__VA_ARGS__}) {                                                         \
+      EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' is not in: " << message; \
+    }                                                                                                \
+  } while (false)
+
+}  // namespace
+
+TEST(checks, missing_and_mistyped_tensors) {
+  EXPECT_REFUSED(encoder.embed({i32({3}), Tensor{}, f32({3, 8})}), "embed", "table is missing");
+  EXPECT_REFUSED(encoder.embed({f32({3}), f32({5, 8}), f32({3, 8})}), "embed", "ids is f32, not i32");
+  EXPECT_REFUSED(encoder.embed({i32({3}), i32({5, 8}), f32({3, 8})}), "embed", "table is i32");
+  EXPECT_REFUSED(encoder.embed({i32({3}), f32({5, 8}), f32({3, 7})}), "residual has shape (3, 7)", "(3, 8)");
+  EXPECT_REFUSED(encoder.copy({f32({4}), i32({4})}), "copy", "conversion");
+  EXPECT_REFUSED(encoder.copy({f32({4}), f32({5})}), "copy", "differ in count");
+}
+
+TEST(checks, tensors_beyond_their_buffers) {
+  Tensor out = f32({4});
+  out.offset_bytes = 4;
+  EXPECT_REFUSED(encoder.copy({f32({4}), out}), "out", "exceeds its buffer of 16 bytes");
+  out.offset_bytes = 2;
+  EXPECT_REFUSED(encoder.copy({f32({4}), out}), "between two elements");
+  out.offset_bytes = ~std::uint64_t{0} - 3;  // the end wraps around
+  EXPECT_REFUSED(encoder.copy({f32({4}), out}), "exceeds its buffer");
+}
+
+TEST(checks, overlap) {
+  const Tensor pool = f32({4, 8});
+  EXPECT_REFUSED(encoder.copy({pool.slice(0, 2), pool.slice(1, 2)}), "out overlaps in");
+  EXPECT_EQ(refusal([&](Encoder& encoder) { encoder.copy({pool.slice(0, 2), pool.slice(2, 2)}); }), "");
+  EXPECT_REFUSED(encoder.linear({.x = pool, .weight = f32({8, 8}), .bias = {}, .y = pool}), "y overlaps x");
+}
+
+TEST(checks, linear_combinations) {
+  const NormWeights norm{f32({8}), f32({8}), 1e-5f};
+  LinearArgs args{
+      .x = f32({8, 3}), .x_transposed = true, .norm = norm, .weight = f32({5, 8}), .bias = {}, .y = f32({3, 5})};
+  EXPECT_REFUSED(encoder.linear(args), "linear", "norm needs x as (R, K)");
+  args = {.x = f32({3, 8}),
+          .norm = {},
+          .weight = f32({5, 8}),
+          .bias = {},
+          .accumulate = true,
+          .y = f32({5, 3}),
+          .y_transposed = true};
+  EXPECT_REFUSED(encoder.linear(args), "accumulate needs y as (R, M)");
+  args = {.x = f16({3, 8}), .norm = {}, .weight = f32({5, 8}), .bias = {}, .y = f32({3, 5})};
+  EXPECT_REFUSED(encoder.linear(args), "x is f16, not f32");
+  args = {.x = f32({3, 8}), .norm = {}, .weight = f32({5, 8}), .bias = f32({4}), .y = f32({3, 5})};
+  EXPECT_REFUSED(encoder.linear(args), "bias has shape (4); it must be (5)");
+}
+
+TEST(checks, rotary_and_attention) {
+  const Tensor qkv = f32({2, 3, 24}), slots = i32({2}), positions = i32({4});
+  EXPECT_REFUSED(encoder.rotary({qkv, 2, 3, slots, positions}), "rotary_dim is 3", "even");
+  EXPECT_REFUSED(encoder.rotary({qkv, 2, 6, slots, positions}), "rotary_dim is 6", "head width 4");
+  EXPECT_REFUSED(encoder.rotary({qkv, 3, 2, i32({1}), positions}), "slots has shape (1)");
+  const AttentionCache cache{f32({4, 9, 8}), f32({4, 9, 8})};
+  EXPECT_REFUSED(encoder.attention({qkv, 3, slots, positions, cache, f32({2, 3, 8})}),
+                 "does not divide among 3 heads");
+  EXPECT_REFUSED(encoder.attention({qkv, 2, slots, positions, {f32({4, 2, 8}), f32({4, 2, 8})}, f32({2, 3, 8})}),
+                 "3 tokens at once", "holds 2");
+  EXPECT_REFUSED(encoder.attention_step({qkv, 2, slots, positions, cache, f32({2, 3, 8})}), "a step is one token");
+}
+
+TEST(checks, what_lies_in_device_memory_is_checked_on_the_cpu) {
+  const Tensor positions = put_integers(cpu_device(), {4}, {0, 8, -1, 0});
+  const AttentionCache cache{f32({4, 9, 8}), f32({4, 9, 8})};
+  const auto attend = [&](std::int32_t slot) {
+    const Tensor slots = put_integers(cpu_device(), {1}, {slot});
+    return refusal([&](Encoder& encoder) {
+      encoder.attention({f32({1, 2, 24}), 2, slots, positions, cache, f32({1, 2, 8})});
+    });
+  };
+  EXPECT_EQ(attend(0), "");
+  EXPECT_NE(attend(4).find("slot 4"), std::string::npos);
+  EXPECT_NE(attend(-1).find("slot -1"), std::string::npos);
+  EXPECT_NE(attend(1).find("do not fit a cache of 9"), std::string::npos);
+  EXPECT_NE(attend(2).find("position -1"), std::string::npos);
+}
+
+TEST(checks, cpu_refuses_f16) {
+  const std::string message = refusal(
+      [&](Encoder& encoder) {
+        encoder.embed({i32({3}), f16({5, 8}), f32({3, 8})});
+      },
+      StatusCode::unsupported);
+  EXPECT_NE(message.find("--dtype f32"), std::string::npos) << message;
+}
+
+TEST(scratch, scopes_give_back_and_peak_is_kept) {
+  std::uint64_t peak = 0;
+  cpu_device().run([&](Encoder& encoder) {
+    const Tensor first = encoder.scratch(DType::f32, {3});
+    EXPECT_EQ(first.offset_bytes, 0u);
+    {
+      const ScratchScope scope(encoder);
+      EXPECT_EQ(encoder.scratch(DType::f16, {129}).offset_bytes, 256u);  // aligned
+      EXPECT_EQ(encoder.scratch(DType::f32, {1}).offset_bytes, 768u);
+    }
+    const Tensor again = encoder.scratch(DType::f32, {1});
+    EXPECT_EQ(again.offset_bytes, 256u);
+    EXPECT_TRUE(again) << "a scratch tensor is present, also while preparing";
+    peak = encoder.scratch_peak_bytes();
+  });
+  EXPECT_EQ(peak, 1024u);
+}
+
+TEST(scratch, a_function_that_changes_its_mind_is_an_error) {
+  int call = 0;
+  EXPECT_THROW(
+      cpu_device().record([&](Encoder& encoder) { encoder.scratch(DType::f32, {call++ == 0 ? 1 : 100}); }, {}),
+      Error);
+}
+
+TEST(cpu_device, memory_is_counted_and_given_back) {
+  const std::unique_ptr<Device> device = open_cpu_device(cpu_device_info(), {});
+  Tensor tensor = device->allocate_tensor(DType::f32, {1000});
+  EXPECT_EQ(device->memory_usage().used_bytes, 4000u);
+  EXPECT_EQ(fetch(*device, tensor), std::vector<float>(1000, 0.0f)) << "zero-filled";
+  tensor = {};
+  EXPECT_EQ(device->memory_usage().used_bytes, 0u);
+  EXPECT_EQ(device->memory_usage().peak_used_bytes, 4000u);
+  EXPECT_EQ(device->counters().allocations, 1u);
+  try {
+    device->allocate(std::uint64_t{1} << 50, MemoryUse::device);
+    FAIL() << "2^50 bytes were given";
+  } catch (const Error& error) {
+    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(StatusCode::out_of_memory));
+    EXPECT_NE(std::string(error.what()).find("MiB"), std::string::npos);
+  }
+}
+
+TEST(cpu_device, recordings_belong_to_their_device) {
+  const std::unique_ptr<Device> other = open_cpu_device(cpu_device_info(), {});
+  const std::unique_ptr<Recording> recording = other->record([](Encoder&) {}, {});
+  EXPECT_THROW(cpu_device().submit(*recording), Error);
+  EXPECT_THROW(cpu_device().upload(f32({2}), std::vector<std::byte>(7)), Error);
+}
+
+TEST(cpu_device, op_timestamps_name_the_operations) {
+  const Tensor a = f32({100}), b = f32({100});
+  const std::unique_ptr<Recording> recording = cpu_device().record(
+      [&](Encoder& encoder) {
+        encoder.copy({a, b});
+        encoder.advance({i32({1}), i32({1}), 1});
+      },
+      {.timestamps = true, .op_timestamps = true});
+  EXPECT_TRUE(recording->timings().empty());
+  cpu_device().wait(cpu_device().submit(*recording));
+  ASSERT_EQ(recording->timings().size(), 2u);
+  EXPECT_EQ(recording->timings()[0].name, "copy");
+  EXPECT_EQ(recording->timings()[1].name, "advance");
+}
+
+}  // namespace riverhorse::test

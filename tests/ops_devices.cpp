@@ -103,15 +103,18 @@ void register_test(const std::string& suite, const std::string& name, std::funct
                         [body]() -> testing::Test* { return new FunctionTest(body); });
 }
 
+void register_for_device(const TestDevice& device, const std::string& suite, const std::string& name,
+                         const DeviceTest& test) {
+  register_test(suite, name + "." + device.name, [device, test] {
+    Device& opened_device = device.open();
+    const std::uint64_t before = device.validation_messages();
+    test(opened_device);
+    EXPECT_EQ(device.validation_messages(), before) << "messages of the validation layer (printed above)";
+  });
+}
+
 void register_for_devices(const std::string& suite, const std::string& name, const DeviceTest& test) {
-  for (const TestDevice& device : test_devices()) {
-    register_test(suite, name + "." + device.name, [device, test] {
-      Device& opened_device = device.open();
-      const std::uint64_t before = device.validation_messages();
-      test(opened_device);
-      EXPECT_EQ(device.validation_messages(), before) << "messages of the validation layer (printed above)";
-    });
-  }
+  for (const TestDevice& device : test_devices()) register_for_device(device, suite, name, test);
 }
 
 double max_error(const std::vector<float>& values, const std::vector<float>& expected) {

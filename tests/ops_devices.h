@@ -30,6 +30,8 @@ void close_test_devices();
 
 // Makes a test "Suite.name.device" for every device.
 using DeviceTest = std::function<void(Device&)>;
+void register_for_device(const TestDevice& device, const std::string& suite, const std::string& name,
+                         const DeviceTest& test);
 void register_for_devices(const std::string& suite, const std::string& name, const DeviceTest& test);
 void register_test(const std::string& suite, const std::string& name, std::function<void()> body);
 

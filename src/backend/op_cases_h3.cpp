@@ -351,7 +351,7 @@ void add_h3_cases(CaseList& list, CaseSet set) {
   add_step_case(list, {1, 1, 8, 1, 1, {0}});
   add_step_case(list, {7, 1, 2, 8, 1, {0, 1, 2, 3, 64}});
   add_step_case(list, {129, 1, 16, 17, 1, {0, 7, 15, 16, 17, 1000003}});
-  add_step_case(list, {1134, 1, 64, 1, 1, {63}});
+  add_step_case(list, {1134, 1, 8, 1, 1, {63}});
   add_step_case(list, {16, 2, 64, 3, 1, {64, 63, 1}, head_major});
   add_step_case(list, {16, 2, 64, 3, 1, {64, 63, 1}, dim_major});
   add_step_case(list, {24, 8, 16, 3, 1, {100, 0, 16}, head_major});
