@@ -60,7 +60,8 @@ TEST(checks, overlap) {
   const Tensor pool = f32({4, 8});
   EXPECT_REFUSED(encoder.copy({pool.slice(0, 2), pool.slice(1, 2)}), "out overlaps in");
   EXPECT_EQ(refusal([&](Encoder& encoder) { encoder.copy({pool.slice(0, 2), pool.slice(2, 2)}); }), "");
-  EXPECT_REFUSED(encoder.linear({.x = pool, .weight = f32({8, 8}), .bias = {}, .y = pool}), "y overlaps x");
+  EXPECT_REFUSED(encoder.linear({.x = pool, .norm = {}, .weight = f32({8, 8}), .bias = {}, .y = pool}),
+                 "y overlaps x");
 }
 
 TEST(checks, linear_combinations) {
@@ -86,7 +87,7 @@ TEST(checks, rotary_and_attention) {
   const Tensor qkv = f32({2, 3, 24}), slots = i32({2}), positions = i32({4});
   EXPECT_REFUSED(encoder.rotary({qkv, 2, 3, slots, positions}), "rotary_dim is 3", "even");
   EXPECT_REFUSED(encoder.rotary({qkv, 2, 6, slots, positions}), "rotary_dim is 6", "head width 4");
-  EXPECT_REFUSED(encoder.rotary({qkv, 3, 2, i32({1}), positions}), "slots has shape (1)");
+  EXPECT_REFUSED(encoder.rotary({qkv, 2, 2, i32({1}), positions}), "slots has shape (1)");
   const AttentionCache cache{f32({4, 9, 8}), f32({4, 9, 8})};
   EXPECT_REFUSED(encoder.attention({qkv, 3, slots, positions, cache, f32({2, 3, 8})}),
                  "does not divide among 3 heads");
