@@ -32,25 +32,28 @@ apt_get() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -y -q "$@"
 }
 
-is_installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null | grep -qx installed; }
-is_known() { apt-cache show --no-all-versions "$1" > /dev/null 2>&1; }
-
-# Sets `missing` to the packages of a list that are not installed, alternatives resolved.
+# Sets `missing` to the packages of a list that are not installed, alternatives resolved. One question to dpkg and one
+# to apt for all names: each takes a while.
 find_missing() {
-  missing=()
-  local entry name names chosen
+  local all=() entry name names found installed known
   for entry in "$@"; do
     IFS='|' read -ra names <<< "${entry%\?}"
-    chosen=""
+    all+=("${names[@]}")
+  done
+  installed=" $(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${all[@]}" 2> /dev/null |
+    awk '$2 == "installed" {printf "%s ", $1}') "
+  known=" $(apt-cache policy "${all[@]}" 2> /dev/null |
+    awk '/^[^ ]/ {name = $1; sub(/:$/, "", name)} /^  Candidate: / && $2 != "(none)" {printf "%s ", name}') "
+  missing=()
+  for entry in "$@"; do
+    IFS='|' read -ra names <<< "${entry%\?}"
+    found=""
     for name in "${names[@]}"; do
-      if is_installed "$name"; then chosen=installed; break; fi
+      if [[ $installed == *" $name "* ]]; then continue 2; fi
+      if [ -z "$found" ] && [[ $known == *" $name "* ]]; then found=$name; fi
     done
-    [ "$chosen" = installed ] && continue
-    for name in "${names[@]}"; do
-      if is_known "$name"; then chosen=$name; break; fi
-    done
-    if [ -n "$chosen" ]; then
-      missing+=("$chosen")
+    if [ -n "$found" ]; then
+      missing+=("$found")
     elif [ "${entry%\?}" = "$entry" ]; then
       missing+=("${names[0]}")  # apt says what is wrong with it
     fi
