@@ -17,10 +17,13 @@
 
 namespace riverhorse::test {
 
-inline std::vector<DeviceInfo> vulkan_devices() {
-  std::string reason;
-  std::vector<DeviceInfo> list = vulkan::list_vulkan_devices(reason);
-  if (list.empty()) std::printf("no Vulkan device: %s\n", reason.c_str());
+inline const std::vector<DeviceInfo>& vulkan_devices() {
+  static const std::vector<DeviceInfo> list = [] {
+    std::string reason;
+    std::vector<DeviceInfo> found = vulkan::list_vulkan_devices(reason);
+    if (found.empty()) std::printf("no Vulkan device: %s\n", reason.c_str());
+    return found;
+  }();
   return list;
 }
 
@@ -33,7 +36,7 @@ inline DeviceOptions test_options() {
 
 // Null when there is no Vulkan device. The best ranked one: lavapipe in CI, the GPU where there is one.
 inline std::unique_ptr<vulkan::VulkanDevice> open_vulkan(DeviceOptions options = test_options(), bool aloud = true) {
-  const std::vector<DeviceInfo> list = vulkan_devices();
+  const std::vector<DeviceInfo>& list = vulkan_devices();
   if (list.empty()) return nullptr;
   try {
     auto device = std::make_unique<vulkan::VulkanDevice>(list[0], options);

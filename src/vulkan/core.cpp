@@ -35,19 +35,10 @@ DeviceCore::DeviceCore(const DeviceInfo& chosen, const DeviceOptions& wanted)
     default: nominal_bytes_per_ms = 5e5, nominal_flops_per_ms = 1e6; break;
   }
   nominal_dispatch_ms = info.type == DeviceType::software ? 0.02 : 0.003;
-  if (profile.timeline_semaphore) {
+  if (profile.timeline_semaphore && profile.api_version < VK_API_VERSION_1_2) {
     // Before Vulkan 1.2 the functions carry the extension's suffix.
-    if (profile.api_version < VK_API_VERSION_1_2) {
-      table.vkWaitSemaphores = table.vkWaitSemaphoresKHR;
-      table.vkGetSemaphoreCounterValue = table.vkGetSemaphoreCounterValueKHR;
-    }
-    VkSemaphoreTypeCreateInfo type{};
-    type.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO;
-    type.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE;
-    VkSemaphoreCreateInfo create{};
-    create.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO;
-    create.pNext = &type;
-    check(table.vkCreateSemaphore(device, &create, nullptr, &timeline_), "creating a timeline semaphore");
+    table.vkWaitSemaphores = table.vkWaitSemaphoresKHR;
+    table.vkGetSemaphoreCounterValue = table.vkGetSemaphoreCounterValueKHR;
   }
 }
 
@@ -69,6 +60,17 @@ void DeviceCore::check_device(VkResult result, const std::string& what) {
          info.name, what);
   }
   check(result, what);
+}
+
+// Made at the first submission: drivers that only compile (null devices) have none.
+void DeviceCore::make_timeline() {
+  VkSemaphoreTypeCreateInfo type{};
+  type.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO;
+  type.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE;
+  VkSemaphoreCreateInfo create{};
+  create.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO;
+  create.pNext = &type;
+  check_device(table.vkCreateSemaphore(device, &create, nullptr, &timeline_), "creating a timeline semaphore");
 }
 
 VkFence DeviceCore::take_fence() {
@@ -97,6 +99,7 @@ void DeviceCore::submit_group(std::span<const VkCommandBuffer> commands, VkFence
 
 std::uint64_t DeviceCore::submit_final_group(std::span<const VkCommandBuffer> commands) {
   if (lost_) check_device(VK_ERROR_DEVICE_LOST, "submitting work");
+  if (profile.timeline_semaphore && timeline_ == VK_NULL_HANDLE) make_timeline();
   const std::uint64_t ticket = last_ticket_ + 1;
   VkSubmitInfo submit{};
   submit.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;

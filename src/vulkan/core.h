@@ -40,8 +40,8 @@ class DeviceCore {
   std::uint64_t submit_final_group(std::span<const VkCommandBuffer> commands);
 
   bool finished(std::uint64_t ticket);
-  void wait(std::uint64_t ticket);           // errors: device_lost, invalid_argument for a ticket never given
-  void wait_quietly(std::uint64_t ticket);   // for destructors: no throw, returns at once when the device is lost
+  void wait(std::uint64_t ticket);          // errors: device_lost, invalid_argument for a ticket never given
+  void wait_quietly(std::uint64_t ticket);  // for destructors: no throw, returns at once when the device is lost
   std::uint64_t last_ticket() const { return last_ticket_; }
 
   // Checks a result; remembers a lost device so that nothing waits for it again.
@@ -66,6 +66,7 @@ class DeviceCore {
 
  private:
   VkFence take_fence();
+  void make_timeline();
 
   VkSemaphore timeline_ = VK_NULL_HANDLE;  // counts tickets, where the device has timeline semaphores
   struct PendingFence {

@@ -102,6 +102,7 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
     create.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
   }
   create.layout = shape.pipeline;
+  if (capture_statistics_) create.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
   Pipeline pipeline{VK_NULL_HANDLE, shape.pipeline, shape.set};
   const VkResult result = vk.vkCreateComputePipelines(core_->device, cache_, 1, &create, nullptr, &pipeline.handle);
   vk.vkDestroyShaderModule(core_->device, module, nullptr);
@@ -109,6 +110,57 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   ++core_->counters.pipelines_created;
   changed_ = true;
   return pipelines_.emplace(key, pipeline).first->second;
+}
+
+void Pipelines::capture_statistics() {
+  std::scoped_lock lock(mutex_);
+  if (!core_->profile.pipeline_executable_properties) {
+    fail(StatusCode::unsupported, "{} has no VK_KHR_pipeline_executable_properties", core_->info.name);
+  }
+  capture_statistics_ = true;
+}
+
+std::vector<PipelineStatistics> Pipelines::statistics() const {
+  std::scoped_lock lock(mutex_);
+  const VolkDeviceTable& vk = core_->table;
+  std::vector<PipelineStatistics> list;
+  if (!capture_statistics_) return list;
+  for (const auto& [key, pipeline] : pipelines_) {
+    PipelineStatistics entry{key.shader, key.constants, {}};
+    VkPipelineInfoKHR which{};
+    which.sType = VK_STRUCTURE_TYPE_PIPELINE_INFO_KHR;
+    which.pipeline = pipeline.handle;
+    std::uint32_t executables = 0;
+    core_->check_device(vk.vkGetPipelineExecutablePropertiesKHR(core_->device, &which, &executables, nullptr),
+                        "reading pipeline statistics");
+    for (std::uint32_t i = 0; i < executables; ++i) {
+      VkPipelineExecutableInfoKHR executable{};
+      executable.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR;
+      executable.pipeline = pipeline.handle;
+      executable.executableIndex = i;
+      std::uint32_t count = 0;
+      core_->check_device(vk.vkGetPipelineExecutableStatisticsKHR(core_->device, &executable, &count, nullptr),
+                          "reading pipeline statistics");
+      VkPipelineExecutableStatisticKHR blank{};
+      blank.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR;
+      std::vector<VkPipelineExecutableStatisticKHR> found(count, blank);
+      core_->check_device(vk.vkGetPipelineExecutableStatisticsKHR(core_->device, &executable, &count, found.data()),
+                          "reading pipeline statistics");
+      for (const VkPipelineExecutableStatisticKHR& each : found) {
+        double value = 0;
+        switch (each.format) {
+          case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR: value = each.value.b32; break;
+          case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR: value = static_cast<double>(each.value.i64); break;
+          case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR: value = static_cast<double>(each.value.u64); break;
+          case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_FLOAT64_KHR: value = each.value.f64; break;
+          default: continue;
+        }
+        entry.values.emplace_back(each.name, value);
+      }
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
 }
 
 void Pipelines::save_cache() {

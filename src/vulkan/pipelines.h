@@ -29,6 +29,13 @@ struct Pipeline {
   VkDescriptorSetLayout set_layout = VK_NULL_HANDLE;
 };
 
+// What a driver says about a compiled pipeline (VK_KHR_pipeline_executable_properties): registers, spills, ...
+struct PipelineStatistics {
+  std::string shader;
+  std::vector<std::uint32_t> constants;
+  std::vector<std::pair<std::string, double>> values;  // by the driver's own names
+};
+
 class Pipelines {
  public:
   // `cache_key`: VulkanDevice::cache_key().
@@ -39,6 +46,11 @@ class Pipelines {
 
   // Made if new; thread-safe. Errors: internal (no such shader), unsupported (the driver refuses it).
   const Pipeline& get(const PipelineKey& key);
+
+  // From here on pipelines are made so that statistics() knows about them; some drivers compile a little slower then.
+  // Errors: unsupported without VK_KHR_pipeline_executable_properties.
+  void capture_statistics();
+  std::vector<PipelineStatistics> statistics() const;
 
   // Writes the driver's pipeline cache to disk if it has grown since; quiet about folders that cannot be written.
   void save_cache();
@@ -60,6 +72,7 @@ class Pipelines {
   std::string cache_key_;
   std::filesystem::path cache_path_;  // empty: none
   std::size_t loaded_bytes_ = 0;
+  bool capture_statistics_ = false;
   bool changed_ = false;  // since the cache was read or written
 };
 

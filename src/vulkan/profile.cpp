@@ -213,7 +213,9 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
   }
   limits.f16_storage = found.storage16.storageBuffer16BitAccess != 0;
   limits.f16_arithmetic = has_float16 && found.float16.shaderFloat16 != 0;
-  limits.vulkan_memory_model = has_memory_model && found.memory_model.vulkanMemoryModel != 0;
+  // With the model on, plain atomics need its device scope too: all or nothing.
+  limits.vulkan_memory_model = has_memory_model && found.memory_model.vulkanMemoryModel != 0 &&
+                               found.memory_model.vulkanMemoryModelDeviceScope != 0;
   profile.timeline_semaphore = has_timeline && found.timeline.timelineSemaphore != 0;
   profile.push_descriptor = has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
   profile.pipeline_executable_properties = has_executable && found.executable.pipelineExecutableInfo != 0;
@@ -286,6 +288,7 @@ VkDevice create_logical_device(const Instance& instance, const DeviceProfile& pr
   }
   if (limits.vulkan_memory_model) {
     wanted.memory_model.vulkanMemoryModel = VK_TRUE;
+    wanted.memory_model.vulkanMemoryModelDeviceScope = VK_TRUE;
     wanted.chain(wanted.memory_model);
   }
   if (!limits.cooperative_matrix.empty()) {

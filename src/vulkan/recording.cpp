@@ -209,10 +209,11 @@ double VulkanRecording::ticks_to_ms(std::uint64_t begin, std::uint64_t end) cons
 // Takes the times of the last submission, if it has finished, for the first few submissions and now and then later.
 void VulkanRecording::measure() {
   if (segment_queries_ == VK_NULL_HANDLE || last_ticket_ == 0 || measured_ticket_ == last_ticket_) return;
-  if (submissions_ > 4 && submissions_ % 64 != 0) return;
+  if (measurements_ >= 4 && submissions_ % 64 != 0) return;
   if (!core_->finished(last_ticket_)) return;
   if (!read_queries(segment_queries_, static_cast<std::uint32_t>(2 * segments_.size()), query_values_)) return;
   measured_ticket_ = last_ticket_;
+  ++measurements_;
   double estimated = 0;
   double measured = 0;
   for (std::size_t i = 0; i < segments_.size(); ++i) {

@@ -75,6 +75,7 @@ class VulkanRecording final : public Recording {
   std::uint64_t measured_ticket_ = 0;
   std::uint64_t last_groups_ = 0;
   std::uint64_t submissions_ = 0;
+  std::uint64_t measurements_ = 0;
   std::uint64_t barriers_ = 0;
 };
 

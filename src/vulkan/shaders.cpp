@@ -9,8 +9,9 @@ namespace riverhorse::vulkan {
 
 const EmbeddedShader& find_shader(std::string_view name) {
   const std::span<const EmbeddedShader> all = embedded_shaders();
-  const auto found = std::lower_bound(all.begin(), all.end(), name,
-                                      [](const EmbeddedShader& each, std::string_view text) { return each.name < text; });
+  const auto found =
+      std::lower_bound(all.begin(), all.end(), name,
+                       [](const EmbeddedShader& each, std::string_view text) { return each.name < text; });
   if (found == all.end() || found->name != name) fail(StatusCode::internal, "there is no shader named {}", name);
   return *found;
 }

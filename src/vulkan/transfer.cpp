@@ -9,7 +9,11 @@
 namespace riverhorse::vulkan {
 
 Transfer::Transfer(std::shared_ptr<DeviceCore> core, std::shared_ptr<MemoryPool> pool)
-    : core_(std::move(core)), pool_(std::move(pool)) {
+    : core_(std::move(core)), pool_(std::move(pool)) {}
+
+// At the first transfer: drivers that only compile (null devices) have no fences.
+void Transfer::make_slots() {
+  if (command_pool_ != VK_NULL_HANDLE) return;
   const VolkDeviceTable& vk = core_->table;
   VkCommandPoolCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
@@ -40,6 +44,8 @@ Transfer::~Transfer() {
 }
 
 void Transfer::start(Slot& slot, const std::function<void(VkCommandBuffer)>& record) {
+  if (core_->lost()) core_->check_device(VK_ERROR_DEVICE_LOST, "starting a transfer");
+  make_slots();
   const VolkDeviceTable& vk = core_->table;
   core_->check_device(vk.vkResetFences(core_->device, 1, &slot.fence), "resetting a fence");
   VkCommandBufferBeginInfo begin{};

@@ -37,6 +37,7 @@ class Transfer {
     VkFence fence = VK_NULL_HANDLE;
     bool in_flight = false;
   };
+  void make_slots();
   void start(Slot& slot, const std::function<void(VkCommandBuffer)>& record);
   void finish(Slot& slot);
 
