@@ -60,7 +60,7 @@ prompt=404,213,188,151,446,322,145,291,334,53,485,55,482,354,429,119
 expected=288,373,373,373,373,373,373,373,191,191,360,497,113,113,113,79,79,79,79,79,142,80,90,34
 say "converting the test checkpoint $golden (there is no trained model in this version)"
 rm -rf "$model"
-"$riverhorse" convert --model "$golden/model.pt" --config "$golden/config.json" --output "$model"
+"$riverhorse" convert --input "$golden/model.pt" --config "$golden/config.json" --output "$model"
 say "generating 24 tokens from 16 on Vulkan, greedily"
 output=$("$riverhorse" generate --model "$model" --backend vulkan --prompt-ids "$prompt" --max-tokens 24 --greedy --output-ids)
 printf '%s\n' "$output"
