@@ -29,21 +29,38 @@ void main() {
     for (uint i = lane; i < kKeyRing; i += 64u) keys[i] = 0.0;
     barrier();
 
+    // head_dim 1: q, k and v of a chunk are asked for a chunk ahead, so that memory answers while the sums run.
+    uint own_rows[3] = uint[3]((unit * batch + sequence) * tokens, key_row(unit, sequence), v_row);
+    float ahead[3] = float[3](0.0, 0.0, 0.0);
+    if (kHeadDim == 1u && lane < token_count) {
+      for (int i = 0; i < 3; ++i) ahead[i] = float(qkv[own_rows[i] + first_token + lane]);
+    }
+
     for (uint done = 0u; done < token_count; done += 64u) {
       uint chunk_begin = first_token + done;
       uint count = min(64u, token_count - done);
       bool first = done == 0u;
       bool last = done + 64u >= token_count;
       uint token = chunk_begin + lane;
-      float value = lane < count ? float(qkv[v_row + token]) : 0.0;
+      float value = ahead[2];
+      float query = ahead[0];
+      float key = ahead[1];
+      if (kHeadDim == 1u) {
+        bool more = done + 64u + lane < token_count;
+        for (int i = 0; i < 3; ++i) ahead[i] = more ? float(qkv[own_rows[i] + token + 64u]) : 0.0;
+      } else {
+        value = lane < count ? float(qkv[v_row + token]) : 0.0;
+      }
       float sum = 0.0;
 
       for (uint i = 0u; i < kHeadDim; ++i) {
         uint key_channel = head * kHeadDim + i;
         uint state_row = (slot * channels * kHeadDim + key_channel * kHeadDim + j) * kModes;
-        float query = 0.0;
-        float key = 0.0;
-        if (lane < count) {
+        if (kHeadDim > 1u) {
+          query = 0.0;
+          key = 0.0;
+        }
+        if (kHeadDim > 1u && lane < count) {
           query = float(qkv[(key_channel * batch + sequence) * tokens + token]);
           key = float(qkv[key_row(key_channel, sequence) + token]);
         }

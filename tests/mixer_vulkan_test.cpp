@@ -1,61 +1,17 @@
-// The SSM operations on Vulkan: the op table against the cpu oracle, with and without the optional features, and what
-// the table cannot say: causality bit for bit, whole = in pieces = token by token, the precision of the filter.
+// The SSM operations on Vulkan, beyond the op table (ops_test): whole = in pieces = token by token by every
+// algorithm, state sizes that the table lacks, causality bit for bit, the precision of the filter.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <complex>
-#include <set>
 #include <string>
 
-#include "backend/op_cases.h"
-#include "cpu/cpu_device.h"
 #include "vulkan_support.h"
 
 namespace riverhorse {
 namespace {
 
 constexpr std::uint64_t seed = 20230117;
-
-bool is_ssm_operation(const std::string& op) {
-  return op == "discretize" || op == "ssm_kernel" || op == "h3_mixer" || op == "h3_step" || op == "fft_conv";
-}
-
-void run_table(vulkan::VulkanDevice& device, CaseSet set, const std::string& filter) {
-  const std::unique_ptr<Device> oracle = open_cpu_device(cpu_device_info(), {});
-  int cases = 0;
-  for (const OpCase& op_case : op_cases(set)) {
-    if (!is_ssm_operation(op_case.op) || op_case.id().find(filter) == std::string::npos) continue;
-    if (const std::string reason = why_unsupported(device, op_case); !reason.empty()) {
-      std::printf("skipped %s: %s\n", op_case.id().c_str(), reason.c_str());
-      continue;
-    }
-    const CaseResult result = run_parity(device, *oracle, op_case, seed);
-    EXPECT_TRUE(result.passed) << result.message;
-    if (result.passed)
-      std::printf("%-48s %.1e of %.1e\n", op_case.id().c_str(), result.relative_error, result.tolerance);
-    ++cases;
-  }
-  EXPECT_GT(cases, 0);
-  EXPECT_EQ(device.validation_messages(), 0u);
-}
-
-TEST(MixerVulkan, OpTable) {
-  const auto device = test::open_vulkan();
-  if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
-  const char* filter = std::getenv("RIVERHORSE_TEST_CASE");
-  run_table(*device, CaseSet::full, filter == nullptr ? "" : filter);
-}
-
-TEST(MixerVulkan, OpTableWithMinimalFeatures) {
-  DeviceOptions options = test::test_options();
-  options.minimal_features = true;
-  const auto device = test::open_vulkan(options);
-  if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
-  const char* filter = std::getenv("RIVERHORSE_TEST_CASE");
-  run_table(*device, CaseSet::quick, filter == nullptr ? "" : filter);
-}
-
-// ------------------------------------------------------------------------------------------- beyond the table
 
 // One layer with random parameters of usual sizes, on the device.
 struct Layer {
@@ -90,7 +46,7 @@ struct Layer {
     filter.d = device.allocate_tensor(DType::f32, {heads});
     filter.powers = device.allocate_tensor(DType::f32, {heads, modes, H3Filter::power_count, 2});
     filter.toeplitz = device.allocate_tensor(DType::f32, {heads, H3Filter::chunk});
-    filter.shift_taps = device.allocate_tensor(DType::f32, {width, state});
+    filter.shift_taps = device.allocate_tensor(DType::f32, {width, n});
     slots = test::put<std::int32_t>(device, DType::i32, {2}, {2, 0});
     device.run([&](Encoder& encoder) { encoder.discretize({parameters, filter}); });
     reset();
@@ -164,8 +120,13 @@ TEST(MixerVulkan, WholeInPiecesAndTokenByTokenAgree) {
   const auto device = test::open_vulkan();
   if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
   constexpr std::int64_t tokens = 300;
-  for (const int head_dim : {1, 4}) {
-    Layer layer(*device, 8, head_dim, 16, Discretization::bilinear);
+  struct Sizes {
+    int head_dim;
+    std::int64_t state;
+  };
+  for (const auto [head_dim, state] : {Sizes{1, 64}, Sizes{4, 16}, Sizes{2, 130}}) {
+    SCOPED_TRACE(fmt::format("head_dim {}, state {}, seed {}", head_dim, state, seed));
+    Layer layer(*device, 8, head_dim, state, Discretization::bilinear);
     const std::vector<float> qkv = layer.inputs(tokens);
     const std::vector<float> whole = layer.forward(qkv, tokens, ConvAlgorithm::chunked);
     const std::vector<float> whole_modes = test::fetch<float>(*device, layer.state.modes);

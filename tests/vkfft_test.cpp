@@ -4,6 +4,7 @@
 
 #include <clocale>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -68,6 +69,37 @@ TEST(VkfftVulkan, TwoDevicesAtOnce) {
   first.reset();
   EXPECT_LT(Convolution(4).error_on(*second), tolerance);
   EXPECT_EQ(second->validation_messages(), 0u);
+}
+
+// A kernel of few lags tells the exact result at any length; this one needs several passes and room to reorder.
+TEST(VkfftVulkan, LongConvolution) {
+  const auto device = test::open_vulkan();
+  if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
+  const char* longer = std::getenv("RIVERHORSE_TEST_TOKENS");  // by hand: up to 524288
+  const std::int64_t tokens = longer == nullptr ? 70000 : std::atoll(longer);
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> u(static_cast<std::size_t>(tokens)), kernel(u.size()), expected(u.size());
+  for (float& each : u) each = normal(random);
+  for (const std::int64_t lag : {std::int64_t{0}, std::int64_t{1}, std::int64_t{777}, tokens / 2, tokens - 1}) {
+    const float weight = normal(random);
+    kernel[static_cast<std::size_t>(lag)] += weight;
+    for (std::int64_t t = lag; t < tokens; ++t) expected[t] += weight * u[t - lag];
+  }
+  const Tensor in = test::put(*device, DType::f32, {1, 1, tokens}, u);
+  const Tensor filter = test::put(*device, DType::f32, {1, tokens}, kernel);
+  const Tensor y = device->allocate_tensor(DType::f32, {1, 1, tokens});
+  device->run([&](Encoder& encoder) {
+    encoder.fft_conv({.u = in, .kernel = filter, .skip = {}, .gelu_erf = false, .y = y});
+  });
+  const std::vector<float> values = test::fetch<float>(*device, y);
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    difference += std::pow(static_cast<double>(values[i]) - expected[i], 2);
+    norm += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  EXPECT_LT(std::sqrt(difference / norm), tolerance);
+  EXPECT_EQ(device->validation_messages(), 0u);
 }
 
 TEST(VkfftVulkan, PlansAreKeptOnDiskAndRejectedWhenDamaged) {

@@ -3,6 +3,7 @@
 #include "vulkan/fft_conv.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/error.h"
 #include "vulkan/grid.h"
@@ -66,7 +67,7 @@ void VulkanEncoder::record_fft_conv(const FftConvArgs& args) {
   const auto tokens = static_cast<std::uint32_t>(args.u.shape[2]);
   if (batch == 0 || channels == 0 || tokens == 0) return;
   // VkFFT's in-place real transform was verified up to this length; one row must also fit a binding.
-  constexpr std::uint32_t longest = 1u << 20;
+  constexpr std::uint32_t longest = 1u << 19;
   if (tokens > longest || (std::uint64_t{fft_size_for(tokens)} + 2) * sizeof(float) > limits().storage_range_bytes) {
     fail(StatusCode::unsupported, "fft_conv of {} tokens on {}: the longest is {}", tokens, device_.info().name,
          std::min<std::uint64_t>(longest, std::bit_floor(limits().storage_range_bytes / 8 - 1)));

@@ -98,7 +98,7 @@ std::filesystem::path FftPlans::file_of(const FftShape& shape) const {
 
 // The whole identity of a plan, in text: the file begins with it, and another text makes the file void.
 std::string FftPlans::header_of(const FftShape& shape) const {
-  return fmt::format("riverhorse FFT plan 1; {}; VkFFT {}; {} x {}{}\n", device_.cache_key(),
+  return fmt::format("riverhorse FFT plan 2; {}; VkFFT {}; {} x {}{}\n", device_.cache_key(),
                      VkfftApplication::version(), shape.rows, shape.size, shape.forward_only ? ", forward" : "");
 }
 

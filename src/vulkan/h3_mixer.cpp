@@ -1,13 +1,17 @@
 // The mixer between the projections: the chunked way (h3_mixer_chunk.glsl), and the choice between it and the FFT.
 //
-// `automatic` is `chunked`. It reads q, k, v once and writes y once, for any L, and takes the carried state for
-// nothing; the FFT way moves every pair's row through memory at least nine times in f32 and makes the filter first.
+// `automatic` is `chunked`, on every device. It reads q, k, v once and writes y once, for any L, and takes the
+// carried state for nothing; the FFT way moves the row of every pair through memory at least nine times in f32, and
+// makes its filter first. Nor is the FFT way a drop-in: its rounding lets a later token change the last bits of
+// earlier outputs, which causality bit for bit forbids. It stays for comparison, and as the way of fft_conv's learned
+// filters.
 #include "vulkan/h3_mixer.h"
 
 #include <algorithm>
 #include <bit>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "vulkan/grid.h"
 
 namespace riverhorse::vulkan {
@@ -112,6 +116,9 @@ void VulkanEncoder::record_h3_mixer(const H3MixerArgs& args) {
   const OperationScope operation(*this, "h3_mixer");
   const MixerShape shape(args);
   if (shape.channels == 0 || shape.batch == 0 || shape.tokens == 0) return;
+  if (preparing() && args.algorithm == ConvAlgorithm::automatic) {
+    log_debug(fmt::format("h3_mixer of {} tokens on {}: chunked", shape.tokens, device_.info().name));
+  }
   if (args.algorithm == ConvAlgorithm::fft) {
     record_h3_mixer_fft(*this, args, shape);
   } else {

@@ -230,6 +230,9 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
   configuration.performR2C = 1;
   // Tables instead of the shader's sin and cos, whose error Vulkan bounds by 2^-11 only.
   configuration.useLUT = 1;
+  // Else two rows are the real and imaginary part of one transform, and what is in one (another sequence's large
+  // values, or infinity, or what an unused row happens to hold) shows in the other's last digits, or destroys it.
+  configuration.disableMergeSequencesR2C = 1;
   configuration.makeForwardPlanOnly = shape.forward_only ? 1 : 0;
   configuration.performZeropadding[0] = 1;
   configuration.fft_zeropad_left[0] = shape.size / 2;
