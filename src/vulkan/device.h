@@ -30,16 +30,16 @@ struct VulkanLimits {
   std::uint32_t group_count[3] = {65535, 65535, 65535};
   std::uint32_t offset_alignment = 256;
   std::uint64_t storage_range_bytes = 0;
-  std::uint32_t subgroup_size = 1;           // 1: subgroup operations in compute are not usable
+  std::uint32_t subgroup_size = 1;  // 1: subgroup operations in compute are not usable
   bool subgroup_arithmetic = false;
-  bool subgroup_size_control = false;        // required_subgroup_size between the next two
+  bool subgroup_size_control = false;  // required_subgroup_size between the next two
   std::uint32_t min_subgroup_size = 1;
   std::uint32_t max_subgroup_size = 1;
-  bool f16_storage = false;                  // 16-bit storage buffers: needed for dtype f16
+  bool f16_storage = false;  // 16-bit storage buffers: needed for dtype f16
   bool f16_arithmetic = false;
   bool vulkan_memory_model = false;
   std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
-  std::uint32_t compute_units_hint = 0;      // 0: unknown
+  std::uint32_t compute_units_hint = 0;                    // 0: unknown
 };
 
 class VulkanDevice final : public Device {
@@ -70,7 +70,8 @@ class VulkanDevice final : public Device {
   std::mutex& queue_mutex() const;  // held around every vkQueue call by whoever submits to queue() (VkFFT's plans)
   std::uint32_t queue_family() const;
   const DeviceOptions& options() const;
-  std::string cache_key() const;  // names version, vendor, device, driver, cache UUID: files made under another key are void
+  // Names vendor, device, driver version, cache UUID and shaders: files made under another key are void.
+  std::string cache_key() const;
   std::uint64_t validation_messages() const;
   FftPlans& fft_plans();
 
