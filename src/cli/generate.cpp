@@ -265,7 +265,7 @@ class Generation {
   }
 
   void decode(const std::vector<Prompt>& prompts) {
-    engine_->prepare(static_cast<std::int64_t>(sessions_.size()));
+    engine_->prepare(static_cast<std::int64_t>(sessions_.size()), false);
     const auto start = std::chrono::steady_clock::now();
     if (options_.echo && !options_.output_ids && prompts.size() == 1) print(prompts[0].text);
     if (sessions_.size() == 1) {

@@ -176,11 +176,11 @@ const std::string& Engine::model_hash() const { return core_->model_hash(); }
 
 std::vector<float> Engine::step_logits() { return core_->last_step_logits(); }
 
-void Engine::prepare(std::int64_t batch) {
+void Engine::prepare(std::int64_t batch, bool prefill) {
   if (batch < 1 || batch > options().max_sessions) {
     fail(StatusCode::invalid_argument, "a batch of {}; this engine has {} sessions", batch, options().max_sessions);
   }
-  core_->prepare({batch, false, false});
+  core_->prepare({batch, false, false}, prefill);
 }
 
 void Engine::forward(std::span<const std::int32_t> ids, std::int64_t batch, std::int64_t length,

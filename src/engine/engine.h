@@ -152,8 +152,8 @@ class Engine {
   std::vector<float> step_logits();
 
   // Makes now what the first tokens would otherwise wait for: pipelines, plans, recordings of a step of `batch`
-  // sessions and of a whole prefill piece.
-  void prepare(std::int64_t batch = 1);
+  // sessions and, with `prefill`, of a whole prefill piece.
+  void prepare(std::int64_t batch = 1, bool prefill = true);
 
   // Full forward of (B, L) ids from empty states: `consume(first_row, logits)` gets (rows, V) pieces in row order,
   // rows counting b L + t. Uses slots of its own. For `riverhorse forward` and the tests.

@@ -324,8 +324,9 @@ std::vector<float> EngineCore::last_step_logits() {
   return values;
 }
 
-void EngineCore::prepare(const StepKind& kind) {
+void EngineCore::prepare(const StepKind& kind, bool prefill) {
   step_recording(kind);
+  if (!prefill) return;
   // A piece longer than the KV cache can never be read before the cache has grown, which makes a new recording.
   const std::int64_t longest = model_->has_attention() ? capacity_ : options_.prefill_piece_tokens;
   prefill_recording(std::min(options_.prefill_piece_tokens, longest));

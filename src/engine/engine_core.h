@@ -72,7 +72,7 @@ class EngineCore {
   std::uint64_t submit_step(const StepKind& kind);
   void wait(std::uint64_t ticket) { device_->wait(ticket); }
   std::vector<float> last_step_logits();
-  void prepare(const StepKind& kind);
+  void prepare(const StepKind& kind, bool prefill);
 
   void forward(std::span<const std::int32_t> ids, std::int64_t batch, std::int64_t length,
                const std::function<void(std::int64_t, std::span<const float>)>& consume);
