@@ -213,7 +213,7 @@ class Generation {
     check_sampling(sampling, checkpoint.config);
     engine_ = std::make_unique<Engine>(open_chosen_device(options_.device), checkpoint, engine_options);
 
-    for (const Prompt& prompt : prompts) {
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
       sessions_.push_back(engine_->create_session(sampling));
       sampling.seed += 1;  // each text draws its own
       outputs_.emplace_back(options_, tokenizer_.get(), end_token_);
