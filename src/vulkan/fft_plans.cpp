@@ -71,7 +71,7 @@ const FftPlan& FftPlans::get(const VulkanEncoder& encoder, Role role, std::uint3
   FftPlan* target = made.get();
   memory.rows = [this, target] { return device_.range(target->rows_); };
   memory.temporary = [this, target, bytes] {
-    if (!target->temporary_) target->temporary_ = workspace(temporary_workspace, bytes);
+    if (!target->temporary_) target->temporary_ = workspace(temporary_workspace, 2 * bytes);
     return device_.range(target->temporary_);
   };
   if (const std::vector<std::byte> saved = read_saved(shape); !saved.empty()) {

@@ -221,7 +221,7 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
   impl.rows = token_handle(rows_token);
   impl.temporary = token_handle(temporary_token);
   impl.rows_bytes = std::uint64_t{shape.rows} * (shape.size + 2) * sizeof(float);
-  impl.temporary_bytes = impl.rows_bytes;
+  impl.temporary_bytes = 2 * impl.rows_bytes;  // 1.3.x counts full complex rows
 
   VkFFTConfiguration configuration = {};
   configuration.FFTdim = 1;

@@ -23,7 +23,7 @@ struct FftShape {
 
 class VkfftApplication {
  public:
-  // Where the rows lie, and, if the transform is too long for one pass, as much again to reorder through; asked for
+  // Where the rows lie, and, if the transform is too long for one pass, twice as much to reorder through; asked for
   // when VkFFT writes its descriptors, and the same every time.
   struct Memory {
     std::function<VulkanDevice::BufferRange()> rows;
