@@ -22,10 +22,10 @@ class CliModel : public ProgramTest {
   static nlohmann::json golden() { return nlohmann::json::parse(read_whole_file(hybrid + "generation.json")); }
   static std::string prompt_ids(int row = 0) { return ids_text(golden()["prompt_tokens"][row]); }
 
-  // generate on the cpu, printing ids
-  static std::vector<std::string> generate_ids() {
+  // generate, printing ids
+  static std::vector<std::string> generate_ids(const std::string& backend = "cpu") {
     return {"generate",   "--model",      hybrid + "model.pt", "--prompt-ids",
-            prompt_ids(), "--output-ids", "--backend",         "cpu"};
+            prompt_ids(), "--output-ids", "--backend",         backend};
   }
   static std::vector<std::string> generate_text(const std::string& prompt) {
     return {"generate", "-m", pure + "model.pt", "--prompt", prompt, "--backend", "cpu"};
@@ -72,8 +72,7 @@ TEST_F(CliModel, GeneratesTheGoldenTokensInEveryWay) {
 
 TEST_F(CliModel, RunsUnderTheValidationLayer) {
   if (backends().size() < 2) GTEST_SKIP() << "no Vulkan device";
-  const ChildResult result =
-      run(joined(generate_ids(), words("--greedy --max-tokens 4 --backend vulkan --validation")));
+  const ChildResult result = run(joined(generate_ids("vulkan"), words("--greedy --max-tokens 4 --validation")));
   if (result.status == 1 && result.err.find("VK_LAYER_KHRONOS_validation") != std::string::npos) {
     GTEST_SKIP() << result.err;
   }
@@ -82,8 +81,7 @@ TEST_F(CliModel, RunsUnderTheValidationLayer) {
 
 TEST_F(CliModel, HalfPrecisionStaysCloseToTheGoldenTokens) {
   if (backends().size() < 2) GTEST_SKIP() << "no Vulkan device";
-  const ChildResult result =
-      run(joined(generate_ids(), words("--greedy --max-tokens 4 --dtype f16 --backend vulkan")));
+  const ChildResult result = run(joined(generate_ids("vulkan"), words("--greedy --max-tokens 4 --dtype f16")));
   if (result.status == 1 && result.err.find("f16") != std::string::npos) GTEST_SKIP() << result.err;
   expect_success(result);
   EXPECT_EQ(result.out, "288,373,373,373\n");
@@ -196,7 +194,7 @@ TEST_F(CliModel, TheSelfTestRunsAtTheFirstUse) {
   if (backends().size() < 2) GTEST_SKIP() << "no Vulkan device";
   const std::string cache = temporary("first_use");
   const std::vector<std::string> use =
-      joined(generate_ids(), {"--greedy", "--max-tokens", "1", "--backend", "vulkan", "--cache", cache});
+      joined(generate_ids("vulkan"), {"--greedy", "--max-tokens", "1", "--cache", cache});
   const ChildResult first = run(use);
   expect_success(first);
   EXPECT_NE(first.err.find("before its first use"), std::string::npos) << first.err;
