@@ -13,7 +13,10 @@ const std::string pure = golden_folder + "/lm/h3-pure/";
 
 std::string ids_text(const nlohmann::json& ids) {
   std::string text;
-  for (const auto& id : ids) text += (text.empty() ? "" : ",") + std::to_string(id.get<int>());
+  for (const auto& id : ids) {
+    if (!text.empty()) text += ',';
+    text += std::to_string(id.get<int>());
+  }
   return text;
 }
 

@@ -20,3 +20,17 @@ if(TARGET riverhorse_program)
     add_dependencies(${name} riverhorse_program)
   endforeach()
 endif()
+
+# A second Vulkan implementation, where there is one.
+if(TARGET ops_test)
+  add_test(NAME swiftshader_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/swiftshader.sh ${PROJECT_BINARY_DIR}/swiftshader
+                                         $<TARGET_FILE:ops_test>)
+  set_tests_properties(swiftshader_test PROPERTIES LABELS vulkan TIMEOUT 900 SKIP_RETURN_CODE 77)
+endif()
+
+# The README's commands run as they stand.
+if(TARGET riverhorse_program)
+  add_test(NAME readme_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/readme_test.sh $<TARGET_FILE_DIR:riverhorse_program>
+                                    ${CMAKE_CURRENT_BINARY_DIR}/readme_test)
+  set_tests_properties(readme_test PROPERTIES LABELS program TIMEOUT 600)
+endif()
