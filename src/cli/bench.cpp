@@ -56,7 +56,11 @@ double time_operation(Device& device, const RecordFunction& operation) {
   };
   int count = 1;
   auto recording = record(count);
-  run(*recording);  // warm-up
+  // Until the clocks are up: an idle GPU runs at a fraction of its rate for the first tenths of a second.
+  const auto warm_up = Clock::now();
+  do {
+    run(*recording);
+  } while (milliseconds_since(warm_up) < 300.0);
   const double single = std::max(run(*recording), 1e-4);
   count = std::clamp(static_cast<int>(long_enough_ms / single), 1, 64);
   if (count > 1) {

@@ -56,6 +56,9 @@ void VulkanEncoder::record_copy(const CopyArgs& args) {
     return;
   }
   std::string_view shader = "copy.words";
+  // 16 bytes at a time where both sides begin and end on such a boundary.
+  const bool quads = !convert && (args.in.offset_bytes | args.out.offset_bytes | args.in.size_bytes()) % 16 == 0;
+  if (quads) shader = "copy.quads";
   if (convert && args.in.dtype == DType::f32 && args.out.dtype == DType::f16) shader = "copy.f32_to_f16";
   if (convert && args.in.dtype == DType::f16 && args.out.dtype == DType::f32) shader = "copy.f16_to_f32";
   if (convert && !limits().f16_storage) {
@@ -65,8 +68,10 @@ void VulkanEncoder::record_copy(const CopyArgs& args) {
   const AlignedView in = aligned_view(convert ? args.in : as_words(args.in), alignment);
   const AlignedView out = aligned_view(convert ? args.out : as_words(args.out), alignment);
   const std::uint32_t threads = std::min(limits().invocations, 256u);
-  const std::int64_t count = convert ? args.in.count() : static_cast<std::int64_t>(args.in.size_bytes() / 4);
-  const CopyPush push{static_cast<std::uint32_t>(count), in.skip, out.skip};
+  const std::uint32_t unit_words = quads ? 4 : 1;  // of what the shader copies at a time, when it copies words
+  const std::int64_t count =
+      convert ? args.in.count() : static_cast<std::int64_t>(args.in.size_bytes() / (4 * unit_words));
+  const CopyPush push{static_cast<std::uint32_t>(count), in.skip / unit_words, out.skip / unit_words};
   const Binding bindings[] = {{in.tensor, Access::read}, {out.tensor, Access::write}};
   const std::uint32_t constants[] = {threads};
   Dispatch copy{shader, constants, bindings, push_bytes(push)};

@@ -32,13 +32,16 @@ void start_loader() {
   }
 }
 
-bool has_layer(const char* name) {
+// The Vulkan version that an installed layer was written against; 0 when it is not installed.
+std::uint32_t layer_version(const char* name) {
   std::uint32_t count = 0;
-  if (vkEnumerateInstanceLayerProperties(&count, nullptr) != VK_SUCCESS) return false;
+  if (vkEnumerateInstanceLayerProperties(&count, nullptr) != VK_SUCCESS) return 0;
   std::vector<VkLayerProperties> layers(count);
-  if (vkEnumerateInstanceLayerProperties(&count, layers.data()) < 0) return false;
-  return std::any_of(layers.begin(), layers.end(),
-                     [&](const VkLayerProperties& layer) { return std::strcmp(layer.layerName, name) == 0; });
+  if (vkEnumerateInstanceLayerProperties(&count, layers.data()) < 0) return 0;
+  const auto layer = std::find_if(layers.begin(), layers.end(), [&](const VkLayerProperties& each) {
+    return std::strcmp(each.layerName, name) == 0;
+  });
+  return layer == layers.end() ? 0 : layer->specVersion;
 }
 
 constexpr const char* validation_layer = "VK_LAYER_KHRONOS_validation";
@@ -110,7 +113,8 @@ Instance::Instance(bool validation) {
   features.pNext = &messages;
   const char* extensions[] = {VK_EXT_DEBUG_UTILS_EXTENSION_NAME};
   if (validation) {
-    if (!has_layer(validation_layer)) {
+    validation_layer_version_ = layer_version(validation_layer);
+    if (validation_layer_version_ == 0) {
       fail(StatusCode::unsupported,
            "validation was asked for, and the layer {} is not installed (Debian, Ubuntu: vulkan-validationlayers)",
            validation_layer);

@@ -47,6 +47,7 @@ class Instance {
   const InstanceFunctions& functions() const { return functions_; }
   std::uint32_t api_version() const { return api_version_; }  // what was asked for: 1.1 to 1.3
   std::uint64_t validation_messages() const { return validation_messages_.load(); }
+  std::uint32_t validation_layer_version() const { return validation_layer_version_; }  // 0: no validation
   std::vector<VkPhysicalDevice> physical_devices() const;
 
  private:
@@ -58,6 +59,7 @@ class Instance {
   VkInstance handle_ = VK_NULL_HANDLE;
   VkDebugUtilsMessengerEXT messenger_ = VK_NULL_HANDLE;
   std::uint32_t api_version_ = 0;
+  std::uint32_t validation_layer_version_ = 0;
   InstanceFunctions functions_;
   std::atomic<std::uint64_t> validation_messages_{0};
 };

@@ -45,12 +45,9 @@ void linear_gemv(VulkanEncoder& encoder, const LinearPart& part) {
     split *= 2;
   }
   // Several weight rows a team where there are plenty: they share what is read of x.
-  std::uint32_t weight_rows = 1;
-  if (part.outputs >= compute_units * 16) weight_rows = 2;
-  if (part.outputs >= compute_units * 64 && batch <= 4) weight_rows = 4;
+  const std::uint32_t weight_rows = part.outputs >= compute_units * 16 ? 2 : 1;
   const std::uint32_t teams = std::max(split, std::min(most_teams, 4u));
-  const std::uint32_t unroll =
-      std::clamp(divide_up(units, width * split), 1u, weight_rows == 1 ? 4u : 8 / weight_rows);
+  const std::uint32_t unroll = std::clamp(divide_up(units, width * split), 1u, 4u);
 
   const std::uint32_t constants[] = {teams * width, weight_rows, batch, split, teams, unroll, flags};
   const std::uint32_t groups = divide_up(part.part_outputs(), teams / split * weight_rows);

@@ -156,7 +156,10 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
   if (has_size_control) found.chain(found.subgroup_size);
   const bool has_memory_model = core12 || has(VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
   if (has_memory_model) found.chain(found.memory_model);
-  const bool has_cooperative = has(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+  // A validation layer from before the extension takes its shaders for invalid ones: then do without.
+  const bool layer_too_old = instance.validation_layer_version() != 0 &&
+                             instance.validation_layer_version() < VK_MAKE_API_VERSION(0, 1, 3, 255);
+  const bool has_cooperative = has(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME) && !layer_too_old;
   if (has_cooperative) found.chain(found.cooperative_matrix);
   const bool has_executable = has(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
   if (has_executable) found.chain(found.executable);
