@@ -1,7 +1,6 @@
 // A Vulkan loader of 2016: version 1.0, so no vkEnumerateInstanceVersion.
-#include <volk.h>
-
 #include <string.h>
+#include <volk.h>
 
 static VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info,
                                                       const VkAllocationCallbacks* callbacks, VkInstance* instance) {
@@ -9,7 +8,8 @@ static VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo
   return VK_ERROR_INCOMPATIBLE_DRIVER;
 }
 
-VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL vk10_get(VkInstance instance, const char* name) __asm__("vkGetInstanceProcAddr");
+VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL vk10_get(VkInstance instance,
+                                                  const char* name) __asm__("vkGetInstanceProcAddr");
 
 VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL vk10_get(VkInstance instance, const char* name) {
   (void)instance;

@@ -85,6 +85,14 @@ install_packages() {
     die "installing failed; to see why: apt-get install --no-install-recommends ${missing[*]}"
 }
 
+# The address this Debian 12 takes its packages from, so that backports come from the same place.
+debian_mirror() {
+  local address
+  address=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' 'Component: main' |
+    head -1)
+  [ -n "$address" ] && printf '%s' "$address"
+}
+
 # use_backports INSTALL: on Debian 12, adds the suite bookworm-backports (only ever when the user said --backports)
 # and takes VkFFT 1.3.4 and Mesa 25 from it.
 use_backports() {
@@ -99,9 +107,10 @@ use_backports() {
     return 0
   fi
   if ! grep -rqs bookworm-backports /etc/apt/sources.list /etc/apt/sources.list.d; then
-    local file=/etc/apt/sources.list.d/riverhorse-backports.list
+    local file=/etc/apt/sources.list.d/riverhorse-backports.list mirror
+    mirror=$(debian_mirror) || die "--backports: this system's own package source for bookworm was not found"
     say "--backports: adding bookworm-backports in $file"
-    echo "deb http://deb.debian.org/debian bookworm-backports main" | as_root tee "$file" > /dev/null
+    echo "deb $mirror bookworm-backports main" | as_root tee "$file" > /dev/null
   fi
   say "--backports: installing libvkfft-dev and mesa-vulkan-drivers from bookworm-backports"
   apt_get update > /dev/null || die "apt-get update failed"

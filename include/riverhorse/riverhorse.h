@@ -52,6 +52,8 @@ extern "C" {
  * against an older header would no longer work. */
 #define RIVERHORSE_ABI_VERSION 0
 
+/* clang-format takes the macro for a function. */
+/* clang-format off */
 RIVERHORSE_ENUM(riverhorse_status) {
   RIVERHORSE_OK = 0,
   RIVERHORSE_INVALID_ARGUMENT = 1, /* the call makes no sense: null, a wrong struct_size, an id out of range */
@@ -90,6 +92,7 @@ RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_STRING = 2,      /* one of the stop strings was completed */
   RIVERHORSE_STOP_CALLBACK = 3     /* the callback asked to stop */
 };
+/* clang-format on */
 
 typedef struct riverhorse_device_list riverhorse_device_list;
 typedef struct riverhorse_model riverhorse_model;
@@ -124,14 +127,14 @@ RIVERHORSE_API void riverhorse_set_log_callback(riverhorse_log_callback callback
 
 typedef struct riverhorse_device_info {
   uint32_t struct_size;
-  int32_t is_default;  /* 1: taken when nothing is chosen */
-  char id[32];         /* "vulkan:0": pass it as riverhorse_model_options.device */
-  char backend[16];    /* "cpu", "vulkan", "cuda" */
-  char name[256];      /* longer names are cut at a character */
-  char type[32];       /* "discrete GPU", "integrated GPU", "software", ... */
-  char driver[256];    /* name and version */
-  char api[64];        /* "Vulkan 1.3.230", or "" */
-  uint8_t uuid[16];    /* of the physical device; zero when unknown */
+  int32_t is_default; /* 1: taken when nothing is chosen */
+  char id[32];        /* "vulkan:0": pass it as riverhorse_model_options.device */
+  char backend[16];   /* "cpu", "vulkan", "cuda" */
+  char name[256];     /* longer names are cut at a character */
+  char type[32];      /* "discrete GPU", "integrated GPU", "software", ... */
+  char driver[256];   /* name and version */
+  char api[64];       /* "Vulkan 1.3.230", or "" */
+  uint8_t uuid[16];   /* of the physical device; zero when unknown */
   uint64_t memory_total_bytes;
   uint64_t memory_free_bytes; /* when listed; equals the total when unknown */
 } riverhorse_device_info;
@@ -157,19 +160,19 @@ RIVERHORSE_API riverhorse_status riverhorse_device_list_get_absent(const riverho
 typedef struct riverhorse_model_options {
   uint32_t struct_size;
   riverhorse_dtype dtype;
-  riverhorse_conv conv;       /* how long convolutions are computed */
-  int32_t safe_shaders;       /* 1: use only what every Vulkan 1.1 device has; slower */
-  int32_t skip_self_test;     /* 1: no test at the first use of a device and driver */
-  int32_t validation;         /* 1: with the Vulkan validation layer; UNSUPPORTED when it is not installed */
-  int32_t check_finite;       /* 1: refuse a model with NaN or infinite weights */
-  int32_t max_sessions;       /* sessions alive at once; default 4 */
-  int64_t context_tokens;     /* first capacity of the attention cache, which grows when needed; default 2048 */
+  riverhorse_conv conv;         /* how long convolutions are computed */
+  int32_t safe_shaders;         /* 1: use only what every Vulkan 1.1 device has; slower */
+  int32_t skip_self_test;       /* 1: no test at the first use of a device and driver */
+  int32_t validation;           /* 1: with the Vulkan validation layer; UNSUPPORTED when it is not installed */
+  int32_t check_finite;         /* 1: refuse a model with NaN or infinite weights */
+  int32_t max_sessions;         /* sessions alive at once; default 4 */
+  int64_t context_tokens;       /* first capacity of the attention cache, which grows when needed; default 2048 */
   int64_t prefill_piece_tokens; /* tokens read at once by append; default: chosen by the library */
-  double submission_limit_ms; /* longest GPU submission, so that a desktop stays responsive; default 8 */
-  const char* config_path;    /* config.json of a bare weights file; default: beside the weights */
-  const char* backend;        /* "cpu", "vulkan", "cuda"; default: the best that is there */
-  const char* device;         /* an index, an id ("vulkan:0") or a part of a name; default: the best */
-  const char* cache_folder;   /* of compiled pipelines and self-test results; "none": no cache; default: the user's */
+  double submission_limit_ms;   /* longest GPU submission, so that a desktop stays responsive; default 8 */
+  const char* config_path;      /* config.json of a bare weights file; default: beside the weights */
+  const char* backend;          /* "cpu", "vulkan", "cuda"; default: the best that is there */
+  const char* device;           /* an index, an id ("vulkan:0") or a part of a name; default: the best */
+  const char* cache_folder; /* of compiled pipelines and self-test results; "none": no cache; default: the user's */
   riverhorse_progress_callback progress; /* of loading */
   void* progress_user;
 } riverhorse_model_options;
@@ -185,15 +188,15 @@ RIVERHORSE_API void riverhorse_model_free(riverhorse_model* model);
 typedef struct riverhorse_model_info {
   uint32_t struct_size;
   riverhorse_dtype dtype;
-  int64_t parameter_count;   /* the tied embedding counted once */
-  int64_t embedding_width;   /* D */
+  int64_t parameter_count; /* the tied embedding counted once */
+  int64_t embedding_width; /* D */
   int64_t layer_count;
   int64_t attention_layer_count;
-  int64_t state_size;        /* N */
+  int64_t state_size; /* N */
   int64_t vocab_size;
-  int64_t padded_vocab_size; /* columns of the logits */
-  int32_t has_tokenizer;     /* 1: encode, decode and texts in generate work */
-  int32_t end_of_text;       /* token id, -1: none */
+  int64_t padded_vocab_size;    /* columns of the logits */
+  int32_t has_tokenizer;        /* 1: encode, decode and texts in generate work */
+  int32_t end_of_text;          /* token id, -1: none */
   int64_t tokenizer_vocab_size; /* tokens that have a text: may be fewer than the model can draw; 0: no tokenizer */
   int64_t max_sessions;
   uint64_t device_memory_bytes; /* that the model holds on the device */
@@ -202,13 +205,14 @@ typedef struct riverhorse_model_info {
 } riverhorse_model_info;
 
 /* Fills `info`, whose struct_size is set by the caller. */
-RIVERHORSE_API riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, riverhorse_model_info* info);
+RIVERHORSE_API riverhorse_status riverhorse_model_get_info(const riverhorse_model* model,
+                                                           riverhorse_model_info* info);
 
 /* Text to token ids. `text` may hold any bytes. `special` nonzero: texts of special tokens ("<|endoftext|>") become
  * their ids. `ids` (capacity) may be null; *count is the number of ids. UNSUPPORTED: the model has no tokenizer. */
 RIVERHORSE_API riverhorse_status riverhorse_model_encode(const riverhorse_model* model, const char* text,
-                                                         size_t text_bytes, int special, int32_t* ids, size_t capacity,
-                                                         size_t* count);
+                                                         size_t text_bytes, int special, int32_t* ids,
+                                                         size_t capacity, size_t* count);
 
 /* Token ids to text, without a terminating zero. `text` (capacity bytes) may be null; *text_bytes is the size. The
  * bytes of a single token may be a part of a character. INVALID_ARGUMENT for an unknown id. */
@@ -226,17 +230,17 @@ typedef struct riverhorse_logit_bias {
 /* How tokens are drawn; all zero is greedy. The same seed, model, device and calls give the same tokens. */
 typedef struct riverhorse_sampling_options {
   uint32_t struct_size;
-  int32_t padded_vocabulary;  /* 1: the padding columns of the logits may be drawn too */
-  double temperature;         /* 0: greedy */
-  int64_t top_k;              /* 0: all tokens */
-  double top_p;               /* default 1: all tokens */
-  double min_p;               /* 0: all tokens */
-  double repetition_penalty;  /* default 1: none */
-  double presence_penalty;    /* 0: none */
-  double frequency_penalty;   /* 0: none */
+  int32_t padded_vocabulary; /* 1: the padding columns of the logits may be drawn too */
+  double temperature;        /* 0: greedy */
+  int64_t top_k;             /* 0: all tokens */
+  double top_p;              /* default 1: all tokens */
+  double min_p;              /* 0: all tokens */
+  double repetition_penalty; /* default 1: none */
+  double presence_penalty;   /* 0: none */
+  double frequency_penalty;  /* 0: none */
   uint64_t seed;
-  int64_t vocabulary_limit;   /* tokens from here on are never drawn, e.g. tokenizer_vocab_size; default: none but
-                                 the padding columns */
+  int64_t vocabulary_limit; /* tokens from here on are never drawn, e.g. tokenizer_vocab_size; default: none but
+                               the padding columns */
   const riverhorse_logit_bias* logit_bias; /* (logit_bias_count), copied */
   size_t logit_bias_count;
 } riverhorse_sampling_options;
@@ -314,7 +318,8 @@ RIVERHORSE_API riverhorse_status riverhorse_session_clone(riverhorse_session* se
 RIVERHORSE_API riverhorse_status riverhorse_session_checkpoint(riverhorse_session* session);
 
 /* Goes back to an earlier position, exactly. *tokens_read_again (may be null) is how many tokens had to be read
- * anew: those since the newest remembered state at or before it. INVALID_ARGUMENT when `position` is negative or ahead. */
+ * anew: those since the newest remembered state at or before it. INVALID_ARGUMENT when `position` is negative or
+ * ahead. */
 RIVERHORSE_API riverhorse_status riverhorse_session_rewind(riverhorse_session* session, int64_t position,
                                                            int64_t* tokens_read_again);
 

@@ -1,6 +1,6 @@
 // Riverhorse for C++17: a header-only layer over riverhorse.h. Objects own their handles and free them; failures are
-// thrown as riverhorse::api_error; callbacks are functions that may throw. Units, shapes and thread rules are those of
-// the C functions of the same names.
+// thrown as riverhorse::api_error; callbacks are functions that may throw. Units, shapes and thread rules are those
+// of the C functions of the same names.
 #ifndef RIVERHORSE_RIVERHORSE_HPP
 #define RIVERHORSE_RIVERHORSE_HPP
 
@@ -167,8 +167,8 @@ class session {
 
   void append(const std::vector<std::int32_t>& ids, const progress_function& progress = {}) {
     detail::callback_state<progress_function> state{progress, nullptr};
-    state.finish(riverhorse_session_append(get(), ids.data(), ids.size(), progress ? detail::on_progress : nullptr,
-                                           &state));
+    state.finish(
+        riverhorse_session_append(get(), ids.data(), ids.size(), progress ? detail::on_progress : nullptr, &state));
   }
 
   std::int32_t step() {
@@ -181,7 +181,8 @@ class session {
                                       const token_function& on_token = {}) {
     auto result = make<riverhorse_generate_result>();
     detail::callback_state<token_function> state{on_token, nullptr};
-    state.finish(riverhorse_session_generate(get(), &options, on_token ? detail::on_token : nullptr, &state, &result));
+    state.finish(
+        riverhorse_session_generate(get(), &options, on_token ? detail::on_token : nullptr, &state, &result));
     return result;
   }
 

@@ -33,11 +33,11 @@ std::string_view device_type_name(DeviceType type);  // "discrete GPU", ...
 
 struct DeviceInfo {
   BackendKind backend = BackendKind::cpu;
-  int index = 0;       // within the backend; "vulkan:0" chooses it
-  std::string name;    // "NVIDIA H100 80GB HBM3"
+  int index = 0;     // within the backend; "vulkan:0" chooses it
+  std::string name;  // "NVIDIA H100 80GB HBM3"
   DeviceType type = DeviceType::other;
-  std::string driver;  // name and version
-  std::string api;     // "Vulkan 1.3.230"
+  std::string driver;                   // name and version
+  std::string api;                      // "Vulkan 1.3.230"
   std::array<std::uint8_t, 16> uuid{};  // of the physical device; all zero when unknown
   std::uint64_t memory_total_bytes = 0;
   std::uint64_t memory_free_bytes = 0;  // an estimate at the time of listing; equals the total when unknown
@@ -165,8 +165,8 @@ class Recording {
 };
 
 struct RecordOptions {
-  bool timestamps = false;         // of the whole recording (total_time_ms): two a recording, free
-  bool op_timestamps = false;      // of each operation too (timings): serialises them
+  bool timestamps = false;     // of the whole recording (total_time_ms): two a recording, free
+  bool op_timestamps = false;  // of each operation too (timings): serialises them
 };
 
 using ProgressFunction = std::function<void(std::uint64_t done, std::uint64_t total)>;
@@ -220,9 +220,9 @@ struct DeviceOptions {
   // Pretends the device has no more than 16 KiB of shared memory and 128 invocations and none of the optional
   // features: the path that must work everywhere. For tests, and what a failed self test falls back to.
   bool minimal_features = false;
-  bool validation = false;             // Vulkan: the validation layer, messages counted; an error if it is absent
-  double submission_limit_ms = 8.0;    // no submission is longer, by measured time, so that no desktop freezes
-  std::string cache_folder;            // pipeline and plan cache; empty: the user's cache folder; "none": no cache
+  bool validation = false;           // Vulkan: the validation layer, messages counted; an error if it is absent
+  double submission_limit_ms = 8.0;  // no submission is longer, by measured time, so that no desktop freezes
+  std::string cache_folder;          // pipeline and plan cache; empty: the user's cache folder; "none": no cache
 };
 
 // Why a backend shows no device: "no Vulkan loader (libvulkan.so.1) was found; install ...".
@@ -232,7 +232,7 @@ struct BackendAbsence {
 };
 
 struct DeviceList {
-  std::vector<DeviceInfo> devices;      // CUDA, then Vulkan by rank, then cpu
+  std::vector<DeviceInfo> devices;  // CUDA, then Vulkan by rank, then cpu
   std::vector<BackendAbsence> absences;
 };
 

@@ -45,7 +45,7 @@ struct NormWeights {
 
 // residual += x when x is given; out = (residual - mean) / sqrt(var + epsilon) * weight + bias, var biased.
 struct AddLayerNormArgs {
-  Tensor x;  // (R, D) act, or empty
+  Tensor x;         // (R, D) act, or empty
   Tensor residual;  // (R, D) f32, updated in place when x is given
   NormWeights norm;
   Tensor out;  // (R, D) act
@@ -63,9 +63,9 @@ struct LinearArgs {
   Tensor weight;                    // (M, K) act
   Tensor bias;                      // (M) f32, or empty
   Activation activation = Activation::none;
-  bool accumulate = false;          // y += ...; then y is f32 (the residual stream) and not transposed
-  Tensor y;                         // (R, M) act or f32
-  bool y_transposed = false;        // y is (M, R) instead
+  bool accumulate = false;    // y += ...; then y is f32 (the residual stream) and not transposed
+  Tensor y;                   // (R, M) act or f32
+  bool y_transposed = false;  // y is (M, R) instead
 };
 
 // --------------------------------------------------------------------------------------------------- H3 mixer

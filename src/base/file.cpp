@@ -56,8 +56,8 @@ std::string read_text_file(const std::filesystem::path& path, std::uint64_t limi
   if (file.fd < 0) fail_errno("cannot open", path, errno);
   const auto size = static_cast<std::uint64_t>(stat_regular(file.fd, path).st_size);
   if (size > limit_bytes) {
-    fail(StatusCode::bad_file, "{}: {} bytes is more than the limit of {} for this kind of file", path.string(),
-         size, limit_bytes);
+    fail(StatusCode::bad_file, "{}: {} bytes is more than the limit of {} for this kind of file", path.string(), size,
+         limit_bytes);
   }
   std::string text(size, '\0');
   std::size_t done = 0;
@@ -107,8 +107,8 @@ void AtomicFileWriter::commit() {
     fail(StatusCode::io_error, "cannot write {}: {}", path_.string(), std::strerror(error));
   }
   // The rename itself must survive a power cut too; a file system that cannot sync a folder is not an error.
-  const Descriptor folder{::open(path_.has_parent_path() ? path_.parent_path().c_str() : ".",
-                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  const Descriptor folder{
+      ::open(path_.has_parent_path() ? path_.parent_path().c_str() : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (folder.fd >= 0) ::fsync(folder.fd);
 }
 

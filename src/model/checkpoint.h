@@ -23,10 +23,10 @@ std::int64_t parameter_count(const ModelConfig& config);  // the tied embedding 
 
 struct Checkpoint {
   ModelConfig config;
-  TensorFile file;                     // today's names; exactly the parameters of the table
-  std::filesystem::path folder;        // where tokenizer files are looked for
-  std::vector<std::string> warnings;   // unknown fields, ignored tensors, renamed keys
-  std::string content_hash;            // hex; of the configuration and the tensors' bytes (a fast 64-bit or wider hash)
+  TensorFile file;                    // today's names; exactly the parameters of the table
+  std::filesystem::path folder;       // where tokenizer files are looked for
+  std::vector<std::string> warnings;  // unknown fields, ignored tensors, renamed keys
+  std::string content_hash;  // hex; of the configuration and the tensors' bytes (a fast 64-bit or wider hash)
 };
 
 struct CheckpointOptions {

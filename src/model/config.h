@@ -13,19 +13,19 @@
 namespace riverhorse {
 
 struct ModelConfig {
-  std::int64_t n_embd = 768;               // D
+  std::int64_t n_embd = 768;  // D
   std::int64_t n_layer = 12;
-  std::optional<std::int64_t> n_inner;     // width of the MLP; empty: 4 n_embd
+  std::optional<std::int64_t> n_inner;       // width of the MLP; empty: 4 n_embd
   std::vector<std::int64_t> attn_layer_idx;  // layers whose mixer is attention
   std::optional<std::int64_t> attn_n_head;   // required when attn_layer_idx is not empty
-  std::int64_t attn_rotary_dim = 0;        // 0: no rotary embedding
-  bool attn_bias = true;                   // Wqkv has a bias (out_proj always has one)
-  std::int64_t ssm_head_dim = 1;           // d; H = n_embd / d
-  std::int64_t ssm_d_state = 64;           // N
+  std::int64_t attn_rotary_dim = 0;          // 0: no rotary embedding
+  bool attn_bias = true;                     // Wqkv has a bias (out_proj always has one)
+  std::int64_t ssm_head_dim = 1;             // d; H = n_embd / d
+  std::int64_t ssm_d_state = 64;             // N
   std::string ssm_mode = "diag";
   std::string ssm_measure = "diag-lin";
   Discretization ssm_disc = Discretization::bilinear;
-  bool ssm_use_fast_fttconv = false;       // the original's spelling; chooses HeadOrder for ssm_head_dim > 1
+  bool ssm_use_fast_fttconv = false;  // the original's spelling; chooses HeadOrder for ssm_head_dim > 1
   double resid_pdrop = 0.0;
   double embed_pdrop = 0.0;
   double attn_pdrop = 0.0;

@@ -14,8 +14,8 @@ void VulkanEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
     std::uint32_t add;  // 1: x is given
     float epsilon;
   };
-  const Push push{static_cast<std::uint32_t>(args.residual.shape[0]), static_cast<std::uint32_t>(args.residual.shape[1]),
-                  args.x ? 1u : 0u, args.norm.epsilon};
+  const Push push{static_cast<std::uint32_t>(args.residual.shape[0]),
+                  static_cast<std::uint32_t>(args.residual.shape[1]), args.x ? 1u : 0u, args.norm.epsilon};
   if (push.rows == 0) return;
   const Binding bindings[] = {{args.x ? args.x : args.out, args.x ? Access::read : Access::write},
                               {args.residual, args.x ? Access::read_write : Access::read},
