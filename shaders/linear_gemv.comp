@@ -80,15 +80,29 @@ float team_sum(float value) {
 float mean[BATCH];
 float scale[BATCH];  // 1 / standard deviation
 
-// Two passes over the row: the variance is a sum of squared distances from the mean, never a difference.
+// Eight quads of the row a lane, from quad `begin` on: loads that do not wait for each other, because one after the
+// other they would take longer than the weights. Quads beyond the row are zeros.
+const uint kHeld = 8u;
+vec4 held[kHeld];
+
+void hold_quads(uint base, uint begin) {
+  [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
+    const uint quad = begin + i * lanes() + lane();
+    held[i] = quad < K / 4u ? x32v[base / 4u + quad] : vec4(0.0);
+  }
+}
+
+// Two passes over the row: the variance is a sum of squared distances from the mean, never a difference. A row of up
+// to 32 lanes() elements stays in registers between them.
 void layer_norm_statistics() {
   [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
     const uint base = min(row, R - 1u) * K;
+    const uint step = kHeld * lanes();
     float sum = 0.0;
     if ((FLAGS & kVectorX) != 0u) {
-      for (uint k = lane(); k < K / 4u; k += lanes()) {
-        const vec4 v = x32v[base / 4u + k];
-        sum += (v.x + v.y) + (v.z + v.w);
+      for (uint begin = 0u; begin < K / 4u; begin += step) {
+        hold_quads(base, begin);
+        [[unroll]] for (uint i = 0u; i < kHeld; ++i) sum += (held[i].x + held[i].y) + (held[i].z + held[i].w);
       }
     } else {
       for (uint k = lane(); k < K; k += lanes()) sum += x32[base + k];
@@ -96,9 +110,12 @@ void layer_norm_statistics() {
     mean[row] = team_sum(sum) / float(K);
     float squares = 0.0;
     if ((FLAGS & kVectorX) != 0u) {
-      for (uint k = lane(); k < K / 4u; k += lanes()) {
-        const vec4 v = x32v[base / 4u + k] - mean[row];
-        squares += dot(v, v);
+      for (uint begin = 0u; begin < K / 4u; begin += step) {
+        if (K / 4u > step) hold_quads(base, begin);
+        [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
+          const vec4 v = begin + i * lanes() + lane() < K / 4u ? held[i] - mean[row] : vec4(0.0);
+          squares += dot(v, v);
+        }
       }
     } else {
       for (uint k = lane(); k < K; k += lanes()) {

@@ -3,6 +3,7 @@
 #include "backend/backend.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -52,7 +53,8 @@ std::string DeviceInfo::id() const { return fmt::format("{}:{}", backend_name(ba
 
 // While preparing, scratch tensors share an empty buffer: not null, so that an optional argument that is given can
 // be told from one that is not.
-Encoder::Encoder(std::shared_ptr<Buffer> workspace) : workspace_(workspace), preparing_(workspace == nullptr) {
+Encoder::Encoder(std::shared_ptr<Buffer> workspace)
+    : workspace_(std::move(workspace)), preparing_(workspace_ == nullptr) {
   if (preparing_) workspace_ = std::make_shared<Buffer>(0);
 }
 

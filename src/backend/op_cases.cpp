@@ -1,6 +1,7 @@
 #include "backend/op_cases.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "backend/op_cases_build.h"
 #include "base/error.h"
@@ -78,8 +79,8 @@ CaseData CaseBuilder::done(std::function<void(Encoder&, std::span<const Tensor>)
 SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random) {
   SlotPool pool;
   pool.count = batch + 2;
-  std::vector<std::int32_t> order;
-  for (std::int32_t slot = 0; slot < pool.count; ++slot) order.push_back(slot);
+  std::vector<std::int32_t> order(static_cast<std::size_t>(pool.count));
+  std::iota(order.begin(), order.end(), 0);
   for (std::size_t i = order.size() - 1; i > 0; --i) {
     std::swap(order[i], order[static_cast<std::size_t>(random.below(static_cast<std::int32_t>(i + 1)))]);
   }
@@ -93,11 +94,11 @@ SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Rand
   return pool;
 }
 
-void add_case(CaseList& list, std::string op, std::string name, std::vector<DType> dtypes, MakeCase make,
-              std::vector<Feature> needs) {
+void add_case(CaseList& list, const std::string& op, const std::string& name, const std::vector<DType>& dtypes,
+              const MakeCase& make, const std::vector<Feature>& needs) {
   for (const DType dtype : dtypes) {
     OpCase op_case{.op = op, .name = name, .dtype = dtype, .needs = needs, .make = {}};
-    op_case.make = [make, dtype, full_name = op + "." + name](std::uint64_t seed) {
+    op_case.make = [make, dtype, full_name = fmt::format("{}.{}", op, name)](std::uint64_t seed) {
       CaseBuilder builder(dtype, full_name, seed);
       return make(builder);
     };

@@ -77,8 +77,8 @@ SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Rand
 using CaseList = std::vector<OpCase>;
 using MakeCase = std::function<CaseData(CaseBuilder&)>;
 // Adds the case for each dtype.
-void add_case(CaseList& list, std::string op, std::string name, std::vector<DType> dtypes, MakeCase make,
-              std::vector<Feature> needs = {});
+void add_case(CaseList& list, const std::string& op, const std::string& name, const std::vector<DType>& dtypes,
+              const MakeCase& make, const std::vector<Feature>& needs = {});
 
 inline const std::vector<DType> both_dtypes = {DType::f32, DType::f16};
 

@@ -148,7 +148,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
   engine_options.max_sessions = options.batch;
-  engine_options.context_tokens = prompt + 2 * drawn + 16;
+  engine_options.context_tokens = prompt + 3 * drawn + 16;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
@@ -162,11 +162,21 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
     sessions.back()->append(ids);
     batch.push_back(sessions.back().get());
   }
-  for (int warm_up = 0; warm_up < 3; ++warm_up) engine.step(batch);
+  // Until the clocks are up: an idle GPU runs at a fraction of its rate for the first tenths of a second.
+  const auto warm_up = Clock::now();
+  do {
+    engine.step(batch);
+  } while (batch[0]->position() < prompt + drawn && milliseconds_since(warm_up) < 300.0);
 
-  // Step by step for the device's times, then as generation runs, with steps in flight, for the wall time.
+  // As generation runs, with steps in flight, for the wall time; then step by step for the device's times.
   std::vector<double> device_times, wall_times;
+  double wall_ms = 0;
   const std::int64_t position = batch[0]->position();
+  if (options.batch == 1 && !interrupted()) {
+    const auto before = Clock::now();
+    const std::int64_t count = batch[0]->generate(drawn, [](std::int32_t) { return !interrupted(); });
+    if (count > 0) wall_ms = milliseconds_since(before) / static_cast<double>(count);
+  }
   for (std::int64_t i = 0; i < drawn && !interrupted(); ++i) {
     const auto before = Clock::now();
     engine.step(batch);
@@ -174,12 +184,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
     const Engine::Timing timing = engine.last_timing();
     if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
   }
-  double wall_ms = median(wall_times);
-  if (options.batch == 1 && !interrupted()) {
-    const auto before = Clock::now();
-    const std::int64_t count = batch[0]->generate(drawn, [](std::int32_t) { return !interrupted(); });
-    if (count > 0) wall_ms = milliseconds_since(before) / static_cast<double>(count);
-  }
+  if (wall_ms == 0) wall_ms = median(wall_times);
   const ModelCosts costs = costs_of(checkpoint.config, options.dtype);
   const auto sequences = static_cast<double>(options.batch);
   const double middle = static_cast<double>(position) + static_cast<double>(drawn) / 2;

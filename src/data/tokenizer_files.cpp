@@ -228,7 +228,8 @@ void check_pipeline(const Source& source, const Json& root, const Json& model) {
   }
   for (const char* field : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const auto value = model.find(field);
-    if (value != model.end() && !value->is_null() && *value != "") source.cannot("model.{} is set", field);
+    if (value == model.end() || value->is_null()) continue;
+    if (!value->is_string() || !value->get_ref<const std::string&>().empty()) source.cannot("model.{} is set", field);
   }
   for (const char* field : {"byte_fallback", "ignore_merges"}) {
     if (read_bool(source, model, field, "model", false)) source.cannot("model.{} is true", field);

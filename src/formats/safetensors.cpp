@@ -304,6 +304,7 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
                        const std::map<std::string, std::string>& metadata) {
   // Wide elements first: with a header padded to 8 bytes, every tensor is then aligned to its elements.
   std::vector<std::pair<std::string, const HostTensor*>> order;
+  order.reserve(tensors.size());
   for (const auto& [name, tensor] : tensors) order.emplace_back(name, &tensor);
   std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
     return dtype_size_bytes(a.second->dtype) > dtype_size_bytes(b.second->dtype);
