@@ -40,9 +40,10 @@ find_missing() {
     IFS='|' read -ra names <<< "${entry%\?}"
     all+=("${names[@]}")
   done
-  installed=" $(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${all[@]}" 2> /dev/null |
+  # Both tools fail when they don't know one of the names, which is an answer here, not an error.
+  installed=" $( (dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${all[@]}" 2> /dev/null || true) |
     awk '$2 == "installed" {printf "%s ", $1}') "
-  known=" $(apt-cache policy "${all[@]}" 2> /dev/null |
+  known=" $( (apt-cache policy "${all[@]}" 2> /dev/null || true) |
     awk '/^[^ ]/ {name = $1; sub(/:$/, "", name)} /^  Candidate: / && $2 != "(none)" {printf "%s ", name}') "
   missing=()
   for entry in "$@"; do
