@@ -45,10 +45,22 @@ inline const std::vector<std::string>& device_names() {
   return names;
 }
 
+inline std::map<std::string, std::shared_ptr<Device>>& open_devices() {
+  static std::map<std::string, std::shared_ptr<Device>> open;
+  return open;
+}
+
+// Closes them before main returns: drivers unload in exit handlers of their own, and a device that is destroyed after
+// them crashes (seen with NVIDIA's).
+class DevicesEnd : public testing::Environment {
+ public:
+  void TearDown() override { open_devices().clear(); }
+};
+inline testing::Environment* const devices_end = testing::AddGlobalTestEnvironment(new DevicesEnd);
+
 // Opened once a process; on Vulkan with the validation layer where it is installed.
 inline std::shared_ptr<Device> device(const std::string& name) {
-  static std::map<std::string, std::shared_ptr<Device>> open;
-  std::shared_ptr<Device>& entry = open[name];
+  std::shared_ptr<Device>& entry = open_devices()[name];
   if (entry) return entry;
   if (name == "cpu") {
     entry = open_cpu_device(cpu_device_info(), {});
