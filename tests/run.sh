@@ -33,6 +33,7 @@ while [ $# -gt 0 ]; do
     --asan) preset=asan ;;
     --preset) [ $# -gt 1 ] || die "--preset needs a name"; preset=$2; shift ;;
     --build-dir) [ $# -gt 1 ] || die "--build-dir needs a folder"; build_dir=$2; shift ;;
+    --target=?*) targets+=("${1#--target=}") ;;
     --target) [ $# -gt 1 ] || die "--target needs a name"; targets+=("$2"); shift ;;
     -D?*) cmake_options+=("$1") ;;
     --help | -h) usage; exit 0 ;;

@@ -18,7 +18,7 @@ void VulkanEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
                   static_cast<std::uint32_t>(args.residual.shape[1]), args.x ? 1u : 0u, args.norm.epsilon};
   if (push.rows == 0) return;
   const Binding bindings[] = {{args.x ? args.x : args.out, args.x ? Access::read : Access::write},
-                              {args.residual, args.x ? Access::read_write : Access::read},
+                              {args.residual, Access::read_write},  // as the shader declares it, x or not
                               {args.norm.weight, Access::read},
                               {args.norm.bias, Access::read},
                               {args.out, Access::write}};
