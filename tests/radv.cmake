@@ -31,8 +31,15 @@ if(RIVERHORSE_VULKAN)
     file(WRITE ${radv_icd} "${radv_json}")
   endif()
 
-  # Generations: GCN 3, GCN 5, RDNA 1, 2, 3. Mesa 22.3 knows all of these.
-  foreach(family polaris10 vega10 navi10 navi21 navi31)
+  # Generations: GCN 4, GCN 5, RDNA 1, 2, 3. Mesa 22.3 calls the last one gfx1100, and aborts at a name it does not know.
+  set(radv_rdna3 gfx1100)
+  if(radv_library)
+    file(STRINGS ${radv_library} radv_knows_navi31 REGEX "^NAVI31$")
+    if(radv_knows_navi31)
+      set(radv_rdna3 navi31)
+    endif()
+  endif()
+  foreach(family polaris10 vega10 navi10 navi21 ${radv_rdna3})
     add_test(NAME radv_compile_${family} COMMAND radv_pipelines compile)
     set_tests_properties(radv_compile_${family} PROPERTIES LABELS radv SKIP_RETURN_CODE 77 TIMEOUT 900
                          ENVIRONMENT "VK_DRIVER_FILES=${radv_icd};VK_ICD_FILENAMES=${radv_icd};RADV_FORCE_FAMILY=${family}")
