@@ -31,15 +31,21 @@ if(RIVERHORSE_VULKAN)
     file(WRITE ${radv_icd} "${radv_json}")
   endif()
 
-  # Generations: GCN 4, GCN 5, RDNA 1, 2, 3. Mesa 22.3 calls the last one gfx1100, and aborts at a name it does not know.
-  set(radv_rdna3 gfx1100)
+  # Generations: GCN 4, GCN 5, RDNA 1, 2, 3. Mesa 22.3 does not know the last one by this name, and aborts then; its
+  # compiler for gfx1100, as it calls it, is a first version that spills where Mesa 25 does not.
+  set(radv_families polaris10 vega10 navi10 navi21)
+  set(radv_knows_navi31 "")
   if(radv_library)
     file(STRINGS ${radv_library} radv_knows_navi31 REGEX "^NAVI31$")
-    if(radv_knows_navi31)
-      set(radv_rdna3 navi31)
-    endif()
   endif()
-  foreach(family polaris10 vega10 navi10 navi21 ${radv_rdna3})
+  if(radv_knows_navi31)
+    list(APPEND radv_families navi31)
+  else()
+    message(STATUS "this RADV does not know navi31 (Mesa 23 does): no pipeline is compiled for RDNA 3")
+    add_test(NAME radv_compile_navi31 COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: this RADV does not know navi31; Mesa 23 does")
+    set_tests_properties(radv_compile_navi31 PROPERTIES LABELS radv SKIP_REGULAR_EXPRESSION "SKIPPED")
+  endif()
+  foreach(family IN LISTS radv_families)
     add_test(NAME radv_compile_${family} COMMAND radv_pipelines compile)
     set_tests_properties(radv_compile_${family} PROPERTIES LABELS radv SKIP_RETURN_CODE 77 TIMEOUT 900
                          ENVIRONMENT "VK_DRIVER_FILES=${radv_icd};VK_ICD_FILENAMES=${radv_icd};RADV_FORCE_FAMILY=${family}")
