@@ -51,7 +51,7 @@ inline std::map<std::string, std::shared_ptr<Device>>& open_devices() {
 }
 
 // Closes them before main returns: drivers unload in exit handlers of their own, and a device that is destroyed after
-// them crashes (seen with NVIDIA's).
+// them may crash (these tests did at exit on NVIDIA's).
 class DevicesEnd : public testing::Environment {
  public:
   void TearDown() override { open_devices().clear(); }

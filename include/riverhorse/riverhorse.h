@@ -19,7 +19,7 @@
  *
  * Lifetimes. A session keeps its model alive: they may be freed in any order. All freeing functions accept null.
  * Free models before main() returns, not in a static destructor: GPU drivers unload in exit handlers of their own,
- * and what is freed after them can crash (seen with NVIDIA's).
+ * and what is freed after them may crash (programs that did so crashed at exit on NVIDIA's).
  *
  * Token ids are int32_t in [0, vocab_size). Texts are UTF-8 and have an explicit size in bytes; paths and names are
  * zero-terminated UTF-8.
