@@ -6,8 +6,8 @@ namespace riverhorse::op_cases_detail {
 namespace {
 
 void add_copy_cases(CaseList& list, CaseSet set) {
-  const auto add = [&](std::string name, std::vector<DType> dtypes, std::int64_t count, bool from_f32) {
-    add_case(list, "copy", std::move(name), std::move(dtypes), [count, from_f32](CaseBuilder& builder) {
+  const auto add = [&](const std::string& name, const std::vector<DType>& dtypes, std::int64_t count, bool from_f32) {
+    add_case(list, "copy", name, dtypes, [count, from_f32](CaseBuilder& builder) {
       const int in = builder.normal("in", CaseRole::input, from_f32 ? DType::f32 : builder.activation(), {count});
       const int out = builder.output("out", builder.activation(), {count});
       return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { encoder.copy({t[in], t[out]}); }, 0);
