@@ -1,10 +1,6 @@
-// One token of the H3 mixer: 32 invocations an output channel (h, j) of one sequence, four of them a workgroup.
-//   k'_i = f_0 k_i + sum_{j>=1} f_j (key of position P - j)     the invocations share the taps
-//   s_n <- a_n s_n + b_n w,  w = k'_i v_j                       one mode an invocation (more for N > 64)
-//   y_j = sum_i q_i (D w + 2 Re sum_n c_n s_n)
-// a is used as high + low: the rounding of a alone would grow with the length of the memory. The two sums go through
-// shared memory: every invocation adds the 32 parts itself, in one order, with one barrier a sum.
-// The key of position P is written where that of P - N was, which no one reads.
+// One token of the H3 mixer (h3_step.glsl): 32 invocations an output channel (h, j) of one sequence, four of them a
+// workgroup; y_j = sum_i q_i z_ij. The two sums go through shared memory: every invocation adds the 32 parts itself,
+// in one order, with one barrier a sum.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "h3_mixer_storage.glsl"
@@ -39,11 +35,10 @@ layout(push_constant) uniform Push {
 #define kStateSize (kFixedStateSize != 0u ? kFixedStateSize : state_size)
 #define kHeadDim (kFixedHeadDim != 0u ? kFixedHeadDim : head_dims)
 #define kModes (kStateSize / 2u)
+#include "h3_step.glsl"
 
 shared vec4 key_parts[4][8];
 shared vec4 mode_parts[4][8];
-
-vec2 multiply(vec2 x, vec2 y) { return vec2(x.x * y.x - x.y * y.y, x.x * y.y + x.y * y.x); }
 
 float sum_of(vec4 parts[8]) {
   vec4 sum = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
@@ -72,37 +67,14 @@ void main() {
       uint state_row = (slot * channels * kHeadDim + key_channel * kHeadDim + j) * kModes;
       uint shift_row = (slot * channels + key_channel) * kStateSize;
 
-      // Everything that does not depend on k' is loaded before the first barrier.
-      vec2 state[kGroups], b[kGroups], c[kGroups];
-      vec4 a[kGroups];
-      for (uint group = 0u; group < kGroups; ++group) {
-        uint mode = group * 32u + lane;
-        uint index = head * kModes + mode;
-        bool used = mode < kModes;
-        state[group] = used ? mode_state[state_row + mode] : vec2(0.0);
-        a[group] = used ? a_in[index] : vec4(0.0);
-        b[group] = used ? b_in[index] : vec2(0.0);
-        c[group] = used ? c_in[index] : vec2(0.0);
-      }
-      float part = 0.0;
+      load_modes(head, state_row, lane, 32u);
       uint newest = position % kStateSize;
-      for (uint place = lane; place < kStateSize; place += 32u) {  // in the order of memory
-        uint age = newest >= place ? newest - place : newest + kStateSize - place;
-        part += taps[key_channel * kStateSize + age] * (age == 0u ? key : shift_state[shift_row + place]);
-      }
+      float part = past_keys(key_channel, shift_row, newest, lane, 32u);
+      if (lane == 0u) part += taps[key_channel * kStateSize] * key;
       key_parts[team][lane >> 2][lane & 3u] = part;
       barrier();
       float w = sum_of(key_parts[team]) * value;
-
-      part = 0.0;
-      for (uint group = 0u; group < kGroups; ++group) {
-        vec2 rest = multiply(a[group].zw, state[group]) + b[group] * w;
-        state[group] = multiply(a[group].xy, state[group]) + rest;
-        part += c[group].x * state[group].x - c[group].y * state[group].y;
-        uint mode = group * 32u + lane;
-        if (in_range && mode < kModes) mode_state[state_row + mode] = state[group];
-      }
-      mode_parts[team][lane >> 2][lane & 3u] = part;
+      mode_parts[team][lane >> 2][lane & 3u] = step_modes(state_row, w, in_range, lane, 32u);
       barrier();
       sum += query * (d_in[head] * w + 2.0 * sum_of(mode_parts[team]));
       if (in_range && j == 0u && lane == 0u) shift_state[shift_row + newest] = key;

@@ -40,7 +40,8 @@ struct DirectRecording final : Recording {
 
 class DirectEncoder final : public Encoder {
  public:
-  explicit DirectEncoder(Device& cpu) : Encoder(cpu.allocate(1, MemoryUse::device)), cpu_(cpu) {}
+  // Scratch memory for the operations that the interface itself makes of others.
+  explicit DirectEncoder(Device& cpu) : Encoder(cpu.allocate(1u << 20, MemoryUse::device)), cpu_(cpu) {}
 
  private:
   View<float> f(const Tensor& tensor) const { return {cpu_, tensor}; }

@@ -83,6 +83,31 @@ TEST(checks, linear_combinations) {
   EXPECT_REFUSED(encoder.linear(args), "bias has shape (4); it must be (5)");
 }
 
+TEST(checks, a_step_begins_at_qkv_or_at_the_residual_stream) {
+  H3StepArgs args;
+  args.filter = {f32({8, 2, 4}),
+                 f32({8, 2, 2}),
+                 f32({8, 2, 2}),
+                 f32({8}),
+                 f32({8, 2, H3Filter::power_count, 2}),
+                 f32({8, H3Filter::chunk}),
+                 f32({8, 4})};
+  args.slots = i32({3});
+  args.positions = i32({5});
+  args.state = {f32({5, 8, 4}), f32({5, 8, 2, 2})};
+  args.y = f32({3, 8});
+  EXPECT_REFUSED(encoder.h3_step(args), "h3_step", "qkv is missing");
+  args.projection = H3Projection{f32({3, 8}), {f32({8}), f32({8}), 1e-5f}, f32({24, 8}), {}};
+  EXPECT_EQ(refusal([&](Encoder& encoder) { encoder.h3_step(args); }), "");
+  args.qkv = f32({3, 24});
+  EXPECT_REFUSED(encoder.h3_step(args), "qkv and projection are both given");
+  args.qkv = {};
+  args.projection->weight = f32({8, 24});
+  EXPECT_REFUSED(encoder.h3_step(args), "projection.weight has shape (8, 24); it must be (24, 8)");
+  args.projection->weight = f16({24, 8});
+  EXPECT_REFUSED(encoder.h3_step(args), "projection.weight is f16, not f32");
+}
+
 TEST(checks, rotary_and_attention) {
   const Tensor qkv = f32({2, 3, 24}), slots = i32({2}), positions = i32({4});
   EXPECT_REFUSED(encoder.rotary({qkv, 2, 3, slots, positions}), "rotary_dim is 3", "even");

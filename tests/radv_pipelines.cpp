@@ -4,9 +4,8 @@
 //   radv_pipelines compile   through Mesa's null device (RADV_FORCE_FAMILY): prepares every operation of the case
 //                            table and prints registers, shared memory, spills and waves of each pipeline
 //   radv_pipelines record M  on Mesa's no-op kernel (LD_PRELOAD of its shim, AMDGPU_GPU_ID): the whole engine loads
-//   the
-//                            model M, reads a prompt and draws tokens; commands are recorded and submitted,
-//                            and nothing is computed
+//                            the model M, reads a prompt and draws tokens; commands are recorded and submitted, and
+//                            nothing is computed
 //
 // Exit status 77: something is missing, and the last line says what; ctest shows the test as skipped.
 #include <fmt/core.h>

@@ -118,6 +118,8 @@ class Encoder {
   virtual void record_ssm_kernel(const SsmKernelArgs& args) = 0;
   virtual void record_h3_mixer(const H3MixerArgs& args) = 0;
   virtual void record_h3_step(const H3StepArgs& args) = 0;
+  // Whether record_h3_step takes these arguments with their projection; else it gets qkv, made by linear.
+  virtual bool fuses_projection(const H3StepArgs& /*args*/) const { return false; }
   virtual void record_fft_conv(const FftConvArgs& args) = 0;
   virtual void record_rotary(const RotaryArgs& args) = 0;
   virtual void record_attention(const AttentionArgs& args) = 0;

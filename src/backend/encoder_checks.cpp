@@ -261,13 +261,39 @@ void Encoder::h3_mixer(const H3MixerArgs& args) {
 void Encoder::h3_step(const H3StepArgs& args) {
   const Check check("h3_step", preparing_ ? workspace_.get() : nullptr);
   const FilterSizes sizes = check_filter(check, args.filter);
-  check.activation("qkv", args.qkv, {any, 3 * sizes.width});
-  const std::int64_t batch = args.qkv.shape[0];
+  check.activation("y", args.y, {any, sizes.width});
+  const std::int64_t batch = args.y.shape[0];
   check.tensor("slots", args.slots, DType::i32, {batch});
   check_state(check, sizes, args.head_dim, args.positions, args.state);
-  check.tensor("y", args.y, args.qkv.dtype, {batch, sizes.width});
-  check.separate("y", args.y, "qkv", args.qkv);
-  record_h3_step(args);
+  if (!args.projection) {
+    check.tensor("qkv", args.qkv, args.y.dtype, {batch, 3 * sizes.width});
+    check.separate("y", args.y, "qkv", args.qkv);
+    record_h3_step(args);
+    return;
+  }
+  const H3Projection& projection = *args.projection;
+  check.require(!args.qkv, "qkv and projection are both given");
+  check.tensor("projection.x", projection.x, DType::f32, {batch, sizes.width});
+  check_norm(check, projection.norm, sizes.width);
+  check.tensor("projection.weight", projection.weight, args.y.dtype, {3 * sizes.width, sizes.width});
+  if (projection.bias) check.tensor("projection.bias", projection.bias, DType::f32, {3 * sizes.width});
+  check.separate("y", args.y, "projection.x", projection.x);
+  if (fuses_projection(args)) {
+    record_h3_step(args);
+    return;
+  }
+  ScratchScope scope(*this);
+  H3StepArgs step = args;
+  step.projection.reset();
+  step.qkv = scratch(args.y.dtype, {batch, 3 * sizes.width});
+  LinearArgs in;
+  in.x = projection.x;
+  in.norm = projection.norm;
+  in.weight = projection.weight;
+  in.bias = projection.bias;
+  in.y = step.qkv;
+  linear(in);
+  h3_step(step);
 }
 
 void Encoder::fft_conv(const FftConvArgs& args) {

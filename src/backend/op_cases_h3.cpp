@@ -260,31 +260,58 @@ void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm
       needs);
 }
 
-void add_step_case(CaseList& list, const MixerShape& m) {
-  add_case(list, "h3_step", m.name(), both_dtypes, [m](CaseBuilder& builder) {
+// With `projected`, from the residual stream.
+void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) {
+  add_case(list, "h3_step", m.name() + (projected ? "_projected" : ""), both_dtypes, [=](CaseBuilder& builder) {
     const Parameters p = make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
     const FilterTensors filter = filter_inputs(builder, p);
-    const int qkv = builder.normal("qkv", CaseRole::input, builder.activation(), {m.batch, 3 * m.width});
+    const DType act = builder.activation();
+    const DType f32 = DType::f32;
+    int qkv = -1, x = -1, gamma = -1, beta = -1, weight = -1, bias = -1;
+    if (projected) {
+      x = builder.normal("projection.x", CaseRole::input, f32, {m.batch, m.width}, 1.0, 0.2);
+      gamma = builder.normal("projection.norm.weight", CaseRole::input, f32, {m.width}, 0.3, 1.0);
+      beta = builder.normal("projection.norm.bias", CaseRole::input, f32, {m.width}, 0.3);
+      weight = builder.normal("projection.weight", CaseRole::input, act, {3 * m.width, m.width},
+                              1.0 / std::sqrt(static_cast<double>(m.width)));
+      bias = builder.normal("projection.bias", CaseRole::input, f32, {3 * m.width});
+    } else {
+      qkv = builder.normal("qkv", CaseRole::input, act, {m.batch, 3 * m.width});
+    }
     const StateTensors state = state_tensors(builder, m.batch, m.at, m.width, m.head_dim, m.state);
-    const int y = builder.output("y", builder.activation(), {m.batch, m.width});
+    const int y = builder.output("y", act, {m.batch, m.width});
+    if (projected) {
+      builder.tensor(state.shift).role = CaseRole::updated;  // the new key is computed, not copied
+      for (const int index : {state.shift, state.modes, y}) builder.tensor(index).tolerance = "h3_step.projected";
+    }
     const auto channels = static_cast<double>(m.batch * m.width);
     const auto modes = static_cast<double>(m.state * m.head_dim);  // floats of modes a channel
-    // Read: the ring, the taps, the modes, a, b, c. Written: one key, the modes.
-    const double bytes =
-        channels * (4 * static_cast<double>(m.state) + 8 * modes + 4 * dtype_size_bytes(builder.activation())) +
-        static_cast<double>(m.width) * 4 * (static_cast<double>(m.state) + 4 * static_cast<double>(m.state));
+    // Read: the ring, the taps, the modes, a, b, c, and qkv or what makes it. Written: one key, the modes.
+    const double width = static_cast<double>(m.width);
+    const double made_of =
+        projected ? 3 * width * width * dtype_size_bytes(act) + channels * 4 : channels * 3 * dtype_size_bytes(act);
+    const double bytes = channels * (4 * static_cast<double>(m.state) + 8 * modes + dtype_size_bytes(act)) + made_of +
+                         width * 4 * (static_cast<double>(m.state) + 4 * static_cast<double>(m.state));
+    const double flops =
+        channels * static_cast<double>(6 * m.state * m.head_dim) + (projected ? 6 * width * channels : 0);
     return builder.done(
         [=](Encoder& encoder, std::span<const Tensor> t) {
-          encoder.h3_step({.qkv = t[qkv],
-                           .filter = filter.view(t),
-                           .head_dim = m.head_dim,
-                           .head_order = m.order,
-                           .slots = t[state.slots],
-                           .positions = t[state.positions],
-                           .state = state.view(t),
-                           .y = t[y]});
+          H3StepArgs args;
+          if (projected) {
+            args.projection = H3Projection{t[x], {t[gamma], t[beta], 1e-5f}, t[weight], t[bias]};
+          } else {
+            args.qkv = t[qkv];
+          }
+          args.filter = filter.view(t);
+          args.head_dim = m.head_dim;
+          args.head_order = m.order;
+          args.slots = t[state.slots];
+          args.positions = t[state.positions];
+          args.state = state.view(t);
+          args.y = t[y];
+          encoder.h3_step(args);
         },
-        channels * static_cast<double>(6 * m.state * m.head_dim), bytes);
+        flops, bytes);
   });
 }
 
@@ -301,6 +328,7 @@ void add_h3_cases(CaseList& list, CaseSet set) {
       add_mixer_case(list, {768, 1, 64, 1, 8192, {0}}, algorithm);
     }
     for (const std::int64_t batch : {1, 8, 64}) add_step_case(list, {768, 1, 64, batch, 1, {1000}});
+    for (const std::int64_t batch : {1, 8}) add_step_case(list, {768, 1, 64, batch, 1, {1000}}, true);
     return;
   }
 
@@ -347,7 +375,15 @@ void add_h3_cases(CaseList& list, CaseSet set) {
 
   add_step_case(list, {37, 1, 64, 3, 1, {0, 5, 130}});
   add_step_case(list, {16, 4, 16, 2, 1, {17, 0}, dim_major});
+  add_step_case(list, {64, 1, 64, 1, 1, {130}}, true);
   if (set == CaseSet::quick) return;
+  add_step_case(list, {1, 1, 8, 1, 1, {0}}, true);
+  add_step_case(list, {37, 1, 64, 3, 1, {0, 5, 130}}, true);
+  add_step_case(list, {129, 1, 16, 8, 1, {0, 7, 15, 16, 17, 1000003}}, true);
+  add_step_case(list, {256, 1, 32, 1, 1, {1003}}, true);
+  add_step_case(list, {768, 1, 64, 1, 1, {64}}, true);
+  add_step_case(list, {40, 1, 6, 17, 1, {0, 5, 6}}, true);
+  add_step_case(list, {16, 4, 16, 3, 1, {17, 0, 16}, dim_major}, true);
   add_step_case(list, {1, 1, 8, 1, 1, {0}});
   add_step_case(list, {7, 1, 2, 8, 1, {0, 1, 2, 3, 64}});
   add_step_case(list, {129, 1, 16, 17, 1, {0, 7, 15, 16, 17, 1000003}});

@@ -97,6 +97,9 @@ void add_linear_cases(CaseList& list, CaseSet set) {
   add(list, 1, 129, 1134, bias | accumulate);
   add(list, 1, 37, 1134, norm | y_f32);
   add(list, 1, 768, 2304, norm | bias);
+  add(list, 1, 200, 1134, norm | bias | gelu);
+  add(list, 1, 256, 1134, norm | bias);
+  add(list, 3, 256, 1134, norm | bias);
   add(list, 1, 16, 16, x_transposed);
   add(list, 2, 37, 7, norm);
   add(list, 2, 3072, 768, bias | accumulate);

@@ -138,9 +138,19 @@ struct H3MixerArgs {
   Tensor y;  // (D, B, L) act
 };
 
-// One token of the same, in the layout of one token: rows are sequences.
+// qkv = layer_norm(x) W^T + bias, rounded to the activation dtype.
+struct H3Projection {
+  Tensor x;  // (B, D) f32, the residual stream
+  NormWeights norm;
+  Tensor weight;  // (3 D, D) act: D rows of q, then k, then v
+  Tensor bias;    // (3 D) f32, or empty
+};
+
+// One token of the same, in the layout of one token: rows are sequences. With `projection` the step begins at the
+// residual stream: a linear operation and a step, which a backend may do as one.
 struct H3StepArgs {
-  Tensor qkv;  // (B, 3 D) act: q | k | v
+  Tensor qkv;  // (B, 3 D) act: q | k | v; empty where `projection` is given
+  std::optional<H3Projection> projection;
   H3Filter filter;
   int head_dim = 1;
   HeadOrder head_order = HeadOrder::head_major;

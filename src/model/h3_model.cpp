@@ -194,15 +194,17 @@ void H3Model::record_mixer(Encoder& encoder, const Pass& pass, std::int64_t inde
   ScratchScope scope(encoder);
 
   LinearArgs in;
-  in.x = residual;
-  in.norm = layer.norm1;
-  in.weight = layer.qkv_weight;
-  in.bias = layer.qkv_bias;
-  in.y_transposed = parallel_h3;
-  in.y = encoder.scratch(dtype_, parallel_h3 ? Shape{3 * width, rows} : Shape{rows, 3 * width});
-  encoder.linear(in);
+  if (layer.attention || parallel_h3) {
+    in.x = residual;
+    in.norm = layer.norm1;
+    in.weight = layer.qkv_weight;
+    in.bias = layer.qkv_bias;
+    in.y_transposed = parallel_h3;
+    in.y = encoder.scratch(dtype_, parallel_h3 ? Shape{3 * width, rows} : Shape{rows, 3 * width});
+    encoder.linear(in);
+  }
 
-  Tensor y = encoder.scratch(dtype_, parallel_h3 ? Shape{width, rows} : Shape{rows, width});
+  const Tensor y = encoder.scratch(dtype_, parallel_h3 ? Shape{width, rows} : Shape{rows, width});
   if (layer.attention) {
     const int heads = static_cast<int>(config_.attn_n_head.value());
     const Tensor qkv = in.y.reshape({pass.batch, pass.length, 3 * width});
@@ -234,7 +236,7 @@ void H3Model::record_mixer(Encoder& encoder, const Pass& pass, std::int64_t inde
     encoder.h3_mixer(mixer);
   } else {
     H3StepArgs step;
-    step.qkv = in.y;
+    step.projection = H3Projection{residual, layer.norm1, layer.qkv_weight, layer.qkv_bias};
     step.filter = layer.filter;
     step.head_dim = static_cast<int>(config_.ssm_head_dim);
     step.head_order = config_.head_order();

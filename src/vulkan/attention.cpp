@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "vulkan/encoder.h"
+#include "vulkan/grid.h"
 
 namespace riverhorse::vulkan {
 
@@ -33,8 +34,6 @@ struct CombinePush {
   std::uint32_t splits = 1;
   std::uint32_t head_width = 0;
 };
-
-std::uint32_t divide_up(std::uint32_t value, std::uint32_t by) { return (value + by - 1) / by; }
 
 AttentionPush attention_push(const AttentionArgs& args) {
   AttentionPush push;
@@ -100,7 +99,7 @@ void VulkanEncoder::record_attention(const AttentionArgs& args) {
   // How many keys there are is known on the device only: the capacity bounds the work. A dispatch is kept short,
   // because a submission cannot be cut inside it.
   const std::uint32_t blocks = divide_up(push.tokens, query_tile);
-  const std::uint32_t compute_units = limits().compute_units_hint != 0 ? limits().compute_units_hint : 16;
+  const std::uint32_t compute_units = limits().compute_units;
   const double flops_a_block = 4.0 * query_tile * push.capacity * push.width * push.batch;
   const auto most_blocks = static_cast<std::uint32_t>(std::clamp(32e6 * compute_units / flops_a_block, 1.0, 65535.0));
   const std::uint32_t at_least = divide_up(compute_units * 2, attend.groups[1]);  // fill the device
@@ -119,7 +118,7 @@ void VulkanEncoder::record_attention_step(const AttentionArgs& args) {
   AttentionPush push = attention_push(args);
   if (args.qkv.count() == 0) return;
   const bool f16 = args.qkv.dtype == DType::f16;
-  const std::uint32_t compute_units = limits().compute_units_hint != 0 ? limits().compute_units_hint : 16;
+  const std::uint32_t compute_units = limits().compute_units;
   const std::uint32_t heads_total = push.batch * push.heads;
   if (heads_total > limits().group_count[1]) {
     fail(StatusCode::unsupported, "attention_step: {} sequences of {} heads are more than the device's grid can hold",

@@ -39,7 +39,7 @@ struct VulkanLimits {
   bool f16_arithmetic = false;
   bool vulkan_memory_model = false;
   std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
-  std::uint32_t compute_units_hint = 0;                    // 0: unknown
+  std::uint32_t compute_units = 16;                        // a guess where the driver does not say
 };
 
 class VulkanDevice final : public Device {

@@ -73,6 +73,7 @@ class VulkanEncoder final : public Encoder {
   void record_ssm_kernel(const SsmKernelArgs& args) override;
   void record_h3_mixer(const H3MixerArgs& args) override;
   void record_h3_step(const H3StepArgs& args) override;
+  bool fuses_projection(const H3StepArgs& args) const override;
   void record_fft_conv(const FftConvArgs& args) override;
   void record_rotary(const RotaryArgs& args) override;
   void record_attention(const AttentionArgs& args) override;

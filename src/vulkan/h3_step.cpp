@@ -1,11 +1,93 @@
-// One token of the mixer: one dispatch (h3_step.comp).
+// One token of the mixer: one dispatch, from q, k, v (h3_step.comp) or from the residual stream
+// (h3_step_projected.comp).
+#include <algorithm>
 #include <cstdint>
 
 #include "base/error.h"
+#include "vulkan/core.h"
+#include "vulkan/device_impl.h"
 #include "vulkan/encoder.h"
 #include "vulkan/grid.h"
+#include "vulkan/linear.h"
 
 namespace riverhorse::vulkan {
+
+namespace {
+
+constexpr std::uint32_t projected_bindings = 15;
+
+// The traffic of the state and the filter.
+double step_bytes(const H3StepArgs& args) {
+  const double sequences = static_cast<double>(args.y.shape[0]);
+  const double channels = static_cast<double>(args.y.shape[1]);
+  const double state_size = static_cast<double>(args.filter.shift_taps.shape[1]);
+  return channels * (args.head_dim * state_size * 16.0 + 4.0 * state_size) * (sequences + 1);
+}
+
+void record_projected_step(VulkanEncoder& encoder, const H3StepArgs& args) {
+  const VulkanLimits& limits = encoder.limits();
+  const H3Projection& projection = *args.projection;
+  const auto channels = static_cast<std::uint32_t>(args.y.shape[1]);
+  const auto modes = static_cast<std::uint32_t>(args.filter.b.shape[1]);
+  LinearArgs linear;
+  linear.x = projection.x;
+  linear.norm = projection.norm;
+  linear.weight = projection.weight;
+  linear.bias = projection.bias;
+  linear.y = args.y;
+  LinearPart part{linear, projection.x, projection.weight, args.y};
+  part.rows = static_cast<std::uint32_t>(args.y.shape[0]);
+  part.inputs = channels;
+  part.outputs = 3 * channels;
+  const GemvPlan plan = plan_gemv(limits, part, false);
+
+  const std::uint32_t teams = std::min(plan.most_teams(limits), 4u);
+  const std::uint32_t rows = 3;  // of W a team: q, k and v of one channel
+  const std::uint32_t constants[] = {teams * plan.lanes, rows,      plan.batch,
+                                     plan.split,         teams,     plan.unroll,
+                                     plan.flags,         2 * modes, divide_up(modes, plan.lanes)};
+  const Binding bindings[projected_bindings] = {{projection.x, Access::read},
+                                                {projection.bias ? projection.bias : projection.weight, Access::read},
+                                                {args.y, Access::write},
+                                                {projection.weight, Access::read},
+                                                {projection.norm.weight, Access::read},
+                                                {projection.norm.bias, Access::read},
+                                                {args.slots, Access::read},
+                                                {args.positions, Access::read},
+                                                {args.state.shift, Access::read_write},
+                                                {args.state.modes, Access::read_write},
+                                                {args.filter.a, Access::read},
+                                                {args.filter.b, Access::read},
+                                                {args.filter.c, Access::read},
+                                                {args.filter.d, Access::read},
+                                                {args.filter.shift_taps, Access::read}};
+  const LinearPush push = linear_push(part);
+  const bool f16 = args.y.dtype == DType::f16;
+  Dispatch dispatch;
+  if (plan.subgroups) {
+    dispatch.shader = f16 ? "h3_step_projected.f16_subgroup" : "h3_step_projected.f32_subgroup";
+  } else {
+    dispatch.shader = f16 ? "h3_step_projected.f16" : "h3_step_projected.f32";
+  }
+  const std::uint32_t groups = divide_up(channels, teams);
+  dispatch.constants = constants;
+  dispatch.bindings = bindings;
+  dispatch.push = push_bytes(push);
+  dispatch.groups[0] = std::min(groups, limits.group_count[0]);
+  dispatch.groups[1] = divide_up(groups, dispatch.groups[0]);
+  dispatch.cost_bytes = linear_bytes(part) + step_bytes(args);
+  dispatch.cost_flops = linear_flops(part);
+  dispatch.required_subgroup_size = plan.required_subgroup_size;
+  encoder.dispatch(dispatch);
+}
+
+}  // namespace
+
+bool VulkanEncoder::fuses_projection(const H3StepArgs& args) const {
+  const std::uint32_t bindings = device_.impl().core->profile.properties.limits.maxPerStageDescriptorStorageBuffers;
+  return args.head_dim == 1 && args.y.shape[0] <= linear_gemv_rows && bindings >= projected_bindings &&
+         args.projection->weight.size_bytes() <= limits().storage_range_bytes;
+}
 
 void VulkanEncoder::record_h3_step(const H3StepArgs& args) {
   const OperationScope operation(*this, "h3_step");
@@ -17,6 +99,10 @@ void VulkanEncoder::record_h3_step(const H3StepArgs& args) {
   if (sequences == 0 || channels == 0) return;
   if (modes > 128)
     fail(StatusCode::unsupported, "the Vulkan H3 step takes state sizes up to 256; this one is {}", state_size);
+  if (args.projection) {
+    record_projected_step(*this, args);
+    return;
+  }
   const std::uint32_t constants[] = {state_size == 64 ? 64u : 0u, head_dim == 1 ? 1u : 0u, divide_up(modes, 32)};
   const struct {
     std::uint32_t channels, sequences, dim_major, state_size, head_dim;
@@ -38,7 +124,7 @@ void VulkanEncoder::record_h3_step(const H3StepArgs& args) {
                     .push = push_bytes(push)};
   dispatch.groups[0] = divide_up(channels, 4);
   dispatch.groups[1] = fold(sequences, limits().group_count[1]);
-  dispatch.cost_bytes = 1.0 * channels * (head_dim * modes * 32.0 + 4.0 * state_size) * (sequences + 1);
+  dispatch.cost_bytes = step_bytes(args);
   this->dispatch(dispatch);
 }
 

@@ -46,6 +46,7 @@ enum LinearFlag : std::uint32_t {
   gelu_flag = 256,
   accumulate_flag = 512,
   vector_y = 1024,
+  hold_norm = 2048,  // linear_gemv.glsl
 };
 
 // Flags that follow from the arguments alone (all but the vector ones).
@@ -56,6 +57,20 @@ double linear_flops(const LinearPart& part);
 
 // The most rows of x that linear_gemv takes.
 inline constexpr std::int64_t linear_gemv_rows = 8;
+// How a device runs linear_gemv.glsl on a part.
+struct GemvPlan {
+  bool subgroups = false;                    // a team is a subgroup; else it meets in shared memory
+  std::uint32_t lanes = 32;                  // invocations of a team
+  std::uint32_t required_subgroup_size = 0;  // as Dispatch
+  std::uint32_t flags = 0;
+  std::uint32_t batch = 1;   // rows of x, a power of two
+  std::uint32_t split = 1;   // teams that share a row of W
+  std::uint32_t unroll = 1;  // units in flight a lane and row
+
+  std::uint32_t most_teams(const VulkanLimits& limits) const;  // of a workgroup
+};
+// `may_split`: whether teams may share rows of W.
+GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, bool may_split);
 void linear_gemv(VulkanEncoder& encoder, const LinearPart& part);
 // Without norm.
 void linear_gemm(VulkanEncoder& encoder, const LinearPart& part);

@@ -3,13 +3,12 @@
 #include <array>
 
 #include "base/error.h"
+#include "vulkan/grid.h"
 #include "vulkan/linear.h"
 
 namespace riverhorse::vulkan {
 
 namespace {
-
-std::uint32_t divide_up(std::uint32_t value, std::uint32_t by) { return (value + by - 1) / by; }
 
 struct Tiling {
   std::string_view shader;
@@ -71,14 +70,13 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   const VulkanLimits& limits = encoder.limits();
   const LinearArgs& args = part.args;
   const bool f16 = part.weight.dtype == DType::f16;
-  const std::uint32_t compute_units = limits.compute_units_hint != 0 ? limits.compute_units_hint : 16;
 
   std::uint32_t subgroup_size = 0;
   const bool matrix = f16 && has_cooperative_matrix(limits, subgroup_size);
   Tiling tiling =
-      matrix ? matrix_tiling(limits, subgroup_size, args.x_transposed, part.outputs, part.rows, compute_units)
+      matrix ? matrix_tiling(limits, subgroup_size, args.x_transposed, part.outputs, part.rows, limits.compute_units)
              : simt_tiling(limits, f16, encoder.device().info().type == DeviceType::software, part.outputs, part.rows,
-                           compute_units);
+                           limits.compute_units);
 
   std::uint32_t flags = linear_flags(part);
   const std::uint32_t vector_bytes = matrix ? 16 : (f16 ? 8 : 16);
@@ -107,7 +105,7 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   }
 
   // One dispatch is short enough to keep a desktop alive: a submission cannot be cut inside it.
-  const double flops_a_dispatch = 64e6 * compute_units;
+  const double flops_a_dispatch = 64e6 * limits.compute_units;
   const double flops_a_tile = 2.0 * part.inputs * part.part_outputs() * tiling.tile_r;
   const std::uint32_t tiles = divide_up(part.rows, tiling.tile_r);
   const auto most_tiles = static_cast<std::uint32_t>(std::clamp(flops_a_dispatch / flops_a_tile, 1.0, 65535.0));

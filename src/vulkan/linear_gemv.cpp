@@ -1,56 +1,70 @@
 // linear for few rows: chooses how many weight rows, units in flight and K splits fill the device.
 #include <algorithm>
+#include <bit>
 
+#include "vulkan/grid.h"
 #include "vulkan/linear.h"
 
 namespace riverhorse::vulkan {
 
-namespace {
+std::uint32_t GemvPlan::most_teams(const VulkanLimits& limits) const {
+  return std::max(1u, std::min(limits.invocations, 256u) / lanes);
+}
 
-std::uint32_t divide_up(std::uint32_t value, std::uint32_t by) { return (value + by - 1) / by; }
+GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, bool may_split) {
+  const LinearArgs& args = part.args;
+  GemvPlan plan;
+  plan.subgroups = limits.subgroup_arithmetic && limits.subgroup_size >= 4;
+  if (plan.subgroups) {
+    plan.lanes = limits.subgroup_size;
+    if (limits.subgroup_size_control) {
+      plan.lanes = std::clamp(32u, limits.min_subgroup_size, limits.max_subgroup_size);
+      plan.required_subgroup_size = plan.lanes;
+    }
+  }
+  const std::uint32_t unit = part.weight.dtype == DType::f16 ? 8 : 4;
+  plan.flags = linear_flags(part);
+  const bool vectors = rows_aligned(part.weight, part.inputs, 16);
+  if (vectors) plan.flags |= vector_weight;
+  if (!args.x_transposed && rows_aligned(part.x, part.inputs, part.x.dtype == DType::f32 ? 16 : 8)) {
+    plan.flags |= vector_x;
+  }
+  plan.batch = std::bit_ceil(part.rows);
 
-}  // namespace
+  // Teams share a row along K while the device has room for more teams and each lane more than one unit to read.
+  // This decides the order of additions, so it must not depend on the number of rows of x.
+  const std::uint32_t units = vectors ? part.inputs / unit : part.inputs;
+  const std::uint32_t most_split = may_split ? std::min(plan.most_teams(limits), 8u) : 1;
+  while (plan.split * 2 <= most_split && part.outputs * plan.split < limits.compute_units * 16 &&
+         units > plan.lanes * plan.split) {
+    plan.split *= 2;
+  }
+  const std::uint32_t lane_units = divide_up(units, plan.lanes * plan.split);
+  plan.unroll = std::min(lane_units, 4u);
+
+  // One row of x that 32 registers a lane can hold, next to as many of gamma and of beta.
+  const std::uint32_t held_units = 32 / unit;
+  if (args.norm && vectors && (plan.flags & vector_x) != 0 && plan.batch == 1 && plan.split == 1 &&
+      lane_units <= held_units) {
+    plan.flags |= hold_norm;
+    plan.unroll = lane_units;
+  }
+  return plan;
+}
 
 void linear_gemv(VulkanEncoder& encoder, const LinearPart& part) {
   const VulkanLimits& limits = encoder.limits();
   const LinearArgs& args = part.args;
   const bool f16 = part.weight.dtype == DType::f16;
-  const bool subgroups = limits.subgroup_arithmetic && limits.subgroup_size >= 4;
-  std::uint32_t width = 32;  // invocations of a team
-  std::uint32_t required = 0;
-  if (subgroups) {
-    width = limits.subgroup_size;
-    if (limits.subgroup_size_control) {
-      width = std::clamp(32u, limits.min_subgroup_size, limits.max_subgroup_size);
-      required = width;
-    }
-  }
+  const GemvPlan plan = plan_gemv(limits, part, true);
 
-  const std::uint32_t unit = f16 ? 8 : 4;
-  std::uint32_t flags = linear_flags(part);
-  if (rows_aligned(part.weight, part.inputs, 16)) flags |= vector_weight;
-  if (!args.x_transposed && rows_aligned(part.x, part.inputs, part.x.dtype == DType::f32 ? 16 : 8)) flags |= vector_x;
-
-  std::uint32_t batch = 1;
-  while (batch < part.rows) batch *= 2;
-  const std::uint32_t units = (flags & vector_weight) != 0 ? part.inputs / unit : part.inputs;
-  const std::uint32_t compute_units = limits.compute_units_hint != 0 ? limits.compute_units_hint : 16;
-
-  // Teams share a row along K while the device has room for more teams and each lane more than one unit to read.
-  // This decides the order of additions, so it must not depend on the number of rows of x.
-  const std::uint32_t most_teams = std::max(1u, std::min(limits.invocations, 256u) / width);
-  std::uint32_t split = 1;
-  while (split * 2 <= std::min(most_teams, 8u) && part.outputs * split < compute_units * 16 &&
-         units > width * split) {
-    split *= 2;
-  }
   // Several weight rows a team where there are plenty: they share what is read of x.
-  const std::uint32_t weight_rows = part.outputs >= compute_units * 16 ? 2 : 1;
-  const std::uint32_t teams = std::max(split, std::min(most_teams, 4u));
-  const std::uint32_t unroll = std::clamp(divide_up(units, width * split), 1u, 4u);
+  const std::uint32_t weight_rows = part.outputs >= limits.compute_units * 16 ? 2 : 1;
+  const std::uint32_t teams = std::max(plan.split, std::min(plan.most_teams(limits), 4u));
 
-  const std::uint32_t constants[] = {teams * width, weight_rows, batch, split, teams, unroll, flags};
-  const std::uint32_t groups = divide_up(part.part_outputs(), teams / split * weight_rows);
+  const std::uint32_t constants[] = {teams * plan.lanes, weight_rows, plan.batch, plan.split, teams,
+                                     plan.unroll,        plan.flags};
+  const std::uint32_t groups = divide_up(part.part_outputs(), teams / plan.split * weight_rows);
   const Tensor& bias = args.bias ? args.bias : part.weight;
   const Tensor& gamma = args.norm ? args.norm->weight : part.weight;
   const Tensor& beta = args.norm ? args.norm->bias : part.weight;
@@ -62,7 +76,7 @@ void linear_gemv(VulkanEncoder& encoder, const LinearPart& part) {
                               {beta, Access::read}};
   const LinearPush push = linear_push(part);
   Dispatch dispatch;
-  if (subgroups) {
+  if (plan.subgroups) {
     dispatch.shader = f16 ? "linear_gemv.f16_subgroup" : "linear_gemv.f32_subgroup";
   } else {
     dispatch.shader = f16 ? "linear_gemv.f16" : "linear_gemv.f32";
@@ -74,7 +88,7 @@ void linear_gemv(VulkanEncoder& encoder, const LinearPart& part) {
   dispatch.groups[1] = divide_up(groups, dispatch.groups[0]);
   dispatch.cost_bytes = linear_bytes(part);
   dispatch.cost_flops = linear_flops(part);
-  dispatch.required_subgroup_size = required;
+  dispatch.required_subgroup_size = plan.required_subgroup_size;
   encoder.dispatch(dispatch);
 }
 

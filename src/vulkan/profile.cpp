@@ -226,10 +226,10 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
       limits.f16_storage && limits.f16_arithmetic) {
     query_cooperative_matrix(instance, profile);
   }
-  if (multiprocessors.shaderSMCount > 0) limits.compute_units_hint = multiprocessors.shaderSMCount;
+  if (multiprocessors.shaderSMCount > 0) limits.compute_units = multiprocessors.shaderSMCount;
   if (compute_units.shaderEngineCount > 0) {
-    limits.compute_units_hint = compute_units.shaderEngineCount * compute_units.shaderArraysPerEngineCount *
-                                compute_units.computeUnitsPerShaderArray;
+    limits.compute_units = compute_units.shaderEngineCount * compute_units.shaderArraysPerEngineCount *
+                           compute_units.computeUnitsPerShaderArray;
   }
 
   const auto enable = [&](bool wanted, const char* name) {
