@@ -150,7 +150,7 @@ struct H3Projection {
 // residual stream: a linear operation and a step, which a backend may do as one.
 struct H3StepArgs {
   Tensor qkv;  // (B, 3 D) act: q | k | v; empty where `projection` is given
-  std::optional<H3Projection> projection;
+  std::optional<H3Projection> projection = {};
   H3Filter filter;
   int head_dim = 1;
   HeadOrder head_order = HeadOrder::head_major;
