@@ -137,6 +137,9 @@ int main(int argc, char** argv) {
   riverhorse::test::register_parity_tests();
   riverhorse::test::register_golden_tests();
   riverhorse::test::register_invariant_tests();
+  riverhorse::test::register_attention_training_tests();
+  riverhorse::test::register_training_tests();
+  riverhorse::test::register_training_golden_tests();
   const int result = RUN_ALL_TESTS();
   riverhorse::test::close_test_devices();
   return result;

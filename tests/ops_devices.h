@@ -39,6 +39,9 @@ void register_test(const std::string& suite, const std::string& name, std::funct
 void register_parity_tests();
 void register_golden_tests();
 void register_invariant_tests();
+void register_attention_training_tests();
+void register_training_tests();
+void register_training_golden_tests();
 
 template <typename T>
 Tensor put(Device& device, DType dtype, Shape shape, const std::vector<T>& values) {

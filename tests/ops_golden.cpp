@@ -73,22 +73,19 @@ H3Filter allocate_filter(Device& device, std::int64_t heads, std::int64_t width,
           make({width, state})};
 }
 
-H3Layer::H3Layer(Device& device, const GoldenFile& file, std::int64_t slot_count, HeadOrder order)
-    : device_(device),
-      width_(file.number("d_model")),
-      slot_count_(slot_count),
-      head_dim_(static_cast<int>(file.number("head_dim"))),
-      order_(order) {
-  const std::int64_t state = file.number("d_state"), heads = width_ / head_dim_, modes = state / 2;
-  projection_ = put_floats(device, {3 * width_, width_},
-                           joined(file.floats("param.q_proj.weight"), file.floats("param.k_proj.weight"),
-                                  file.floats("param.v_proj.weight")));
-  projection_bias_ = put_floats(
-      device, {3 * width_},
+H3LayerWeights::H3LayerWeights(Device& device, const GoldenFile& file)
+    : width(file.number("d_model")),
+      state(file.number("d_state")),
+      head_dim(static_cast<int>(file.number("head_dim"))) {
+  const std::int64_t heads = width / head_dim, modes = state / 2;
+  projection = put_floats(device, {3 * width, width},
+                          joined(file.floats("param.q_proj.weight"), file.floats("param.k_proj.weight"),
+                                 file.floats("param.v_proj.weight")));
+  projection_bias = put_floats(
+      device, {3 * width},
       joined(file.floats("param.q_proj.bias"), file.floats("param.k_proj.bias"), file.floats("param.v_proj.bias")));
-  output_ = file.put(device, "param.output_linear.weight");
-  output_bias_ = file.put(device, "param.output_linear.bias");
-  H3Parameters parameters;
+  output = file.put(device, "param.output_linear.weight");
+  output_bias = file.put(device, "param.output_linear.bias");
   parameters.log_dt = file.put(device, "param.kernel.kernel.log_dt");
   parameters.inv_a_real = file.put(device, "param.kernel.kernel.inv_A_real");
   parameters.a_imag = file.put(device, "param.kernel.kernel.A_imag");
@@ -96,12 +93,17 @@ H3Layer::H3Layer(Device& device, const GoldenFile& file, std::int64_t slot_count
   parameters.c = file.put(device, "param.kernel.kernel.C", {heads, modes, 2});
   parameters.d = file.put(device, "param.D");
   parameters.shift_b = file.put(device, "param.ssm_k_kernel.kernel.B");
-  parameters.shift_c = file.put(device, "param.ssm_k_kernel.kernel.C", {width_, state});
+  parameters.shift_c = file.put(device, "param.ssm_k_kernel.kernel.C", {width, state});
   parameters.shift_d = file.put(device, "param.ssm_k_D");
-  filter_ = allocate_filter(device, heads, width_, state);
-  device.run([&](Encoder& encoder) { encoder.discretize({parameters, filter_}); });
-  state_.shift = device.allocate_tensor(DType::f32, {slot_count, width_, state});
-  state_.modes = device.allocate_tensor(DType::f32, {slot_count, width_ * head_dim_, modes, 2});
+}
+
+H3Layer::H3Layer(Device& device, const GoldenFile& file, std::int64_t slot_count, HeadOrder order)
+    : device_(device), weights_(device, file), order_(order) {
+  const std::int64_t width = weights_.width, state = weights_.state;
+  filter_ = allocate_filter(device, width / head_dim(), width, state);
+  device.run([&](Encoder& encoder) { encoder.discretize({weights_.parameters, filter_}); });
+  state_.shift = device.allocate_tensor(DType::f32, {slot_count, width, state});
+  state_.modes = device.allocate_tensor(DType::f32, {slot_count, width * head_dim(), state / 2, 2});
   positions_ = device.allocate_tensor(DType::i32, {slot_count});
 }
 
@@ -115,7 +117,7 @@ void H3Layer::mixer(Encoder& encoder, const Tensor& qkv, const Tensor& y, ConvAl
                     std::int64_t tokens) {
   encoder.h3_mixer({.qkv = qkv,
                     .filter = filter_,
-                    .head_dim = head_dim_,
+                    .head_dim = head_dim(),
                     .head_order = order_,
                     .algorithm = algorithm,
                     .slots = slots_,
@@ -128,7 +130,7 @@ void H3Layer::mixer(Encoder& encoder, const Tensor& qkv, const Tensor& y, ConvAl
 void H3Layer::mixer_step(Encoder& encoder, const Tensor& qkv, const Tensor& y) {
   encoder.h3_step({.qkv = qkv,
                    .filter = filter_,
-                   .head_dim = head_dim_,
+                   .head_dim = head_dim(),
                    .head_order = order_,
                    .slots = slots_,
                    .positions = positions_,
@@ -142,24 +144,24 @@ std::vector<float> H3Layer::forward(const std::vector<float>& u, std::int64_t ba
   std::vector<std::int32_t> slots;
   for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
   slots_ = put_integers(device_, {batch}, slots);
-  const Tensor x = put_floats(device_, {batch * tokens, width_}, u);
-  const Tensor out = device_.allocate_tensor(DType::f32, {batch * tokens, width_});
+  const Tensor x = put_floats(device_, {batch * tokens, width()}, u);
+  const Tensor out = device_.allocate_tensor(DType::f32, {batch * tokens, width()});
   device_.run([&](Encoder& encoder) {
-    const Tensor qkv = encoder.scratch(DType::f32, {3 * width_, batch, tokens});
-    const Tensor y = encoder.scratch(DType::f32, {width_, batch, tokens});
+    const Tensor qkv = encoder.scratch(DType::f32, {3 * width(), batch, tokens});
+    const Tensor y = encoder.scratch(DType::f32, {width(), batch, tokens});
     LinearArgs in;
     in.x = x;
-    in.weight = projection_;
-    in.bias = projection_bias_;
-    in.y = qkv.reshape({3 * width_, batch * tokens});
+    in.weight = weights_.projection;
+    in.bias = weights_.projection_bias;
+    in.y = qkv.reshape({3 * width(), batch * tokens});
     in.y_transposed = true;
     encoder.linear(in);
     mixer(encoder, qkv, y, algorithm, tokens);
     LinearArgs back;
-    back.x = y.reshape({width_, batch * tokens});
+    back.x = y.reshape({width(), batch * tokens});
     back.x_transposed = true;
-    back.weight = output_;
-    back.bias = output_bias_;
+    back.weight = weights_.output;
+    back.bias = weights_.output_bias;
     back.y = out;
     encoder.linear(back);
   });
@@ -170,22 +172,22 @@ std::vector<float> H3Layer::step(const std::vector<float>& u, std::int64_t batch
   std::vector<std::int32_t> slots;
   for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
   slots_ = put_integers(device_, {batch}, slots);
-  const Tensor x = put_floats(device_, {batch, width_}, u);
-  const Tensor out = device_.allocate_tensor(DType::f32, {batch, width_});
+  const Tensor x = put_floats(device_, {batch, width()}, u);
+  const Tensor out = device_.allocate_tensor(DType::f32, {batch, width()});
   device_.run([&](Encoder& encoder) {
-    const Tensor qkv = encoder.scratch(DType::f32, {batch, 3 * width_});
-    const Tensor y = encoder.scratch(DType::f32, {batch, width_});
+    const Tensor qkv = encoder.scratch(DType::f32, {batch, 3 * width()});
+    const Tensor y = encoder.scratch(DType::f32, {batch, width()});
     LinearArgs in;
     in.x = x;
-    in.weight = projection_;
-    in.bias = projection_bias_;
+    in.weight = weights_.projection;
+    in.bias = weights_.projection_bias;
     in.y = qkv;
     encoder.linear(in);
     mixer_step(encoder, qkv, y);
     LinearArgs back;
     back.x = y;
-    back.weight = output_;
-    back.bias = output_bias_;
+    back.weight = weights_.output;
+    back.bias = weights_.output_bias;
     back.y = out;
     encoder.linear(back);
   });
@@ -197,18 +199,18 @@ std::vector<float> H3Layer::mix(const std::vector<float>& qkv, std::int64_t batc
   std::vector<std::int32_t> slots;
   for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
   slots_ = put_integers(device_, {batch}, slots);
-  const Tensor in = put_floats(device_, {3 * width_, batch, tokens}, transposed(qkv, batch * tokens, 3 * width_));
-  const Tensor y = device_.allocate_tensor(DType::f32, {width_, batch, tokens});
+  const Tensor in = put_floats(device_, {3 * width(), batch, tokens}, transposed(qkv, batch * tokens, 3 * width()));
+  const Tensor y = device_.allocate_tensor(DType::f32, {width(), batch, tokens});
   device_.run([&](Encoder& encoder) { mixer(encoder, in, y, algorithm, tokens); });
-  return transposed(fetch(device_, y), width_, batch * tokens);
+  return transposed(fetch(device_, y), width(), batch * tokens);
 }
 
 std::vector<float> H3Layer::mix_step(const std::vector<float>& qkv, std::int64_t batch) {
   std::vector<std::int32_t> slots;
   for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
   slots_ = put_integers(device_, {batch}, slots);
-  const Tensor in = put_floats(device_, {batch, 3 * width_}, qkv);
-  const Tensor y = device_.allocate_tensor(DType::f32, {batch, width_});
+  const Tensor in = put_floats(device_, {batch, 3 * width()}, qkv);
+  const Tensor y = device_.allocate_tensor(DType::f32, {batch, width()});
   device_.run([&](Encoder& encoder) { mixer_step(encoder, in, y); });
   return fetch(device_, y);
 }

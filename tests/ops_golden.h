@@ -16,6 +16,7 @@ class GoldenFile {
 
   bool has(const std::string& name) const { return file_.tensors.contains(name); }
   std::vector<float> floats(const std::string& name) const { return to_floats(file_.at(name)); }
+  std::vector<std::int64_t> integers(const std::string& name) const { return to_integers(file_.at(name)); }
   Shape shape(const std::string& name) const;
   std::int64_t number(const std::string& metadata_key) const;
   double tolerance(const std::string& name) const;  // tol_rel
@@ -34,13 +35,24 @@ class GoldenFile {
 
 H3Filter allocate_filter(Device& device, std::int64_t heads, std::int64_t width, std::int64_t state);
 
+// "param.*" of an H3 layer; q, k and v projections are one below the other.
+struct H3LayerWeights {
+  H3LayerWeights(Device& device, const GoldenFile& file);
+
+  std::int64_t width, state;
+  int head_dim;
+  Tensor projection, projection_bias;  // (3 D, D), (3 D)
+  Tensor output, output_bias;          // (D, D), (D)
+  H3Parameters parameters;
+};
+
 // An H3 layer from "param.*" of a golden file, its state for `slots` sequences, and what it has been through.
 class H3Layer {
  public:
   H3Layer(Device& device, const GoldenFile& file, std::int64_t slot_count, HeadOrder order);
 
-  std::int64_t width() const { return width_; }
-  int head_dim() const { return head_dim_; }
+  std::int64_t width() const { return weights_.width; }
+  int head_dim() const { return weights_.head_dim; }
   const H3State& state() const { return state_; }
   // u (B, L, D) -> output (B, L, D); the sequences are in slots 0 ... B-1, which move on by L.
   std::vector<float> forward(const std::vector<float>& u, std::int64_t batch, std::int64_t tokens,
@@ -56,10 +68,9 @@ class H3Layer {
   void mixer_step(Encoder& encoder, const Tensor& qkv, const Tensor& y);
 
   Device& device_;
-  std::int64_t width_, slot_count_;
-  int head_dim_;
+  H3LayerWeights weights_;
   HeadOrder order_;
-  Tensor projection_, projection_bias_, output_, output_bias_, slots_, positions_;
+  Tensor slots_, positions_;
   H3Filter filter_;
   H3State state_;
 };

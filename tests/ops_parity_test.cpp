@@ -1,7 +1,10 @@
 // The case table: every case on every device against the cpu, and on the cpu against direct sums in double
-// (direct_device.h), which share no code with it.
+// (direct_device.h), which share no code with it. Operations of training, which those sums lack, are held to finite
+// differences of their forward passes instead.
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <set>
 
@@ -19,6 +22,17 @@ void expect_parity(Device& device, Device& oracle, const OpCase& op_case) {
   EXPECT_TRUE(result.passed) << result.message;
 }
 
+void expect_gradient(Device& device, const GradientCase& gradient_case) {
+  const CaseResult result = run_gradient_check(device, gradient_case, test_seed);
+  if (!result.supported) GTEST_SKIP() << gradient_case.op << " on " << device.info().id() << ": " << result.message;
+  EXPECT_TRUE(result.passed) << result.message;
+  testing::Test::RecordProperty("relative_error", fmt::format("{:.2e}", result.relative_error));
+}
+
+bool trains(const OpCase& op_case) {
+  return std::find(op_case.needs.begin(), op_case.needs.end(), Feature::training) != op_case.needs.end();
+}
+
 }  // namespace
 
 void register_parity_tests() {
@@ -32,11 +46,17 @@ void register_parity_tests() {
       register_for_device(device, op_case.op, op_case.name + "." + std::string(dtype_name(op_case.dtype)),
                           [op_case](Device& opened) { expect_parity(opened, cpu_device(), op_case); });
     }
-    if (op_case.dtype != DType::f32) continue;
+    if (op_case.dtype != DType::f32 || trains(op_case)) continue;
     register_test(op_case.op, op_case.name + ".direct", [op_case] {
       DirectDevice direct(cpu_device());
       expect_parity(cpu_device(), direct, op_case);
     });
+  }
+  for (const GradientCase& gradient_case : gradient_cases()) {
+    for (const TestDevice& device : test_devices()) {
+      register_for_device(device, gradient_case.op, gradient_case.name + ".gradient",
+                          [gradient_case](Device& opened) { expect_gradient(opened, gradient_case); });
+    }
   }
   std::printf("not run on cpu: %d cases in f16\n", refused_by_cpu);
 }
@@ -47,14 +67,22 @@ TEST(case_table, names_are_unique_and_quick_is_part_of_full) {
     EXPECT_TRUE(names.insert(op_case.id()).second) << op_case.id() << " twice";
   }
   for (const OpCase& op_case : op_cases(CaseSet::quick)) EXPECT_TRUE(names.contains(op_case.id())) << op_case.id();
+  for (const GradientCase& gradient_case : gradient_cases()) {
+    const std::string name = fmt::format("{}.{}", gradient_case.op, gradient_case.name);
+    EXPECT_TRUE(names.insert(name).second) << name << " twice";
+  }
 }
 
 TEST(case_table, covers_every_operation) {
   std::set<std::string> operations;
   for (const OpCase& op_case : op_cases(CaseSet::full)) operations.insert(op_case.op);
-  const std::set<std::string> expected = {"copy",       "advance", "embed",     "add_layer_norm", "linear",
-                                          "discretize", "h3_step", "h3_mixer",  "ssm_kernel",     "fft_conv",
-                                          "rotary",     "sample",  "attention", "attention_step"};
+  const std::set<std::string> expected = {
+      "copy", "advance", "embed", "add_layer_norm", "linear", "discretize", "h3_step", "h3_mixer", "ssm_kernel",
+      "fft_conv", "rotary", "sample", "attention", "attention_step",
+      // Of training:
+      "zero", "embed_backward", "residual_norm", "residual_norm_backward", "linear_backward", "h3_mixer_backward",
+      "discretize_backward", "ssm_kernel_backward", "fft_conv_backward", "attention_backward", "cross_entropy",
+      "grad_norm", "adamw"};
   EXPECT_EQ(operations, expected);
 }
 

@@ -22,6 +22,7 @@
 
 #include "backend/ops.h"
 #include "backend/tensor.h"
+#include "backend/training_ops.h"
 
 namespace riverhorse {
 
@@ -97,6 +98,21 @@ class Encoder {
   void attention_step(const AttentionArgs& args);
   void sample(const SampleArgs& args);
 
+  // Training (training_ops.h). Errors: unsupported on a device that does not train.
+  void zero(const ZeroArgs& args);
+  void embed_backward(const EmbedBackwardArgs& args);
+  void residual_norm(const ResidualNormArgs& args);
+  void residual_norm_backward(const ResidualNormBackwardArgs& args);
+  void linear_backward(const LinearBackwardArgs& args);
+  void h3_mixer_backward(const H3MixerBackwardArgs& args);
+  void discretize_backward(const DiscretizeBackwardArgs& args);
+  void ssm_kernel_backward(const SsmKernelBackwardArgs& args);
+  void fft_conv_backward(const FftConvBackwardArgs& args);
+  void attention_backward(const AttentionBackwardArgs& args);
+  void cross_entropy(const CrossEntropyArgs& args);
+  void grad_norm(const GradNormArgs& args);
+  void adamw(const AdamwArgs& args);
+
   // Memory that lives within the recording. Freed in reverse order by ScratchScope; the same bytes are then used
   // again, so a scratch tensor must not be read after its scope ends. Contents are undefined at first.
   Tensor scratch(DType dtype, Shape shape);
@@ -108,6 +124,8 @@ class Encoder {
   // that no operation may touch, and only their sizes count.
   explicit Encoder(std::shared_ptr<Buffer> workspace);
   bool preparing() const { return preparing_; }
+  // The buffer that scratch tensors share while preparing; else null.
+  const Buffer* placeholder() const { return preparing_ ? workspace_.get() : nullptr; }
 
   virtual void record_copy(const CopyArgs& args) = 0;
   virtual void record_advance(const AdvanceArgs& args) = 0;
@@ -125,6 +143,22 @@ class Encoder {
   virtual void record_attention(const AttentionArgs& args) = 0;
   virtual void record_attention_step(const AttentionArgs& args) = 0;
   virtual void record_sample(const SampleArgs& args) = 0;
+
+  // A backend that trains overrides all of these; the checks let no other get there.
+  virtual bool trains() const { return false; }
+  virtual void record_zero(const ZeroArgs& args);
+  virtual void record_embed_backward(const EmbedBackwardArgs& args);
+  virtual void record_residual_norm(const ResidualNormArgs& args);
+  virtual void record_residual_norm_backward(const ResidualNormBackwardArgs& args);
+  virtual void record_linear_backward(const LinearBackwardArgs& args);
+  virtual void record_h3_mixer_backward(const H3MixerBackwardArgs& args);
+  virtual void record_discretize_backward(const DiscretizeBackwardArgs& args);
+  virtual void record_ssm_kernel_backward(const SsmKernelBackwardArgs& args);
+  virtual void record_fft_conv_backward(const FftConvBackwardArgs& args);
+  virtual void record_attention_backward(const AttentionBackwardArgs& args);
+  virtual void record_cross_entropy(const CrossEntropyArgs& args);
+  virtual void record_grad_norm(const GradNormArgs& args);
+  virtual void record_adamw(const AdamwArgs& args);
 
  private:
   friend class ScratchScope;

@@ -94,6 +94,15 @@ SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Rand
   return pool;
 }
 
+std::vector<std::int32_t> tokens_with_gaps(std::int64_t count, std::int64_t limit, Random& random) {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = i % 5 == 2 ? -1 : random.below(static_cast<std::int32_t>(limit));
+  }
+  tokens.back() = static_cast<std::int32_t>(limit - 1);
+  return tokens;
+}
+
 void add_case(CaseList& list, const std::string& op, const std::string& name, const std::vector<DType>& dtypes,
               const MakeCase& make, const std::vector<Feature>& needs) {
   for (const DType dtype : dtypes) {
@@ -118,6 +127,10 @@ std::vector<OpCase> op_cases(CaseSet set) {
   op_cases_detail::add_fft_conv_cases(list, set);
   op_cases_detail::add_attention_cases(list, set);
   op_cases_detail::add_sample_cases(list, set);
+  op_cases_detail::add_training_basic_cases(list, set);
+  op_cases_detail::add_training_linear_cases(list, set);
+  op_cases_detail::add_training_h3_cases(list, set);
+  op_cases_detail::add_training_attention_cases(list, set);
   return list;
 }
 
@@ -138,13 +151,28 @@ const std::vector<OpTolerance>& op_tolerances() {
       {"ssm_kernel", 3e-6, 3e-6, 8, "products of at most 17 rounded powers"},
       {"h3_mixer", 1e-5, 1.5e-3, 8,
        "fp32 FFT or chunk products, as the golden files; f16: taps, states and outputs rounded"},
+      {"h3_mixer_backward", 1e-5, 1.5e-3, 8, "as h3_mixer"},
+      {"h3_mixer_backward.filter", 2e-5, 1.5e-3, 8, "sums over all tokens of products of two convolutions"},
+      {"discretize_backward", 5e-6, 5e-6, 8, "a chain of some ten operations; sums over the heads of a row"},
+      {"ssm_kernel_backward", 5e-6, 5e-6, 8, "sums over the length with products of at most 17 rounded powers"},
+      {"fft_conv_backward", 5e-6, 8e-4, 8, "as fft_conv"},
       {"h3_step", 3e-6, 5e-4, 8, "one step of the recurrence; f16: output rounding"},
       {"h3_step.projected", 8e-6, 1.5e-3, 8, "linear, then h3_step; f16: q, k, v rounded on the way"},
       {"fft_conv", 5e-6, 8e-4, 8, "fp32 FFT, as the golden files; f16: output rounding"},
       {"rotary", 2e-6, 5e-4, 8, "angles up to thousands of turns; f16: output rounding"},
       {"attention", 5e-6, 8e-4, 8, "fp32 softmax; f16: probabilities and outputs rounded"},
       {"attention_step", 5e-6, 8e-4, 8, "as attention"},
+      {"attention_backward", 1e-5, 2e-3, 8, "differences of what attention computes; f16: y and d_qkv rounded"},
       {"sample", 0, 0, 1, "the same token: weights are integers"},
+      {"zero", 0, 0, 1, "exact"},
+      {"embed_backward", 3e-6, 3e-6, 8, "sums over the rows of one id"},
+      {"residual_norm", 3e-6, 5e-4, 8, "as add_layer_norm"},
+      {"residual_norm_backward", 5e-6, 8e-4, 8,
+       "two sums over the width, and one over the rows; f16: output rounding"},
+      {"linear_backward", 5e-6, 8e-4, 8, "as linear"},
+      {"cross_entropy", 5e-6, 8e-4, 8, "fp32 logits and softmax; f16: their gradients and d_x rounded"},
+      {"grad_norm", 1e-6, 1e-6, 8, "one sum in double, or an equal"},
+      {"adamw", 2e-6, 5e-4, 8, "a few roundings an element; f16: the operands rounded"},
   };
   return table;
 }

@@ -96,6 +96,32 @@ std::string why_unsupported(Device& device, const OpCase& op_case);
 // Runs the case on both. Errors of the device (lost, out of memory) are thrown.
 CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std::uint64_t seed);
 
+// A backward operation against finite differences of its forward: for each input, the derivative of
+// sum_k <cotangent_k, output_k> along a random direction, by Richardson-extrapolated central differences of the
+// forward pass (its outputs summed in double), equals the inner product of the direction with the gradient.
+struct GradientData {
+  std::vector<CaseTensor> tensors;  // cotangents with values, gradients as `updated` zeros
+  std::function<void(Encoder&, std::span<const Tensor>)> forward;
+  std::function<void(Encoder&, std::span<const Tensor>)> backward;  // runs after `forward`
+  struct Pair {
+    int value;
+    int gradient;  // of an input: written by `backward`; of an output: the cotangent that `backward` reads
+  };
+  std::vector<Pair> inputs, outputs;  // f32 all
+};
+
+struct GradientCase {
+  std::string op;           // the backward operation
+  std::string name;         // unique within op
+  double tolerance = 1e-4;  // relative to the larger of the two, or to what is expected of a random direction
+  double step = 0x1p-6;     // of the differences, relative to the root mean square of the input
+  std::function<GradientData(std::uint64_t seed)> make;
+};
+std::vector<GradientCase> gradient_cases();
+
+// On a device that trains; `relative_error` is that of the worst input.
+CaseResult run_gradient_check(Device& device, const GradientCase& gradient_case, std::uint64_t seed);
+
 struct BenchResult {
   bool supported = true;
   std::string message;   // why not

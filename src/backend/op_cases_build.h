@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -74,6 +75,9 @@ struct SlotPool {
 // Sequence b is at position `at[b % at.size()]`.
 SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random);
 
+// Adds the input "kernel" (heads, length), which falls by e^-8.
+int decaying_kernel(CaseBuilder& builder, std::int64_t heads, std::int64_t length);
+
 using CaseList = std::vector<OpCase>;
 using MakeCase = std::function<CaseData(CaseBuilder&)>;
 // Adds the case for each dtype.
@@ -82,11 +86,36 @@ void add_case(CaseList& list, const std::string& op, const std::string& name, co
 
 inline const std::vector<DType> both_dtypes = {DType::f32, DType::f16};
 
-void add_basic_cases(CaseList& list, CaseSet set);      // copy, advance, embed, add_layer_norm
-void add_linear_cases(CaseList& list, CaseSet set);     // linear
-void add_h3_cases(CaseList& list, CaseSet set);         // discretize, ssm_kernel, h3_mixer, h3_step
-void add_fft_conv_cases(CaseList& list, CaseSet set);   // fft_conv
-void add_attention_cases(CaseList& list, CaseSet set);  // rotary, attention, attention_step
-void add_sample_cases(CaseList& list, CaseSet set);     // sample
+// An optional tensor of a case: index -1 is none.
+inline Tensor optional_tensor(std::span<const Tensor> tensors, int index) {
+  return index < 0 ? Tensor{} : tensors[static_cast<std::size_t>(index)];
+}
+
+// Tokens below `limit`, the last one among them, and every fifth -1: left out by embed, not scored by a loss.
+std::vector<std::int32_t> tokens_with_gaps(std::int64_t count, std::int64_t limit, Random& random);
+
+void add_basic_cases(CaseList& list, CaseSet set);               // copy, advance, embed, add_layer_norm
+void add_linear_cases(CaseList& list, CaseSet set);              // linear
+void add_h3_cases(CaseList& list, CaseSet set);                  // discretize, ssm_kernel, h3_mixer, h3_step
+void add_fft_conv_cases(CaseList& list, CaseSet set);            // fft_conv
+void add_attention_cases(CaseList& list, CaseSet set);           // rotary, attention, attention_step
+void add_sample_cases(CaseList& list, CaseSet set);              // sample
+void add_training_basic_cases(CaseList& list, CaseSet set);      // zero, embed, residual norm, optimiser
+void add_training_linear_cases(CaseList& list, CaseSet set);     // linear, cross entropy
+void add_training_h3_cases(CaseList& list, CaseSet set);         // mixer, discretize, kernel, long convolution
+void add_training_attention_cases(CaseList& list, CaseSet set);  // attention and rotary
+
+using GradientList = std::vector<GradientCase>;
+// Fills all of GradientData but the tensors, which are the builder's.
+using MakeGradient = std::function<GradientData(CaseBuilder&)>;
+// Cotangents are inputs; gradients begin as `updated` zeros, or are outputs.
+void add_gradient_case(GradientList& list, const std::string& op, const std::string& name, const MakeGradient& make,
+                       double tolerance = 1e-4, double step = 0x1p-6);
+// For functions that bend little: rounding is most of what their differences are off by, and a longer step has less.
+inline constexpr double long_step = 0x1p-4;
+void add_basic_gradient_cases(GradientList& list);
+void add_linear_gradient_cases(GradientList& list);
+void add_h3_gradient_cases(GradientList& list);
+void add_attention_gradient_cases(GradientList& list);
 
 }  // namespace riverhorse::op_cases_detail

@@ -5,6 +5,16 @@
 
 namespace riverhorse::op_cases_detail {
 
+int decaying_kernel(CaseBuilder& builder, std::int64_t heads, std::int64_t length) {
+  const int kernel = builder.normal("kernel", CaseRole::input, DType::f32, {heads, length}, 0.5);
+  std::vector<float>& values = builder.tensor(kernel).floats;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto lag = static_cast<double>(i % static_cast<std::size_t>(length));
+    values[i] *= static_cast<float>(std::exp(-8.0 * lag / static_cast<double>(length)));
+  }
+  return kernel;
+}
+
 namespace {
 
 void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t length, bool with_skip, bool gelu) {
@@ -13,12 +23,7 @@ void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t le
   add_case(list, "fft_conv", name, both_dtypes,
            [=](CaseBuilder& builder) {
              const int u = builder.normal("u", CaseRole::input, builder.activation(), {batch, heads, length});
-             const int kernel = builder.normal("kernel", CaseRole::input, DType::f32, {heads, length}, 0.5);
-             std::vector<float>& values = builder.tensor(kernel).floats;
-             for (std::size_t i = 0; i < values.size(); ++i) {
-               values[i] *= static_cast<float>(std::exp(
-                   -8.0 * static_cast<double>(i % static_cast<std::size_t>(length)) / static_cast<double>(length)));
-             }
+             const int kernel = decaying_kernel(builder, heads, length);
              const int skip = with_skip ? builder.normal("skip", CaseRole::input, DType::f32, {heads}) : -1;
              const int y = builder.output("y", builder.activation(), {batch, heads, length});
              const auto elements = static_cast<double>(batch * heads * length);

@@ -2,12 +2,12 @@
 //
 // The filters are made here, in long double and by a^l = exp(l log a): other formulae than the backends use, so that
 // a mistake in one of them shows.
+#include "backend/op_cases_h3.h"
+
 #include <algorithm>
 #include <cmath>
 #include <complex>
 #include <numbers>
-
-#include "backend/op_cases_build.h"
 
 namespace riverhorse::op_cases_detail {
 
@@ -15,11 +15,7 @@ namespace {
 
 using Wide = std::complex<long double>;
 
-// Parameters like those of a trained layer: S4D-Lin, disturbed.
-struct Parameters {
-  std::int64_t heads = 0, width = 0, modes = 0, rows = 0;  // H, D, n, m
-  std::vector<float> log_dt, inv_a_real, a_imag, b, c, d, shift_b, shift_c, shift_d;
-};
+}  // namespace
 
 Parameters make_parameters(std::int64_t width, int head_dim, std::int64_t state, std::int64_t rows, Random& random) {
   Parameters p;
@@ -48,12 +44,22 @@ Parameters make_parameters(std::int64_t width, int head_dim, std::int64_t state,
   return p;
 }
 
-struct FilterTensors {
-  int a, b, c, d, powers, toeplitz, shift_taps;
-  H3Filter view(std::span<const Tensor> t) const {
-    return {t[a], t[b], t[c], t[d], t[powers], t[toeplitz], t[shift_taps]};
-  }
-};
+ParameterTensors parameter_inputs(CaseBuilder& builder, const Parameters& p) {
+  const auto input = [&](const char* name, Shape shape, const std::vector<float>& values) {
+    return builder.floats(name, CaseRole::input, DType::f32, shape, values);
+  };
+  ParameterTensors t;
+  t.log_dt = input("log_dt", {p.heads}, p.log_dt);
+  t.inv_a_real = input("inv_a_real", {p.rows, p.modes}, p.inv_a_real);
+  t.a_imag = input("a_imag", {p.rows, p.modes}, p.a_imag);
+  t.b = input("b", {p.rows, p.modes, 2}, p.b);
+  t.c = input("c", {p.heads, p.modes, 2}, p.c);
+  t.d = input("d", {p.heads}, p.d);
+  t.shift_b = input("shift_b", {p.width, 2 * p.modes}, p.shift_b);
+  t.shift_c = input("shift_c", {p.width, 2 * p.modes}, p.shift_c);
+  t.shift_d = input("shift_d", {p.width}, p.shift_d);
+  return t;
+}
 
 FilterTensors filter_outputs(CaseBuilder& builder, const Parameters& p) {
   const DType f32 = DType::f32;
@@ -71,8 +77,7 @@ FilterTensors filter_outputs(CaseBuilder& builder, const Parameters& p) {
   return f;
 }
 
-// The filter as inputs, bilinear.
-FilterTensors filter_inputs(CaseBuilder& builder, const Parameters& p) {
+FilterTensors filter_inputs(CaseBuilder& builder, const Parameters& p, Discretization discretization) {
   std::vector<float> a, b, powers, toeplitz, taps;
   const auto push = [](std::vector<float>& list, Wide value) {
     list.push_back(static_cast<float>(value.real()));
@@ -83,9 +88,12 @@ FilterTensors filter_inputs(CaseBuilder& builder, const Parameters& p) {
     std::vector<Wide> log_a, gain;
     for (std::int64_t n = 0; n < p.modes; ++n) {
       const std::int64_t shared = (h % p.rows) * p.modes + n, own = h * p.modes + n;
-      const Wide half = Wide(-std::exp(static_cast<long double>(p.inv_a_real[shared])), p.a_imag[shared]) * dt / 2.0L;
-      const Wide one_step = (1.0L + half) / (1.0L - half);
-      const Wide input = Wide(p.b[2 * shared], p.b[2 * shared + 1]) * dt / (1.0L - half);
+      const Wide continuous(-std::exp(static_cast<long double>(p.inv_a_real[shared])), p.a_imag[shared]);
+      const Wide half = continuous * dt / 2.0L;
+      const Wide weight(p.b[2 * shared], p.b[2 * shared + 1]);
+      const bool zoh = discretization == Discretization::zoh;
+      const Wide one_step = zoh ? std::exp(continuous * dt) : (1.0L + half) / (1.0L - half);
+      const Wide input = zoh ? weight * (one_step - 1.0L) / continuous : weight * dt / (1.0L - half);
       push(a, one_step);
       push(a, one_step - Wide(a[a.size() - 2], a[a.size() - 1]));
       push(b, input);
@@ -126,30 +134,47 @@ FilterTensors filter_inputs(CaseBuilder& builder, const Parameters& p) {
   return f;
 }
 
+std::string MixerShape::name() const {
+  std::string text = fmt::format("d{}_hd{}_n{}_b{}_l{}", width, head_dim, state, batch, tokens);
+  if (!at.empty()) text += fmt::format("_p{}", at.back());
+  if (head_dim > 1) text += order == HeadOrder::head_major ? "_hdmajor" : "_dimmajor";
+  return text;
+}
+
+std::string_view algorithm_name(ConvAlgorithm algorithm) {
+  switch (algorithm) {
+    case ConvAlgorithm::chunked: return "chunked";
+    case ConvAlgorithm::fft: return "fft";
+    default: return "auto";
+  }
+}
+
+std::vector<Feature> algorithm_needs(ConvAlgorithm algorithm) {
+  switch (algorithm) {
+    case ConvAlgorithm::chunked: return {Feature::conv_chunked};
+    case ConvAlgorithm::fft: return {Feature::conv_fft};
+    default: return {};
+  }
+}
+
+std::string discretize_name(std::int64_t width, int head_dim, std::int64_t state, std::int64_t rows,
+                            Discretization discretization) {
+  return fmt::format("d{}_hd{}_n{}_m{}_{}", width, head_dim, state, rows,
+                     discretization == Discretization::zoh ? "zoh" : "bilinear");
+}
+
+namespace {
+
 void add_discretize_case(CaseList& list, std::int64_t width, int head_dim, std::int64_t state, std::int64_t rows,
                          Discretization discretization) {
-  const std::string name = fmt::format("d{}_hd{}_n{}_m{}_{}", width, head_dim, state, rows,
-                                       discretization == Discretization::zoh ? "zoh" : "bilinear");
+  const std::string name = discretize_name(width, head_dim, state, rows, discretization);
   add_case(list, "discretize", name, {DType::f32}, [=](CaseBuilder& builder) {
     const Parameters p = make_parameters(width, head_dim, state, rows, builder.random());
-    const auto input = [&](const char* tensor_name, Shape shape, const std::vector<float>& values) {
-      return builder.floats(tensor_name, CaseRole::input, DType::f32, shape, values);
-    };
-    const int log_dt = input("log_dt", {p.heads}, p.log_dt);
-    const int inv_a_real = input("inv_a_real", {rows, p.modes}, p.inv_a_real);
-    const int a_imag = input("a_imag", {rows, p.modes}, p.a_imag);
-    const int b = input("b", {rows, p.modes, 2}, p.b);
-    const int c = input("c", {p.heads, p.modes, 2}, p.c);
-    const int d = input("d", {p.heads}, p.d);
-    const int shift_b = input("shift_b", {width, state}, p.shift_b);
-    const int shift_c = input("shift_c", {width, state}, p.shift_c);
-    const int shift_d = input("shift_d", {width}, p.shift_d);
+    const ParameterTensors parameters = parameter_inputs(builder, p);
     const FilterTensors filter = filter_outputs(builder, p);
     return builder.done(
         [=](Encoder& encoder, std::span<const Tensor> t) {
-          encoder.discretize({.parameters = {t[log_dt], t[inv_a_real], t[a_imag], t[b], t[c], t[d], t[shift_b],
-                                             t[shift_c], t[shift_d], discretization},
-                              .filter = filter.view(t)});
+          encoder.discretize({parameters.view(t, discretization), filter.view(t)});
         },
         static_cast<double>(p.heads * p.modes * (8 * H3Filter::chunk + 100) + width * state * state));
   });
@@ -203,32 +228,8 @@ StateTensors state_tensors(CaseBuilder& builder, std::int64_t batch, const std::
   return s;
 }
 
-struct MixerShape {
-  std::int64_t width;  // D
-  int head_dim;
-  std::int64_t state, batch, tokens;
-  std::vector<std::int32_t> at;  // positions
-  HeadOrder order = HeadOrder::head_major;
-
-  std::string name() const {
-    std::string text = fmt::format("d{}_hd{}_n{}_b{}_l{}_p{}", width, head_dim, state, batch, tokens, at.back());
-    if (head_dim > 1) text += order == HeadOrder::head_major ? "_hdmajor" : "_dimmajor";
-    return text;
-  }
-};
-
 void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
-  std::string name = m.name();
-  std::vector<Feature> needs;
-  if (algorithm == ConvAlgorithm::chunked) {
-    name += "_chunked";
-    needs = {Feature::conv_chunked};
-  } else if (algorithm == ConvAlgorithm::fft) {
-    name += "_fft";
-    needs = {Feature::conv_fft};
-  } else {
-    name += "_auto";
-  }
+  const std::string name = fmt::format("{}_{}", m.name(), algorithm_name(algorithm));
   add_case(
       list, "h3_mixer", name, both_dtypes,
       [m, algorithm](CaseBuilder& builder) {
@@ -257,7 +258,7 @@ void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm
         data.record_oracle = record_as(ConvAlgorithm::automatic);  // on the cpu: the recurrence, the definition
         return data;
       },
-      needs);
+      algorithm_needs(algorithm));
 }
 
 // With `projected`, from the residual stream.

@@ -28,6 +28,14 @@ struct AdvanceArgs {
   std::int32_t tokens = 0;
 };
 
+// Training only. Element i of a call is kept with probability 1 - p, and then divided by it: kept where word i mod 4
+// of Philox4x32-10 with counter (i / 4 low, i / 4 high, site, step) and key seed is at least p 2^32.
+struct Dropout {
+  float p = 0;             // below 1; 0: none
+  std::uint32_t site = 0;  // where in the model: every call of a step has its own
+  Tensor random = {};      // (3) i32: seed low, seed high, step, in device memory; empty when p is 0
+};
+
 // ---------------------------------------------------------------------------------------------- embed and norm
 
 // residual[r] = table[ids[r]]. Ids outside [0, V) give zeros (the engine refuses them before it comes to that).
@@ -63,9 +71,10 @@ struct LinearArgs {
   Tensor weight;                    // (M, K) act
   Tensor bias;                      // (M) f32, or empty
   Activation activation = Activation::none;
-  bool accumulate = false;    // y += ...; then y is f32 (the residual stream) and not transposed
-  Tensor y;                   // (R, M) act or f32
-  bool y_transposed = false;  // y is (M, R) instead
+  bool accumulate = false;     // y += ...; then y is f32 (the residual stream) and not transposed
+  Tensor y;                    // (R, M) act or f32
+  bool y_transposed = false;   // y is (M, R) instead
+  Tensor pre_activation = {};  // training only: (R, M) act, written with what the activation was given; or empty
 };
 
 // --------------------------------------------------------------------------------------------------- H3 mixer
@@ -132,6 +141,7 @@ struct H3MixerArgs {
   int head_dim = 1;
   HeadOrder head_order = HeadOrder::head_major;
   ConvAlgorithm algorithm = ConvAlgorithm::automatic;
+  // All three empty (training only): every sequence begins here, and what it leaves behind is dropped.
   Tensor slots;      // (B) i32
   Tensor positions;  // (S) i32, read only: tokens each slot has seen before this call
   H3State state;
@@ -177,8 +187,9 @@ struct RotaryArgs {
   Tensor qkv;  // (B, L, 3 D) act: q | k | v, each (heads, head width)
   int heads = 1;
   int rotary_dim = 0;
-  Tensor slots;      // (B) i32
-  Tensor positions;  // (S) i32
+  Tensor slots;          // (B) i32; empty, as positions (training only): token t has position t
+  Tensor positions;      // (S) i32
+  bool inverse = false;  // training only: turns back, which is also the backward of this operation
 };
 
 struct AttentionCache {
@@ -191,10 +202,13 @@ struct AttentionCache {
 struct AttentionArgs {
   Tensor qkv;  // (B, L, 3 D) act
   int heads = 1;
+  // All three empty (training only): every sequence begins here, and no cache is kept.
   Tensor slots;
   Tensor positions;
   AttentionCache cache;
-  Tensor y;  // (B, L, D) act
+  Tensor y;                 // (B, L, D) act
+  Tensor log_sum_exp = {};  // training only: (B, heads, L) f32, of the scores of each query; or empty
+  Dropout dropout = {};     // training only: of the probabilities; element ((b heads + h) L + t) L + s
 };
 
 // ---------------------------------------------------------------------------------------------------- sampling

@@ -6,7 +6,10 @@
 
 namespace riverhorse {
 
-Shape::Shape(std::initializer_list<std::int64_t> dimensions) : rank_(static_cast<int>(dimensions.size())) {
+Shape::Shape(std::initializer_list<std::int64_t> dimensions)
+    : Shape(std::span(dimensions.begin(), dimensions.size())) {}
+
+Shape::Shape(std::span<const std::int64_t> dimensions) : rank_(static_cast<int>(dimensions.size())) {
   if (dimensions.size() > max_rank) {
     fail(StatusCode::invalid_argument, "a shape of {} dimensions; the limit is {}", dimensions.size(), max_rank);
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "base/dtype.h"
@@ -34,6 +35,7 @@ class Shape {
 
   Shape() = default;
   Shape(std::initializer_list<std::int64_t> dimensions);  // invalid_argument for more than four
+  explicit Shape(std::span<const std::int64_t> dimensions);
 
   int rank() const { return rank_; }
   std::int64_t operator[](int index) const { return dimensions_[static_cast<std::size_t>(index)]; }

@@ -37,4 +37,8 @@ void CpuEncoder::record_advance(const AdvanceArgs& args) {
   });
 }
 
+void CpuEncoder::record_zero(const ZeroArgs& args) {
+  add("zero", [args] { std::memset(host_bytes(args.tensor), 0, args.tensor.size_bytes()); });
+}
+
 }  // namespace riverhorse::cpu

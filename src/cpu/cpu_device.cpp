@@ -100,7 +100,7 @@ class CpuDevice final : public Device {
     switch (feature) {
       case Feature::f16: return {false, "the cpu backend stores f32 only: choose --dtype f32"};
       case Feature::cooperative_matrix: return {false, "cooperative matrices are a feature of GPUs"};
-      case Feature::training: return {false, "this version has no backward operations: it is for inference"};
+      case Feature::training:
       case Feature::conv_chunked:
       case Feature::conv_fft:
       case Feature::timestamps: return {};

@@ -65,6 +65,21 @@ class CpuEncoder final : public Encoder {
   void record_attention_step(const AttentionArgs& args) override;
   void record_sample(const SampleArgs& args) override;
 
+  bool trains() const override { return true; }
+  void record_h3_mixer_backward(const H3MixerBackwardArgs& args) override;
+  void record_discretize_backward(const DiscretizeBackwardArgs& args) override;
+  void record_ssm_kernel_backward(const SsmKernelBackwardArgs& args) override;
+  void record_fft_conv_backward(const FftConvBackwardArgs& args) override;
+  void record_zero(const ZeroArgs& args) override;
+  void record_embed_backward(const EmbedBackwardArgs& args) override;
+  void record_residual_norm(const ResidualNormArgs& args) override;
+  void record_residual_norm_backward(const ResidualNormBackwardArgs& args) override;
+  void record_linear_backward(const LinearBackwardArgs& args) override;
+  void record_attention_backward(const AttentionBackwardArgs& args) override;
+  void record_cross_entropy(const CrossEntropyArgs& args) override;
+  void record_grad_norm(const GradNormArgs& args) override;
+  void record_adamw(const AdamwArgs& args) override;
+
   std::vector<Operation>* operations_;
 };
 

@@ -3,6 +3,11 @@
 // All in double within a call; the carried state is stored in fp32 between calls. Heads and sequences share nothing,
 // so they run in parallel. Every output is a sum over its own past only, in an order that the future cannot change
 // (the `fft` way is causal up to rounding only: that is its nature).
+//
+// Backward, of one head over all sequences, sums over i and j in order:
+//   d_q_i = sum_j d_y_j z_ij;  d_z_ij = q_i d_y_j;  d_w_ij = the SSM's adjoint of d_z_ij
+//   d_k'_i = sum_j d_w_ij v_j;  d_v_j = sum_i d_w_ij k'_i
+//   d_k_t = sum_lag f_lag d_k'_{t+lag};  d_f_lag = sum_t d_k'_t k_{t-lag}
 #include "cpu/h3_mixer.h"
 
 #include <algorithm>
@@ -15,30 +20,130 @@ namespace riverhorse::cpu {
 
 namespace {
 
+// k'_t = sum_lag taps[lag] line[N - 1 + t - lag]: `line` is the N - 1 keys before the call, then those of the call.
+std::vector<double> shift(const float* taps, std::int64_t state, const std::vector<double>& line) {
+  std::vector<double> shifted(line.size() - static_cast<std::size_t>(state - 1), 0.0);
+  for (std::size_t t = 0; t < shifted.size(); ++t) {
+    for (std::int64_t lag = 0; lag < state; ++lag) shifted[t] += taps[lag] * line[state - 1 + t - lag];
+  }
+  return shifted;
+}
+
 // k' of one channel; afterwards the ring holds the last N keys.
 std::vector<double> shift_channel(const H3HeadArgs& args, std::int64_t channel) {
   const std::int64_t state = args.filter.shift_taps.shape[1];
   const std::int64_t width = args.filter.shift_taps.shape[0];
   const float* taps = floats(args.filter.shift_taps) + channel * state;
   const float* keys = args.k + channel * args.channel_stride;
-  float* ring = floats(args.state.shift) + (args.slot * width + channel) * state;
+  float* ring = args.state.shift ? floats(args.state.shift) + (args.slot * width + channel) * state : nullptr;
 
-  // The last N - 1 keys before this call, then this call's.
   std::vector<double> line(static_cast<std::size_t>(state - 1 + args.tokens), 0.0);
   for (std::int64_t i = 0; i < state - 1; ++i) {
     const std::int64_t position = args.position - (state - 1) + i;
     if (position >= 0) line[i] = ring[position % state];
   }
   for (std::int64_t t = 0; t < args.tokens; ++t) line[state - 1 + t] = keys[t];
-
-  std::vector<double> shifted(static_cast<std::size_t>(args.tokens), 0.0);
-  for (std::int64_t t = 0; t < args.tokens; ++t) {
-    for (std::int64_t lag = 0; lag < state; ++lag) shifted[t] += taps[lag] * line[state - 1 + t - lag];
-  }
-  for (std::int64_t t = std::max<std::int64_t>(0, args.tokens - state); t < args.tokens; ++t) {
+  for (std::int64_t t = std::max<std::int64_t>(0, args.tokens - state); t < args.tokens && ring != nullptr; ++t) {
     ring[(args.position + t) % state] = keys[t];
   }
-  return shifted;
+  return shift(taps, state, line);
+}
+
+void ssm(ConvAlgorithm algorithm, const HeadFilter& filter, const std::vector<double>& w, std::vector<Complex>& s,
+         std::vector<double>& z) {
+  switch (algorithm) {
+    case ConvAlgorithm::automatic: return ssm_recurrence(filter, w, s, z);
+    case ConvAlgorithm::chunked: return ssm_chunked(filter, w, s, z);
+    case ConvAlgorithm::fft: return ssm_fft(filter, w, s, z);
+  }
+}
+
+std::int64_t output_channel(HeadOrder order, std::int64_t heads, std::int64_t d, std::int64_t head, std::int64_t j) {
+  return order == HeadOrder::head_major ? head * d + j : j * heads + head;
+}
+
+using Rows = std::vector<std::vector<double>>;
+
+void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
+  const std::int64_t d = args.head_dim;
+  const std::int64_t heads = args.filter.a.shape[0];
+  const std::int64_t width = heads * d;
+  const std::int64_t batch = args.d_y.shape[1];
+  const std::int64_t tokens = args.d_y.shape[2];
+  const std::int64_t state = args.filter.shift_taps.shape[1];
+  const HeadFilter filter = head_filter(args.filter, head);
+  const auto length = static_cast<std::size_t>(tokens);
+  HeadFilterGradient d_filter(filter.a.size());
+  Rows d_taps(static_cast<std::size_t>(d), std::vector<double>(static_cast<std::size_t>(state)));
+
+  for (std::int64_t sequence = 0; sequence < batch; ++sequence) {
+    const auto at = [&](std::int64_t channel) { return (channel * batch + sequence) * tokens; };
+    const auto load = [&](const Tensor& tensor, std::int64_t channel) {
+      const float* values = floats(tensor) + at(channel);
+      return std::vector<double>(values, values + tokens);
+    };
+    const auto store = [&](const std::vector<double>& values, std::int64_t channel) {
+      std::transform(values.begin(), values.end(), floats(args.d_qkv) + at(channel),
+                     [](double sum) { return static_cast<float>(sum); });
+    };
+
+    Rows lines, shifted, d_shifted, values, d_values, d_outputs;
+    for (std::int64_t i = 0; i < d; ++i) {
+      const std::int64_t channel = head * d + i;
+      lines.push_back(load(args.qkv, width + channel));
+      lines.back().insert(lines.back().begin(), static_cast<std::size_t>(state - 1), 0.0);
+      shifted.push_back(shift(floats(args.filter.shift_taps) + channel * state, state, lines.back()));
+      values.push_back(load(args.qkv, 2 * width + channel));
+      d_outputs.push_back(load(args.d_y, output_channel(args.head_order, heads, d, head, i)));
+      d_shifted.emplace_back(length);
+      d_values.emplace_back(length);
+    }
+    for (std::int64_t i = 0; i < d; ++i) {
+      const std::vector<double> query = load(args.qkv, head * d + i);
+      std::vector<double> d_query(length);
+      for (std::int64_t j = 0; j < d; ++j) {
+        std::vector<double> w(length), z(length), d_w(length), d_z(length);
+        for (std::size_t t = 0; t < length; ++t) {
+          w[t] = shifted[i][t] * values[j][t];
+          d_z[t] = query[t] * d_outputs[j][t];
+        }
+        std::vector<Complex> s(filter.a.size());
+        ssm(args.algorithm, filter, w, s, z);
+        if (args.algorithm == ConvAlgorithm::fft) {
+          ssm_fft_backward(filter, w, d_z, d_w, d_filter);
+        } else {
+          ssm_recurrence_backward(filter, w, d_z, d_w, d_filter);
+        }
+        for (std::size_t t = 0; t < length; ++t) {
+          d_query[t] += d_outputs[j][t] * z[t];
+          d_shifted[i][t] += d_w[t] * values[j][t];
+          d_values[j][t] += d_w[t] * shifted[i][t];
+        }
+      }
+      store(d_query, head * d + i);
+    }
+    for (std::int64_t i = 0; i < d; ++i) {
+      const std::int64_t channel = head * d + i;
+      const float* taps = floats(args.filter.shift_taps) + channel * state;
+      std::vector<double> d_line(lines[i].size());
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        for (std::int64_t lag = 0; lag < state; ++lag) {
+          d_line[state - 1 + t - lag] += taps[lag] * d_shifted[i][t];
+          d_taps[i][lag] += d_shifted[i][t] * lines[i][state - 1 + t - lag];
+        }
+      }
+      d_line.erase(d_line.begin(), d_line.begin() + state - 1);
+      store(d_line, width + channel);
+      store(d_values[i], 2 * width + channel);
+    }
+  }
+
+  store_modes(d_filter, args.d_filter, head);
+  floats(args.d_filter.d)[head] = static_cast<float>(d_filter.d);
+  for (std::int64_t i = 0; i < d; ++i) {
+    std::transform(d_taps[i].begin(), d_taps[i].end(), floats(args.d_filter.shift_taps) + (head * d + i) * state,
+                   [](double sum) { return static_cast<float>(sum); });
+  }
 }
 
 }  // namespace
@@ -59,23 +164,22 @@ void h3_mix_head(const H3HeadArgs& args) {
     const float* value = args.v + (args.head * d + j) * args.channel_stride;
     std::fill(y.begin(), y.end(), 0.0);
     for (std::int64_t i = 0; i < d; ++i) {
-      float* stored = floats(args.state.modes) + 2 * modes * (args.slot * width * d + (args.head * d + i) * d + j);
-      for (std::int64_t mode = 0; mode < modes; ++mode) s[mode] = {stored[2 * mode], stored[2 * mode + 1]};
+      const std::int64_t pair = args.slot * width * d + (args.head * d + i) * d + j;
+      float* stored = args.state.modes ? floats(args.state.modes) + 2 * modes * pair : nullptr;
+      for (std::int64_t mode = 0; mode < modes; ++mode) {
+        s[mode] = stored == nullptr ? 0.0 : Complex(stored[2 * mode], stored[2 * mode + 1]);
+      }
       for (std::int64_t t = 0; t < args.tokens; ++t) w[t] = shifted[i][t] * value[t];
       std::fill(z.begin(), z.end(), 0.0);
-      switch (args.algorithm) {
-        case ConvAlgorithm::automatic: ssm_recurrence(filter, w, s, z); break;
-        case ConvAlgorithm::chunked: ssm_chunked(filter, w, s, z); break;
-        case ConvAlgorithm::fft: ssm_fft(filter, w, s, z); break;
-      }
+      ssm(args.algorithm, filter, w, s, z);
       const float* query = args.q + (args.head * d + i) * args.channel_stride;
       for (std::int64_t t = 0; t < args.tokens; ++t) y[t] += query[t] * z[t];
-      for (std::int64_t mode = 0; mode < modes; ++mode) {
+      for (std::int64_t mode = 0; mode < modes && stored != nullptr; ++mode) {
         stored[2 * mode] = static_cast<float>(s[mode].real());
         stored[2 * mode + 1] = static_cast<float>(s[mode].imag());
       }
     }
-    const std::int64_t channel = args.head_order == HeadOrder::head_major ? args.head * d + j : j * heads + args.head;
+    const std::int64_t channel = output_channel(args.head_order, heads, d, args.head, j);
     std::transform(y.begin(), y.end(), args.y + channel * args.channel_stride,
                    [](double sum) { return static_cast<float>(sum); });
   }
@@ -89,11 +193,11 @@ void CpuEncoder::record_h3_mixer(const H3MixerArgs& args) {
     const std::int64_t tokens = args.y.shape[2];
     const std::int64_t heads = args.filter.a.shape[0];
     const std::int64_t part = width * batch * tokens;
-    check_positions("h3_mixer", args.slots, args.positions);
+    if (args.slots) check_positions("h3_mixer", args.slots, args.positions);
 #pragma omp parallel for schedule(dynamic)
     for (std::int64_t index = 0; index < batch * heads; ++index) {
       const std::int64_t sequence = index % batch;
-      const std::int64_t slot = integers(args.slots)[sequence];
+      const std::int64_t slot = args.slots ? integers(args.slots)[sequence] : 0;
       const float* qkv = floats(args.qkv) + sequence * tokens;
       h3_mix_head({.q = qkv,
                    .k = qkv + part,
@@ -107,9 +211,18 @@ void CpuEncoder::record_h3_mixer(const H3MixerArgs& args) {
                    .algorithm = args.algorithm,
                    .head = index / batch,
                    .slot = slot,
-                   .position = integers(args.positions)[slot],
+                   .position = args.slots ? integers(args.positions)[slot] : 0,
                    .state = args.state});
     }
+  });
+}
+
+// A head's sequences one after the other: the sums over them have one order.
+void CpuEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
+  require_f32("h3_mixer_backward", {&args.qkv, &args.d_y, &args.d_qkv});
+  add("h3_mixer_backward", [args] {
+#pragma omp parallel for schedule(dynamic)
+    for (std::int64_t head = 0; head < args.filter.a.shape[0]; ++head) mix_head_backward(args, head);
   });
 }
 

@@ -19,7 +19,7 @@ struct H3HeadArgs {
   HeadOrder head_order;
   ConvAlgorithm algorithm;
   std::int64_t head, slot, position;
-  const H3State& state;
+  const H3State& state;  // empty: nothing before this call, nothing kept
 };
 
 void h3_mix_head(const H3HeadArgs& args);

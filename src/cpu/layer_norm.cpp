@@ -6,7 +6,7 @@
 
 namespace riverhorse::cpu {
 
-void layer_norm_row(const float* x, std::int64_t width, const NormWeights& norm, float* out) {
+void layer_norm_row(const float* x, std::int64_t width, const NormWeights& norm, float* out, float* statistics) {
   const float* weight = floats(norm.weight);
   const float* bias = floats(norm.bias);
   double sum = 0;
@@ -18,6 +18,9 @@ void layer_norm_row(const float* x, std::int64_t width, const NormWeights& norm,
   for (std::int64_t i = 0; i < width; ++i) {
     out[i] = static_cast<float>((x[i] - mean) * scale * weight[i] + bias[i]);
   }
+  if (statistics == nullptr) return;
+  statistics[0] = static_cast<float>(mean);
+  statistics[1] = static_cast<float>(scale);
 }
 
 void CpuEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {

@@ -21,14 +21,10 @@
 //     probable tokens that reaches t. (Rank as in 3.)
 //  8. min-p: Q = floor(min_p * 65536 + 0.5) clamped to 0 ... 65536 (NaN: 0), w_best the weight of `best`;
 //     a survivor stays if w_i >= (w_best >> 16) * Q + (((w_best & 65535) * Q) >> 16).
-//  9. r = word 0 of Philox4x32-10 with counter (draws, 0, 0, 0) and key (seed_low, seed_high).
+//  9. r = word 0 of Philox4x32-10 (philox.h) with counter (draws, 0, 0, 0) and key (seed_low, seed_high).
 //     W' = sum of the weights that stayed; u = (r * W') >> 32 (the high word of the 64-bit product).
 //     The token is the first index i with  w_0 + ... + w_i > u  (weights of those that left count as 0).
 // 10. Greedy or not: tokens[b] = token; counts[slot, token] += 1; history[slot, draws mod K] = token; draws += 1.
-//
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011): ten rounds of
-//   (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)),
-//   M0 = 0xD2511F53, M1 = 0xCD9E8D57; between rounds k0 += 0x9E3779B9, k1 += 0xBB67AE85.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -37,25 +33,11 @@
 #include <vector>
 
 #include "cpu/cpu_encoder.h"
+#include "cpu/philox.h"
 
 namespace riverhorse::cpu {
 
 namespace {
-
-std::uint32_t philox_word(std::uint32_t counter, std::uint32_t key_low, std::uint32_t key_high) {
-  std::uint32_t c0 = counter, c1 = 0, c2 = 0, c3 = 0;
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t product0 = std::uint64_t{0xD2511F53u} * c0;
-    const std::uint64_t product1 = std::uint64_t{0xCD9E8D57u} * c2;
-    c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key_low;
-    c1 = static_cast<std::uint32_t>(product1);
-    c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ key_high;
-    c3 = static_cast<std::uint32_t>(product0);
-    key_low += 0x9E3779B9u;
-    key_high += 0xBB67AE85u;
-  }
-  return c0;
-}
 
 // A fraction as 16 fractional bits; `if_nan` when it is not a number.
 std::uint32_t fixed_point(float fraction, std::uint32_t if_nan) {
@@ -117,7 +99,7 @@ std::int32_t draw(const std::vector<float>& x, const SamplerRow& row) {
     before += by_rank[rank];
   }
 
-  const std::uint32_t random = philox_word(row.draws, row.seed_low, row.seed_high);
+  const std::uint32_t random = philox({row.draws, 0, 0, 0}, row.seed_low, row.seed_high)[0];
   const auto target = static_cast<std::uint32_t>((std::uint64_t{random} * kept) >> 32);
   std::uint32_t prefix = 0;
   for (std::int64_t index = 0; index < limit; ++index) {

@@ -5,6 +5,13 @@
 //   z_t = D w_t + sum_{r <= t} K_{t-r} w_r + 2 Re sum_n (c_n a_n^{t+1}) s_n
 //   s  <- a^T s + sum_t a^{T-1-t} b w_t
 // fft: the same with one chunk of any length, the convolution through the frequency domain.
+//
+// Backward, with gain = c b, so that x_t = a x_{t-1} + w_t and z_t = D w_t + 2 Re sum_n gain_n x_{n,t}:
+//   r_t = d_z_t + conj(a) r_{t+1};  the gradient of x_t is 2 conj(gain) r_t
+//   d_w_t = D d_z_t + 2 Re sum_n conj(gain_n) r_{n,t};  d_gain = 2 sum_t conj(x_t) d_z_t
+//   d_log_a = conj(a) d_a = 2 conj(gain) sum_t conj(a x_{t-1}) r_t
+// or, through the kernel, whose gradient is d_K_l = sum_t d_z_t w_{t-l}:
+//   d_gain = 2 sum_l conj(a^l) d_K_l;  d_log_a = 2 conj(gain) sum_l l conj(a^l) d_K_l
 #include <algorithm>
 
 #include "cpu/cpu_encoder.h"
@@ -124,6 +131,70 @@ void ssm_fft(const HeadFilter& filter, const std::vector<double>& w, std::vector
   }
 }
 
+void ssm_kernel_gradient(const HeadFilter& filter, const std::vector<double>& d_kernel,
+                         HeadFilterGradient& gradient) {
+  for (std::size_t mode = 0; mode < filter.a.size(); ++mode) {
+    Complex power = 1.0, sum = 0.0, weighted = 0.0;
+    for (std::size_t lag = 0; lag < d_kernel.size(); ++lag) {
+      sum += power * d_kernel[lag];
+      weighted += power * (static_cast<double>(lag) * d_kernel[lag]);
+      power *= filter.a[mode];
+    }
+    gradient.gain[mode] += 2.0 * std::conj(sum);
+    gradient.log_a[mode] += 2.0 * std::conj(filter.c[mode] * filter.b[mode] * weighted);
+  }
+}
+
+void ssm_recurrence_backward(const HeadFilter& filter, const std::vector<double>& w, const std::vector<double>& d_z,
+                             std::vector<double>& d_w, HeadFilterGradient& gradient) {
+  for (std::size_t t = 0; t < w.size(); ++t) {
+    d_w[t] += filter.d * d_z[t];
+    gradient.d += w[t] * d_z[t];
+  }
+  std::vector<Complex> past(w.size());  // a x_{t-1}
+  for (std::size_t mode = 0; mode < filter.a.size(); ++mode) {
+    const Complex a = filter.a[mode];
+    const Complex gain = filter.c[mode] * filter.b[mode];
+    Complex decayed = 0.0;
+    for (std::size_t t = 0; t < w.size(); ++t) {
+      past[t] = decayed;
+      decayed = a * (decayed + w[t]);
+    }
+    Complex r = 0.0, gain_sum = 0.0, a_sum = 0.0;
+    for (std::size_t t = w.size(); t-- > 0;) {
+      r = d_z[t] + std::conj(a) * r;
+      d_w[t] += 2 * (std::conj(gain) * r).real();
+      gain_sum += std::conj(past[t] + w[t]) * d_z[t];
+      a_sum += std::conj(past[t]) * r;
+    }
+    gradient.gain[mode] += 2.0 * gain_sum;
+    gradient.log_a[mode] += 2.0 * std::conj(gain) * a_sum;
+  }
+}
+
+void ssm_fft_backward(const HeadFilter& filter, const std::vector<double>& w, const std::vector<double>& d_z,
+                      std::vector<double>& d_w, HeadFilterGradient& gradient) {
+  const std::vector<double> kernel = ssm_kernel_values(filter, static_cast<std::int64_t>(w.size()));
+  const std::vector<double> inside = causal_correlation(d_z, kernel);
+  for (std::size_t t = 0; t < w.size(); ++t) {
+    d_w[t] += inside[t] + filter.d * d_z[t];
+    gradient.d += w[t] * d_z[t];
+  }
+  ssm_kernel_gradient(filter, causal_correlation(d_z, w), gradient);
+}
+
+void store_modes(const HeadFilterGradient& gradient, const H3FilterGradient& out, std::int64_t head) {
+  const auto store = [&](const std::vector<Complex>& values, const Tensor& tensor) {
+    float* row = floats(tensor) + 2 * head * static_cast<std::int64_t>(values.size());
+    for (const Complex value : values) {
+      *row++ = static_cast<float>(value.real());
+      *row++ = static_cast<float>(value.imag());
+    }
+  };
+  store(gradient.log_a, out.log_a);
+  store(gradient.gain, out.gain);
+}
+
 void CpuEncoder::record_ssm_kernel(const SsmKernelArgs& args) {
   add("ssm_kernel", [args] {
     const std::int64_t length = args.kernel.shape[1];
@@ -132,6 +203,20 @@ void CpuEncoder::record_ssm_kernel(const SsmKernelArgs& args) {
       const std::vector<double> kernel = ssm_kernel_values(head_filter(args.filter, head), length);
       std::transform(kernel.begin(), kernel.end(), floats(args.kernel) + head * length,
                      [](double value) { return static_cast<float>(value); });
+    }
+  });
+}
+
+void CpuEncoder::record_ssm_kernel_backward(const SsmKernelBackwardArgs& args) {
+  add("ssm_kernel_backward", [args] {
+    const std::int64_t length = args.d_kernel.shape[1];
+#pragma omp parallel for
+    for (std::int64_t head = 0; head < args.d_kernel.shape[0]; ++head) {
+      const HeadFilter filter = head_filter(args.filter, head);
+      const float* d_kernel = floats(args.d_kernel) + head * length;
+      HeadFilterGradient gradient(filter.a.size());
+      ssm_kernel_gradient(filter, {d_kernel, d_kernel + length}, gradient);
+      store_modes(gradient, args.d_filter, head);
     }
   });
 }

@@ -1,0 +1,428 @@
+// Cases of training: the H3 mixer, its filter, long convolutions.
+#include <cmath>
+
+#include "backend/op_cases_h3.h"
+
+namespace riverhorse::op_cases_detail {
+
+namespace {
+
+constexpr DType f32 = DType::f32;
+
+struct FilterGradientTensors {
+  int log_a, gain, d, shift_taps;
+  H3FilterGradient view(std::span<const Tensor> t) const { return {t[log_a], t[gain], t[d], t[shift_taps]}; }
+};
+
+FilterGradientTensors filter_gradient_outputs(CaseBuilder& builder, const Parameters& p) {
+  return {builder.output("d_filter.log_a", f32, {p.heads, p.modes, 2}),
+          builder.output("d_filter.gain", f32, {p.heads, p.modes, 2}), builder.output("d_filter.d", f32, {p.heads}),
+          builder.output("d_filter.shift_taps", f32, {p.width, 2 * p.modes})};
+}
+
+FilterGradientTensors filter_gradient_inputs(CaseBuilder& builder, const Parameters& p) {
+  return {builder.normal("d_filter.log_a", CaseRole::input, f32, {p.heads, p.modes, 2}),
+          builder.normal("d_filter.gain", CaseRole::input, f32, {p.heads, p.modes, 2}),
+          builder.normal("d_filter.d", CaseRole::input, f32, {p.heads}),
+          builder.normal("d_filter.shift_taps", CaseRole::input, f32, {p.width, 2 * p.modes})};
+}
+
+// Something is there already, unless `scale` is 0.
+ParameterTensors parameter_gradients(CaseBuilder& builder, const Parameters& p, double scale) {
+  const auto updated = [&](const char* name, Shape shape) {
+    return builder.normal(name, CaseRole::updated, f32, shape, scale);
+  };
+  ParameterTensors t;
+  t.log_dt = updated("d_parameters.log_dt", {p.heads});
+  t.inv_a_real = updated("d_parameters.inv_a_real", {p.rows, p.modes});
+  t.a_imag = updated("d_parameters.a_imag", {p.rows, p.modes});
+  t.b = updated("d_parameters.b", {p.rows, p.modes, 2});
+  t.c = updated("d_parameters.c", {p.heads, p.modes, 2});
+  t.d = updated("d_parameters.d", {p.heads});
+  t.shift_b = updated("d_parameters.shift_b", {p.width, 2 * p.modes});
+  t.shift_c = updated("d_parameters.shift_c", {p.width, 2 * p.modes});
+  t.shift_d = updated("d_parameters.shift_d", {p.width});
+  return t;
+}
+
+std::vector<Feature> training_needs(ConvAlgorithm algorithm) {
+  std::vector<Feature> needs = algorithm_needs(algorithm);
+  needs.push_back(Feature::training);
+  return needs;
+}
+
+Parameters mixer_parameters(const MixerShape& m, Random& random) {
+  return make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, random);
+}
+
+H3MixerArgs mixer_args(const MixerShape& m, ConvAlgorithm algorithm, const Tensor& qkv, const H3Filter& filter,
+                       const Tensor& y) {
+  H3MixerArgs args;
+  args.qkv = qkv;
+  args.filter = filter;
+  args.head_dim = m.head_dim;
+  args.head_order = m.order;
+  args.algorithm = algorithm;
+  args.y = y;
+  return args;
+}
+
+// Multiplications and additions of the recurrence.
+double mixer_flops(const MixerShape& m) {
+  return static_cast<double>(m.width * m.batch * m.tokens) * m.head_dim * static_cast<double>(6 * m.state);
+}
+
+// The forward pass without a carried state.
+void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+  add_case(
+      list, "h3_mixer", fmt::format("{}_training_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      [=](CaseBuilder& builder) {
+        const FilterTensors filter = filter_inputs(builder, mixer_parameters(m, builder.random()));
+        const DType act = builder.activation();
+        const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
+        const int y = builder.output("y", act, {m.width, m.batch, m.tokens});
+        const auto record_as = [=](ConvAlgorithm chosen) {
+          return [=](Encoder& encoder, std::span<const Tensor> t) {
+            encoder.h3_mixer(mixer_args(m, chosen, t[qkv], filter.view(t), t[y]));
+          };
+        };
+        CaseData data = builder.done(record_as(algorithm), mixer_flops(m));
+        data.record_oracle = record_as(ConvAlgorithm::automatic);
+        return data;
+      },
+      training_needs(algorithm));
+}
+
+void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+  add_case(
+      list, "h3_mixer_backward", fmt::format("{}_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      [=](CaseBuilder& builder) {
+        const Parameters p = mixer_parameters(m, builder.random());
+        const FilterTensors filter = filter_inputs(builder, p);
+        const DType act = builder.activation();
+        const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
+        const int d_y = builder.normal("d_y", CaseRole::input, act, {m.width, m.batch, m.tokens});
+        const int d_qkv = builder.output("d_qkv", act, {3 * m.width, m.batch, m.tokens});
+        const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
+        for (const int index : {d_filter.log_a, d_filter.gain, d_filter.d, d_filter.shift_taps}) {
+          builder.tensor(index).tolerance = "h3_mixer_backward.filter";
+        }
+        const auto record_as = [=](ConvAlgorithm chosen) {
+          return [=](Encoder& encoder, std::span<const Tensor> t) {
+            encoder.h3_mixer_backward({.qkv = t[qkv],
+                                       .filter = filter.view(t),
+                                       .head_dim = m.head_dim,
+                                       .head_order = m.order,
+                                       .algorithm = chosen,
+                                       .d_y = t[d_y],
+                                       .d_qkv = t[d_qkv],
+                                       .d_filter = d_filter.view(t)});
+          };
+        };
+        CaseData data = builder.done(record_as(algorithm), 3 * mixer_flops(m));  // z again, then two adjoints
+        data.record_oracle = record_as(ConvAlgorithm::automatic);
+        return data;
+      },
+      training_needs(algorithm));
+}
+
+void add_discretize_backward_case(CaseList& list, std::int64_t width, int head_dim, std::int64_t state,
+                                  std::int64_t rows, Discretization discretization) {
+  const std::string name = discretize_name(width, head_dim, state, rows, discretization);
+  add_case(list, "discretize_backward", name, {f32},
+           [=](CaseBuilder& builder) {
+             const Parameters p = make_parameters(width, head_dim, state, rows, builder.random());
+             const ParameterTensors parameters = parameter_inputs(builder, p);
+             const FilterTensors filter = filter_inputs(builder, p, discretization);
+             const FilterGradientTensors d_filter = filter_gradient_inputs(builder, p);
+             const ParameterTensors d_parameters = parameter_gradients(builder, p, 0.1);
+             return builder.done(
+                 [=](Encoder& encoder, std::span<const Tensor> t) {
+                   encoder.discretize_backward({parameters.view(t, discretization), filter.view(t), d_filter.view(t),
+                                                d_parameters.view(t, discretization)});
+                 },
+                 static_cast<double>(p.heads * p.modes * 200 + 2 * width * state * state));
+           },
+           {Feature::training});
+}
+
+void add_kernel_backward_case(CaseList& list, std::int64_t heads, std::int64_t state, std::int64_t length) {
+  add_case(list, "ssm_kernel_backward", fmt::format("h{}_n{}_l{}", heads, state, length), {f32},
+           [=](CaseBuilder& builder) {
+             const Parameters p = make_parameters(heads, 1, state, heads, builder.random());
+             const FilterTensors filter = filter_inputs(builder, p);
+             const int d_kernel = builder.normal("d_kernel", CaseRole::input, f32, {heads, length});
+             const int log_a = builder.output("d_filter.log_a", f32, {heads, p.modes, 2});
+             const int gain = builder.output("d_filter.gain", f32, {heads, p.modes, 2});
+             return builder.done(
+                 [=](Encoder& encoder, std::span<const Tensor> t) {
+                   encoder.ssm_kernel_backward({filter.view(t), t[d_kernel], {t[log_a], t[gain], {}, {}}});
+                 },
+                 static_cast<double>(7 * heads * state * length));
+           },
+           {Feature::training});
+}
+
+struct ConvShape {
+  std::int64_t batch, heads, tokens;
+  bool with_skip, gelu;
+
+  std::string name() const {
+    return fmt::format("b{}_h{}_l{}{}{}", batch, heads, tokens, with_skip ? "_skip" : "", gelu ? "_gelu" : "");
+  }
+};
+
+struct ConvTensors {
+  int u, kernel, skip, d_y, d_u, d_kernel, d_skip;
+  FftConvBackwardArgs view(std::span<const Tensor> t, bool gelu) const {
+    return {.u = t[u],
+            .kernel = t[kernel],
+            .skip = skip < 0 ? Tensor{} : t[skip],
+            .gelu_erf = gelu,
+            .d_y = t[d_y],
+            .d_u = t[d_u],
+            .d_kernel = t[d_kernel],
+            .d_skip = d_skip < 0 ? Tensor{} : t[d_skip]};
+  }
+};
+
+// Of what is added to, `scale` is there already.
+ConvTensors conv_tensors(CaseBuilder& builder, const ConvShape& c, double scale) {
+  const DType act = builder.activation();
+  ConvTensors t;
+  t.u = builder.normal("u", CaseRole::input, act, {c.batch, c.heads, c.tokens});
+  t.kernel = decaying_kernel(builder, c.heads, c.tokens);
+  t.skip = c.with_skip ? builder.normal("skip", CaseRole::input, f32, {c.heads}) : -1;
+  t.d_y = builder.normal("d_y", CaseRole::input, act, {c.batch, c.heads, c.tokens});
+  t.d_u = builder.output("d_u", act, {c.batch, c.heads, c.tokens});
+  t.d_kernel = builder.normal("d_kernel", CaseRole::updated, f32, {c.heads, c.tokens}, scale);
+  t.d_skip = c.with_skip ? builder.normal("d_skip", CaseRole::updated, f32, {c.heads}, scale) : -1;
+  return t;
+}
+
+void add_conv_backward_case(CaseList& list, const ConvShape& c) {
+  add_case(
+      list, "fft_conv_backward", c.name(), both_dtypes,
+      [=](CaseBuilder& builder) {
+        const ConvTensors tensors = conv_tensors(builder, c, 0.1);
+        return builder.done(
+            [=](Encoder& encoder, std::span<const Tensor> t) { encoder.fft_conv_backward(tensors.view(t, c.gelu)); },
+            static_cast<double>(c.batch * c.heads * c.tokens) * 50 * std::log2(2.0 * static_cast<double>(c.tokens)));
+      },
+      training_needs(ConvAlgorithm::fft));
+}
+
+}  // namespace
+
+void add_training_h3_cases(CaseList& list, CaseSet set) {
+  constexpr ConvAlgorithm chunked = ConvAlgorithm::chunked, fft = ConvAlgorithm::fft;
+  constexpr Discretization bilinear = Discretization::bilinear, zoh = Discretization::zoh;
+  if (set == CaseSet::bench) {
+    const MixerShape m{768, 1, 64, 8, 1024, {}};
+    for (const ConvAlgorithm algorithm : {chunked, fft}) {
+      add_forward_case(list, m, algorithm);
+      add_backward_case(list, m, algorithm);
+    }
+    add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
+    add_kernel_backward_case(list, 768, 64, 1024);
+    add_conv_backward_case(list, {8, 768, 1024, true, false});
+    return;
+  }
+
+  const std::vector<MixerShape> mixers = {
+      {7, 1, 64, 3, 37, {}},
+      {16, 4, 16, 2, 65, {}, HeadOrder::dim_major},
+      {1, 1, 8, 1, 1, {}},
+      {37, 1, 16, 2, 7, {}},
+      {16, 2, 16, 3, 127, {}, HeadOrder::head_major},
+      {8, 8, 8, 1, 100, {}, HeadOrder::dim_major},
+      {8, 8, 8, 2, 64, {}, HeadOrder::head_major},
+      {3, 1, 64, 2, 128, {}},
+      {129, 1, 2, 1, 63, {}},
+      {5, 1, 32, 1, 1000, {}},
+      {2, 1, 64, 1, 1134, {}},
+  };
+  for (std::size_t i = 0; i < (set == CaseSet::quick ? 1 : mixers.size()); ++i) {
+    for (const ConvAlgorithm algorithm : {chunked, fft}) {
+      add_forward_case(list, mixers[i], algorithm);
+      add_backward_case(list, mixers[i], algorithm);
+    }
+    if (set == CaseSet::full && i < 3) add_backward_case(list, mixers[i], ConvAlgorithm::automatic);
+  }
+
+  add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
+  add_kernel_backward_case(list, 3, 64, 129);
+  add_conv_backward_case(list, {2, 3, 127, true, false});
+  if (set == CaseSet::quick) return;
+  add_discretize_backward_case(list, 1, 1, 8, 1, bilinear);
+  add_discretize_backward_case(list, 16, 4, 16, 2, zoh);
+  add_discretize_backward_case(list, 7, 1, 2, 7, zoh);
+  add_discretize_backward_case(list, 129, 1, 64, 1, bilinear);
+  add_discretize_backward_case(list, 127, 1, 16, 127, zoh);
+  add_discretize_backward_case(list, 24, 4, 32, 3, bilinear);
+  add_kernel_backward_case(list, 1, 8, 1);
+  add_kernel_backward_case(list, 7, 64, 37);
+  add_kernel_backward_case(list, 37, 2, 127);
+  add_kernel_backward_case(list, 2, 64, 1134);
+  add_kernel_backward_case(list, 1, 16, 20000);
+  add_conv_backward_case(list, {1, 3, 1, true, false});
+  add_conv_backward_case(list, {1, 1, 2, false, false});
+  add_conv_backward_case(list, {2, 7, 7, true, true});
+  add_conv_backward_case(list, {3, 7, 63, false, true});
+  add_conv_backward_case(list, {1, 37, 64, false, false});
+  add_conv_backward_case(list, {2, 2, 1134, true, true});
+  add_conv_backward_case(list, {1, 1, 4097, true, false});
+}
+
+// ---------------------------------------------------------------------------------------------- gradient cases
+
+namespace {
+
+// What the differences need: log_dt and a_imag turn phases l dt a_imag by many radians, inv_a_real moves decays so
+// little that rounding shows, so each kind has steps, and cases, of its own.
+struct Inputs {
+  enum Kind { phases, decays, others } kind;
+  const char* suffix;
+  double step;
+};
+constexpr Inputs input_kinds[] = {
+    {Inputs::phases, "_phases", 0x1p-9}, {Inputs::decays, "_decays", 0x1p-3}, {Inputs::others, "", 0x1p-6}};
+
+// The step has to suit all heads, so here dt is about the same for all.
+Parameters gradient_parameters(std::int64_t width, int head_dim, std::int64_t state, std::int64_t rows,
+                               Random& random) {
+  Parameters p = make_parameters(width, head_dim, state, rows, random);
+  for (float& log_dt : p.log_dt) log_dt = static_cast<float>(random.uniform(std::log(0.02), std::log(0.05)));
+  return p;
+}
+
+// Parameters and their gradients.
+void add_parameter_pairs(GradientData& data, const ParameterTensors& p, const ParameterTensors& d,
+                         Inputs::Kind kind) {
+  switch (kind) {
+    case Inputs::phases: data.inputs.insert(data.inputs.end(), {{p.log_dt, d.log_dt}, {p.a_imag, d.a_imag}}); break;
+    case Inputs::decays: data.inputs.push_back({p.inv_a_real, d.inv_a_real}); break;
+    case Inputs::others:
+      data.inputs.insert(data.inputs.end(), {{p.b, d.b},
+                                             {p.c, d.c},
+                                             {p.d, d.d},
+                                             {p.shift_b, d.shift_b},
+                                             {p.shift_c, d.shift_c},
+                                             {p.shift_d, d.shift_d}});
+      break;
+  }
+}
+
+// From the raw parameters and qkv to y.
+void add_mixer_gradient(GradientList& list, const MixerShape& m, ConvAlgorithm algorithm, const Inputs& inputs) {
+  const std::string name = fmt::format("{}_{}{}", m.name(), algorithm_name(algorithm), inputs.suffix);
+  add_gradient_case(list, "h3_mixer_backward", name, [=](CaseBuilder& builder) {
+    constexpr Discretization bilinear = Discretization::bilinear;
+    const Parameters p = gradient_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
+    const ParameterTensors parameters = parameter_inputs(builder, p);
+    const FilterTensors filter = filter_outputs(builder, p);
+    const int qkv = builder.normal("qkv", CaseRole::input, f32, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
+    const int y = builder.output("y", f32, {m.width, m.batch, m.tokens});
+    const int d_y = builder.normal("d_y", CaseRole::input, f32, {m.width, m.batch, m.tokens});
+    const int d_qkv = builder.output("d_qkv", f32, {3 * m.width, m.batch, m.tokens});
+    const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
+    const ParameterTensors d_parameters = parameter_gradients(builder, p, 0.0);
+    GradientData data;
+    data.forward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.discretize({parameters.view(t, bilinear), filter.view(t)});
+      encoder.h3_mixer(mixer_args(m, algorithm, t[qkv], filter.view(t), t[y]));
+    };
+    data.backward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.h3_mixer_backward({.qkv = t[qkv],
+                                 .filter = filter.view(t),
+                                 .head_dim = m.head_dim,
+                                 .head_order = m.order,
+                                 .algorithm = algorithm,
+                                 .d_y = t[d_y],
+                                 .d_qkv = t[d_qkv],
+                                 .d_filter = d_filter.view(t)});
+      encoder.discretize_backward(
+          {parameters.view(t, bilinear), filter.view(t), d_filter.view(t), d_parameters.view(t, bilinear)});
+    };
+    if (inputs.kind == Inputs::others) data.inputs.push_back({qkv, d_qkv});
+    add_parameter_pairs(data, parameters, d_parameters, inputs.kind);
+    data.outputs = {{y, d_y}};
+    return data;
+  });
+  list.back().step = inputs.step;
+}
+
+// From the raw parameters to the kernel, the skip and the taps.
+void add_discretize_gradient(GradientList& list, std::int64_t width, int head_dim, std::int64_t state,
+                             std::int64_t rows, Discretization discretization, const Inputs& inputs) {
+  const std::string name = discretize_name(width, head_dim, state, rows, discretization) + inputs.suffix;
+  add_gradient_case(list, "discretize_backward", name, [=](CaseBuilder& builder) {
+    const std::int64_t length = state < 64 ? 37 : 7;
+    const Parameters p = gradient_parameters(width, head_dim, state, rows, builder.random());
+    const ParameterTensors parameters = parameter_inputs(builder, p);
+    const FilterTensors filter = filter_outputs(builder, p);
+    const int kernel = builder.output("kernel", f32, {p.heads, length});
+    const int d_kernel = builder.normal("d_kernel", CaseRole::input, f32, {p.heads, length});
+    const FilterGradientTensors d_filter = {
+        builder.output("d_filter.log_a", f32, {p.heads, p.modes, 2}),
+        builder.output("d_filter.gain", f32, {p.heads, p.modes, 2}),
+        builder.normal("d_filter.d", CaseRole::input, f32, {p.heads}),
+        builder.normal("d_filter.shift_taps", CaseRole::input, f32, {p.width, state})};
+    const ParameterTensors d_parameters = parameter_gradients(builder, p, 0.0);
+    GradientData data;
+    data.forward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.discretize({parameters.view(t, discretization), filter.view(t)});
+      encoder.ssm_kernel({filter.view(t), t[kernel]});
+    };
+    data.backward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.ssm_kernel_backward({filter.view(t), t[d_kernel], {t[d_filter.log_a], t[d_filter.gain], {}, {}}});
+      encoder.discretize_backward({parameters.view(t, discretization), filter.view(t), d_filter.view(t),
+                                   d_parameters.view(t, discretization)});
+    };
+    add_parameter_pairs(data, parameters, d_parameters, inputs.kind);
+    data.outputs = {{kernel, d_kernel}, {filter.d, d_filter.d}, {filter.shift_taps, d_filter.shift_taps}};
+    return data;
+  });
+  list.back().step = inputs.step;
+}
+
+void add_conv_gradient(GradientList& list, const ConvShape& c) {
+  add_gradient_case(list, "fft_conv_backward", c.name(), [=](CaseBuilder& builder) {
+    const ConvTensors tensors = conv_tensors(builder, c, 0.0);
+    const int y = builder.output("y", f32, {c.batch, c.heads, c.tokens});
+    GradientData data;
+    data.forward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.fft_conv({t[tensors.u], t[tensors.kernel], c.with_skip ? t[tensors.skip] : Tensor{}, c.gelu, t[y]});
+    };
+    data.backward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.fft_conv_backward(tensors.view(t, c.gelu));
+    };
+    data.inputs = {{tensors.u, tensors.d_u}, {tensors.kernel, tensors.d_kernel}};
+    if (c.with_skip) data.inputs.push_back({tensors.skip, tensors.d_skip});
+    data.outputs = {{y, tensors.d_y}};
+    return data;
+  });
+}
+
+}  // namespace
+
+void add_h3_gradient_cases(GradientList& list) {
+  for (const Inputs& inputs : input_kinds) {
+    for (const ConvAlgorithm algorithm : {ConvAlgorithm::automatic, ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+      add_mixer_gradient(list, {7, 1, 16, 2, 37, {}}, algorithm, inputs);
+    }
+    add_mixer_gradient(list, {8, 4, 8, 2, 19, {}, HeadOrder::head_major}, ConvAlgorithm::automatic, inputs);
+    add_mixer_gradient(list, {8, 4, 8, 2, 19, {}, HeadOrder::dim_major}, ConvAlgorithm::fft, inputs);
+    add_mixer_gradient(list, {3, 1, 64, 1, 7, {}}, ConvAlgorithm::chunked, inputs);
+    for (const Discretization discretization : {Discretization::bilinear, Discretization::zoh}) {
+      add_discretize_gradient(list, 7, 1, 16, 7, discretization, inputs);
+      add_discretize_gradient(list, 12, 2, 8, 2, discretization, inputs);
+      add_discretize_gradient(list, 3, 1, 64, 1, discretization, inputs);
+    }
+  }
+  add_conv_gradient(list, {2, 3, 37, true, false});
+  add_conv_gradient(list, {1, 2, 127, false, false});
+  add_conv_gradient(list, {2, 3, 37, true, true});
+}
+
+}  // namespace riverhorse::op_cases_detail
