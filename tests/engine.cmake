@@ -11,3 +11,6 @@ foreach(name model_golden_test engine_session_test engine_sampling_test invarian
   # The models are tiny: threads would wait for each other most of the time.
   set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 endforeach()
+
+riverhorse_test(initialization_test initialization_test.cpp USES riverhorse_model riverhorse_checkpoint riverhorse_formats
+                nlohmann_json::nlohmann_json)

@@ -2,7 +2,7 @@
 #include <set>
 
 #include "engine_fixture.h"
-#include "model/random_model.h"
+#include "model/initialization.h"
 
 namespace riverhorse::test {
 namespace {

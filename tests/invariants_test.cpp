@@ -3,7 +3,7 @@
 //   2. changing a token leaves every output before it the same, bit for bit;
 //   3. saving, loading, cloning and rewinding change nothing (engine_session_test.cpp).
 #include "engine_fixture.h"
-#include "model/random_model.h"
+#include "model/initialization.h"
 
 namespace riverhorse::test {
 namespace {

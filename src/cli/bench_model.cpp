@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "cli/bench.h"
 #include "engine/engine.h"
-#include "model/random_model.h"
+#include "model/initialization.h"
 
 namespace riverhorse::cli {
 namespace {

@@ -1,7 +1,20 @@
 // Normal numbers come from a table of 65536 quantiles, indexed by random bits: 126 million parameters take a fraction
 // of a second, and no library function that differs between machines is asked at run time for a parameter. Their
 // tails end at 4.3 standard deviations, which an initialisation does not need.
-#include "model/random_model.h"
+//
+// Im A of mode n < N/2, by measure:
+//   diag-lin   pi n
+//   diag-inv   N / pi (N / (2n + 1) - 1)
+//   diag       diag-inv in the first half of the heads, diag-lin in the second
+//   diag-legs  -omega_n, where i omega_n are the eigenvalues of S, the skew-symmetric part of HiPPO-LegS:
+//              S_ij = sign(j - i) sqrt(a_i a_j), a_i = i + 1/2, i < N
+// S has a characteristic equation in one line. With x_i = sqrt(a_i) w_i, S x = lambda x says between
+// neighbouring rows
+//   w_{i+1} (lambda + a_{i+1}) = w_i (lambda - a_i),   and the first and the last together
+//   w_0 (lambda + a_0) = -w_{N-1} (lambda - a_{N-1}),   so   prod_i (lambda - a_i) / (lambda + a_i) = -1.
+// At lambda = i omega each factor is exp(2 i atan(a_i / omega)), hence omega_n, largest first, is the root of
+//   f(omega) = sum_i atan(a_i / omega) = pi (n + 1/2).
+#include "model/initialization.h"
 
 #include <bit>
 #include <cmath>
@@ -59,24 +72,54 @@ class Random {
 
 bool ends_with(std::string_view name, std::string_view suffix) { return name.ends_with(suffix); }
 
-void fill_a_imag(std::span<float> values, const ModelConfig& config) {
-  const std::int64_t modes = config.ssm_d_state / 2;
-  const std::int64_t rows = static_cast<std::int64_t>(values.size()) / modes;
-  const auto state = static_cast<double>(config.ssm_d_state);
-  const auto inverse = [&](std::int64_t n) {
-    return state / std::numbers::pi * (state / static_cast<double>(2 * n + 1) - 1.0);
-  };
-  for (std::int64_t h = 0; h < rows; ++h) {
-    for (std::int64_t n = 0; n < modes; ++n) {
-      double value = std::numbers::pi * static_cast<double>(n);  // diag-lin
-      if (config.ssm_measure == "diag-inv" || (config.ssm_measure == "diag" && h < rows / 2)) {
-        value = inverse(n);
-      } else if (config.ssm_measure != "diag-lin" && config.ssm_measure != "diag") {
-        fail(StatusCode::unsupported, "a new model with ssm_measure \"{}\"; use diag-lin, diag-inv or diag",
-             config.ssm_measure);
+// See the top of the file. f is convex and falls, so that Newton's method climbs to each root from the one below.
+std::vector<double> legs_frequencies(std::int64_t state) {
+  std::vector<double> frequencies(static_cast<std::size_t>(state / 2));
+  double omega = 0;
+  for (std::int64_t n = state / 2 - 1; n >= 0; --n) {
+    for (int iteration = 0; iteration < 10; ++iteration) {
+      double excess = -std::numbers::pi * (static_cast<double>(n) + 0.5), slope = 0;
+      for (std::int64_t i = 0; i < state; ++i) {
+        const double a = static_cast<double>(i) + 0.5;
+        excess += std::atan2(a, omega);
+        slope += a / (omega * omega + a * a);
       }
-      values[static_cast<std::size_t>(h * modes + n)] = static_cast<float>(value);
+      omega += excess / slope;
     }
+    frequencies[static_cast<std::size_t>(n)] = omega;
+  }
+  return frequencies;
+}
+
+// One row of A_imag: `state` / 2 modes.
+std::vector<double> imaginary_parts(std::string_view measure, std::int64_t state) {
+  std::vector<double> values;
+  if (measure == "diag-legs") {
+    for (const double omega : legs_frequencies(state)) values.push_back(-omega);
+    return values;
+  }
+  const auto width = static_cast<double>(state);
+  for (std::int64_t n = 0; n < state / 2; ++n) {
+    const auto mode = static_cast<double>(n);
+    values.push_back(measure == "diag-lin" ? std::numbers::pi * mode
+                                           : width / std::numbers::pi * (width / (2 * mode + 1) - 1));
+  }
+  return values;
+}
+
+void fill_a_imag(std::span<float> values, const ModelConfig& config) {
+  const std::string& measure = config.ssm_measure;
+  const bool both = measure == "diag";
+  if (!both && measure != "diag-lin" && measure != "diag-inv" && measure != "diag-legs") {
+    fail(StatusCode::invalid_argument, "ssm_measure is \"{}\"; it must be diag-lin, diag-inv, diag-legs or diag",
+         measure);
+  }
+  const std::vector<double> first = imaginary_parts(both ? "diag-inv" : measure, config.ssm_d_state);
+  const std::vector<double> second = both ? imaginary_parts("diag-lin", config.ssm_d_state) : first;
+  const std::size_t rows = values.size() / first.size();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::vector<double>& row = i / first.size() < rows / 2 ? first : second;
+    values[i] = static_cast<float>(row[i % row.size()]);
   }
 }
 

@@ -1,0 +1,100 @@
+#include "model/parameter_arena.h"
+
+#include <functional>
+#include <numeric>
+#include <span>
+
+#include "base/error.h"
+#include "model/upload.h"
+
+namespace riverhorse {
+
+namespace {
+
+constexpr std::int64_t alignment = 64;  // elements: 256 bytes, enough for every device's buffer offsets
+
+std::int64_t aligned(std::int64_t offset) { return (offset + alignment - 1) / alignment * alignment; }
+
+// Whether a tensor is used as one with the projection before it. Within a group, the table has them as neighbours.
+bool follows_projection(const std::string& name) {
+  return name.find(".k_proj.") != std::string::npos || name.find(".v_proj.") != std::string::npos;
+}
+
+}  // namespace
+
+ParameterGroup parameter_group(const std::string& name) {
+  const auto ends = [&](const char* suffix) { return name.ends_with(suffix); };
+  if (ends("kernel.kernel.log_dt") || ends("kernel.kernel.inv_A_real") || ends("kernel.kernel.A_imag") ||
+      ends("kernel.kernel.B")) {
+    return ParameterGroup::dynamics;  // ssm_k_kernel.kernel.B too
+  }
+  const bool norm = name.find(".norm") != std::string::npos || name.find(".ln_f.") != std::string::npos;
+  if (ends(".bias") || norm || ends("word_embeddings.weight")) return ParameterGroup::vectors;
+  return ParameterGroup::weights;
+}
+
+std::int64_t ParameterArena::Place::count() const {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint)
+    : device_(std::move(device)) {
+  const std::vector<ParameterSpec> table = parameter_table(checkpoint.config);
+  std::int64_t end = 0;
+  for (std::size_t i = 0; i < parameter_groups.size(); ++i) {
+    end = aligned(end);
+    ranges_[i].first = end;
+    for (const ParameterSpec& spec : table) {
+      if (parameter_group(spec.name) != parameter_groups[i]) continue;
+      const Place place{follows_projection(spec.name) ? end : aligned(end), spec.shape};
+      end = place.begin + place.count();
+      places_.emplace(spec.name, place);
+    }
+    ranges_[i].second = end;
+  }
+  values_ = device_->allocate_tensor(DType::f32, {end});
+  gradients_ = device_->allocate_tensor(DType::f32, {end});
+  upload(values_, checkpoint.file.tensors);
+}
+
+Tensor ParameterArena::view(const Tensor& whole, const std::vector<std::string>& names) const {
+  Place joined;
+  for (const std::string& name : names) {
+    const auto found = places_.find(name);
+    if (found == places_.end()) fail(StatusCode::internal, "no parameter is called {}", name);
+    const Place& place = found->second;
+    if (joined.shape.empty()) {
+      joined = place;
+      continue;
+    }
+    if (place.begin != joined.begin + joined.count()) fail(StatusCode::internal, "{} does not follow", name);
+    joined.shape[0] += place.shape[0];
+  }
+  return whole.slice(joined.begin, joined.count()).reshape(Shape(std::span<const std::int64_t>(joined.shape)));
+}
+
+Tensor ParameterArena::group(const Tensor& whole, ParameterGroup group) const {
+  const auto& [begin, end] = ranges_[static_cast<std::size_t>(group)];
+  return begin == end ? Tensor{} : whole.slice(begin, end - begin);
+}
+
+std::map<std::string, HostTensor> ParameterArena::download(const Tensor& whole) const {
+  std::vector<float> values(static_cast<std::size_t>(whole.count()));
+  device_->download(whole, std::as_writable_bytes(std::span(values)));
+  std::map<std::string, HostTensor> tensors;
+  for (const auto& [name, place] : places_) {
+    const std::span<const float> part(values.data() + place.begin, static_cast<std::size_t>(place.count()));
+    tensors.emplace(name, make_host_tensor(part, place.shape));
+  }
+  return tensors;
+}
+
+void ParameterArena::upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const {
+  for (const auto& [name, place] : places_) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) fail(StatusCode::bad_file, "the parameter {} is missing", name);
+    upload_converted(*device_, found->second, whole.slice(place.begin, place.count()), name);
+  }
+}
+
+}  // namespace riverhorse

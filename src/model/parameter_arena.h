@@ -1,0 +1,66 @@
+// The parameters of a model in training: one flat fp32 buffer, and one of the same layout for the gradients, so that
+// clipping and the optimiser are a few operations however many layers there are.
+//
+// The layout is by optimiser group, a contiguous range each; tensors begin at multiples of 64 elements, but for those
+// that the model uses as one (q, k and v projections), which follow each other. What lies between tensors stays zero.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/checkpoint.h"
+
+namespace riverhorse {
+
+// What the recipes tell apart. Weights: of linear layers, and the C and D of the SSMs. Vectors: biases, layer norms,
+// the embedding. Dynamics: what the original marks as the SSM's own (log_dt, A and B of the diagonal one, B of the
+// shift).
+enum class ParameterGroup { weights, vectors, dynamics };
+inline constexpr std::array parameter_groups = {ParameterGroup::weights, ParameterGroup::vectors,
+                                                ParameterGroup::dynamics};
+ParameterGroup parameter_group(const std::string& name);
+
+class ParameterArena {
+ public:
+  // Uploads the checkpoint's parameters. Errors: bad_file, out_of_memory.
+  ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint);
+
+  // By today's name, in the shape that the checkpoint has; `joined`: names of neighbours, as one tensor with their
+  // first dimensions added. Errors: internal, for a name that is not there or neighbours that are none.
+  Tensor value(const std::string& name) const { return view(values_, {name}); }
+  Tensor gradient(const std::string& name) const { return view(gradients_, {name}); }
+  Tensor joined_value(const std::vector<std::string>& names) const { return view(values_, names); }
+  Tensor joined_gradient(const std::vector<std::string>& names) const { return view(gradients_, names); }
+  bool has(const std::string& name) const { return places_.contains(name); }
+
+  // Whole: (P) f32, P padded.
+  const Tensor& values() const { return values_; }
+  const Tensor& gradients() const { return gradients_; }
+  // The range of a group in any tensor of that shape; empty where no parameter belongs to it.
+  Tensor group(const Tensor& whole, ParameterGroup group) const;
+
+  // Host copies of a whole, by name: parameters to save, gradients to look at.
+  std::map<std::string, HostTensor> download(const Tensor& whole) const;
+  void upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const;
+
+ private:
+  struct Place {
+    std::int64_t begin = 0;
+    std::vector<std::int64_t> shape;
+    std::int64_t count() const;
+  };
+  Tensor view(const Tensor& whole, const std::vector<std::string>& names) const;
+
+  std::shared_ptr<Device> device_;
+  std::map<std::string, Place> places_;
+  std::array<std::pair<std::int64_t, std::int64_t>, parameter_groups.size()> ranges_{};  // begin, end
+  Tensor values_;
+  Tensor gradients_;
+};
+
+}  // namespace riverhorse

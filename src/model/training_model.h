@@ -1,0 +1,114 @@
+// The H3 language model in training: forward pass, loss, backward pass, written once over Encoder.
+//
+// Per layer, with r the residual stream (R, D) in fp32 and R = B L rows (DESIGN section 4):
+//
+//   r1 = r + dropout(branch);  x1 = norm1(r1);  branch = Wo mixer(Wqkv x1 + bqkv) + bo
+//   r2 = r1 + dropout(branch); x2 = norm2(r2);  branch = W2 gelu(W1 x2 + b1) + b2
+//
+// and xf = norm_f(r + dropout(branch)), loss = cross entropy of E xf. The first branch is dropout(E[ids]). Every
+// stage that the backward pass reads is kept. Sequences begin with an empty state.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model/config.h"
+#include "model/parameter_arena.h"
+
+namespace riverhorse {
+
+struct TrainingShape {
+  std::int64_t batch = 1;   // B sequences of a micro-batch
+  std::int64_t length = 1;  // L tokens of each
+  std::int64_t rows() const { return batch * length; }
+};
+
+class TrainingModel {
+ public:
+  // Errors: unsupported (a device that does not train, a field of the configuration that only inference knows),
+  // out_of_memory, bad_file.
+  TrainingModel(std::shared_ptr<Device> device, const Checkpoint& checkpoint, TrainingShape shape,
+                ConvAlgorithm conv);
+
+  Device& device() const { return *device_; }
+  const ModelConfig& config() const { return config_; }
+  const TrainingShape& shape() const { return shape_; }
+  ParameterArena& parameters() { return arena_; }
+
+  // What the host writes before a micro-batch, and reads after it.
+  const Tensor& ids() const { return ids_; }          // (R) i32
+  const Tensor& targets() const { return targets_; }  // (R) i32; negative: not scored
+  const Tensor& scale() const { return scale_; }      // (1) f32, as CrossEntropyArgs
+  const Tensor& random() const { return random_; }    // (3) i32, as Dropout: seed, and the number of the micro-batch
+  const Tensor& loss() const { return loss_; }        // (R) f32
+  const Tensor& correct() const { return correct_; }  // (R) i32
+
+  // Loss only, without dropout.
+  void record_evaluation(Encoder& encoder) const;
+  // Loss, and the gradients added to those of the arena.
+  void record_gradients(Encoder& encoder) const;
+
+ private:
+  struct Norm {
+    NormWeights weights;
+    Tensor d_weight, d_bias;
+  };
+  struct Linear {
+    Tensor weight, bias;  // bias may be empty
+    Tensor d_weight, d_bias;
+  };
+  struct Layer {
+    bool attention = false;
+    Norm norm1, norm2;
+    Linear qkv, out, fc1, fc2;
+    H3Parameters ssm, d_ssm;
+    H3Filter filter;
+    H3FilterGradient d_filter;
+    // Kept for the backward pass.
+    Tensor residual1, residual2;      // (R, D) f32: r1, r2
+    Tensor statistics1, statistics2;  // (R, 2) f32
+    Tensor x1, x2;                    // (R, D) act
+    Tensor qkv_rows;                  // (R, 3 D) act, after rotary; of an H3 layer (3 D, R)
+    Tensor y;                         // (R, D) act; of an H3 layer (D, R)
+    Tensor log_sum_exp;               // (B, heads, L) f32
+    Tensor pre_activation, hidden;    // (R, inner) act
+  };
+
+  Norm norm(const std::string& prefix) const;
+  Linear linear(const std::vector<std::string>& prefixes) const;
+  H3Parameters ssm(const std::string& mixer, bool gradients) const;
+  Layer make_layer(std::int64_t index) const;
+  Tensor activation(Shape shape) const;
+
+  // Sites of dropout: the embedding, two residual additions and the attention of each layer, the last addition.
+  Dropout dropout(double p, std::int64_t site, bool training) const;
+  Dropout residual_dropout(std::int64_t site, bool training) const;
+  void record_forward(Encoder& encoder, bool training) const;
+  void record_mixer(Encoder& encoder, std::int64_t index, bool training) const;
+  void record_mixer_backward(Encoder& encoder, std::int64_t index) const;
+  void record_loss(Encoder& encoder, bool training) const;
+  void record_backward(Encoder& encoder) const;
+
+  std::shared_ptr<Device> device_;
+  ModelConfig config_;
+  TrainingShape shape_;
+  ConvAlgorithm conv_;
+  ParameterArena arena_;
+  Tensor embedding_, d_embedding_;  // (V, D)
+  Tensor head_, d_head_;            // (V, D); the embedding when tied
+  Norm norm_f_;
+  std::vector<Layer> layers_;
+
+  Tensor ids_, targets_, scale_, random_, loss_, correct_;
+  Tensor embedded_;                         // (R, D) f32: E[ids]
+  Tensor branch_;                           // (R, D) act: what goes onto the residual stream next
+  Tensor residual_f_, statistics_f_, x_f_;  // as a layer's
+  Tensor d_residual_;                       // (R, D) f32
+  Tensor d_branch_, d_x_;                   // (R, D) act
+  Tensor d_hidden_;                         // (R, inner) act
+  Tensor d_y_;                              // (R, D) or (D, R) act
+  Tensor d_qkv_;                            // (R, 3 D) or (3 D, R) act
+};
+
+}  // namespace riverhorse
