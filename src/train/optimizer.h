@@ -1,0 +1,65 @@
+// AdamW over a parameter arena, with clipping by the global norm, by one of two recipes for the groups.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/parameter_arena.h"
+
+namespace riverhorse {
+
+// grouped: weight decay for the weights only; the dynamics at the learning rate of all, unless given one.
+// safari: weight decay for weights and vectors; the dynamics at min(learning rate, 1e-3), unless given one.
+// The dynamics never decay.
+enum class OptimizerRecipe { grouped, safari };
+
+struct OptimizerOptions {
+  OptimizerRecipe recipe = OptimizerRecipe::grouped;
+  double learning_rate = 6e-4;
+  std::optional<double> ssm_learning_rate;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;
+  double clip_norm = 1.0;   // 0: no clipping
+  double skip_above = 0.0;  // a larger norm leaves the step out; 0: only one that is not finite
+};
+// Errors: invalid_argument, naming field, value and limit.
+void check_optimizer(const OptimizerOptions& options);
+
+class Optimizer {
+ public:
+  // Errors: invalid_argument, out_of_memory.
+  Optimizer(std::shared_ptr<Device> device, const ParameterArena& arena, const OptimizerOptions& options);
+
+  const OptimizerOptions& options() const { return options_; }
+
+  // Before a step is submitted: `step` counts from 1; the schedule's factor is of every learning rate.
+  void set_step(std::int64_t step, double rate_factor);
+  // The norm of the arena's gradients, and the update by what set_step() said.
+  void record(Encoder& encoder) const;
+
+  // After a step: the norm before clipping, and whether the update was made.
+  double norm() const;
+  bool was_skipped() const;
+
+  // (P) f32 each, in the arena's layout.
+  const Tensor& first_moments() const { return m_; }
+  const Tensor& second_moments() const { return v_; }
+
+ private:
+  double learning_rate(ParameterGroup group) const;
+  double weight_decay(ParameterGroup group) const;
+
+  std::shared_ptr<Device> device_;
+  const ParameterArena& arena_;
+  OptimizerOptions options_;
+  Tensor m_, v_;
+  Tensor norm_;  // (1) f32
+  Tensor rows_;  // (groups, 16) i32: AdamwRow
+};
+
+}  // namespace riverhorse

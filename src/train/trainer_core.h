@@ -1,0 +1,75 @@
+// One optimiser step of a model: micro-batches whose gradients add up, then the update. What a training program, the
+// C API and the tests share; schedules, data and files lie above it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "model/training_model.h"
+#include "train/optimizer.h"
+
+namespace riverhorse {
+
+struct TrainerCoreOptions {
+  TrainingShape micro_batch;
+  ConvAlgorithm conv = ConvAlgorithm::automatic;
+  OptimizerOptions optimizer;
+  std::uint64_t seed = 0;  // of dropout
+};
+
+struct StepResult {
+  double loss = 0;           // mean over the scored tokens of the step
+  std::int64_t scored = 0;   // tokens
+  double gradient_norm = 0;  // before clipping
+  bool skipped = false;      // the norm was too large or not finite: nothing was changed
+};
+
+struct EvaluationResult {
+  double loss_sum = 0;       // over the scored tokens
+  std::int64_t scored = 0;   // tokens
+  std::int64_t correct = 0;  // of them, where the largest logit was the target's
+};
+
+class TrainerCore {
+ public:
+  // Errors: as TrainingModel and Optimizer.
+  TrainerCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const TrainerCoreOptions& options);
+
+  TrainingModel& model() { return model_; }
+  Optimizer& optimizer() { return optimizer_; }
+  std::int64_t steps_done() const { return steps_done_; }
+  // Goes on after `steps` steps and `micro_batches` micro-batches, which dropout counts.
+  void resume_at(std::int64_t steps, std::int64_t micro_batches);
+  std::int64_t micro_batches_done() const { return micro_batches_done_; }
+
+  // A step over any number of micro-batches: `ids` and `targets` (micro-batches, B, L), targets negative where
+  // nothing is scored. `rate_factor` multiplies the learning rates. Errors: invalid_argument for an id or a target
+  // beyond the vocabulary, for no scored token; device_lost.
+  StepResult step(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, double rate_factor);
+
+  // The gradients of one micro-batch's mean loss, in the arena; no update. Returns that loss.
+  double gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
+
+  // Loss of one micro-batch, no gradients, no dropout.
+  EvaluationResult evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
+
+ private:
+  void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
+  // Writes a micro-batch and runs `recording` on it; returns what it made of it.
+  EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,
+                       std::span<const std::int32_t> targets);
+
+  std::shared_ptr<Device> device_;
+  TrainingModel model_;
+  Optimizer optimizer_;
+  std::uint64_t seed_;
+  std::int64_t steps_done_ = 0;
+  std::int64_t micro_batches_done_ = 0;
+  std::unique_ptr<Recording> zero_;
+  std::unique_ptr<Recording> gradients_;
+  std::unique_ptr<Recording> update_;
+  std::unique_ptr<Recording> evaluation_;  // made when it is first asked for
+};
+
+}  // namespace riverhorse

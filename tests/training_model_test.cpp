@@ -1,0 +1,223 @@
+// The golden models in training: the gradients of every parameter, and the recorded learning curves, as the original
+// computes them. On every device that trains.
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "engine_fixture.h"
+#include "train/trainer_core.h"
+
+namespace riverhorse::test {
+namespace {
+
+const nlohmann::json& manifest() {
+  static const nlohmann::json parsed = nlohmann::json::parse(std::ifstream(golden + "/manifest.json"));
+  return parsed;
+}
+
+double manifest_tolerance(const std::string& file, const std::string& tensor) {
+  for (const auto& entry : manifest().at("tensors")) {
+    if (entry.at("file") == file && entry.at("tensor") == tensor) return entry.at("tol_rel").get<double>();
+  }
+  ADD_FAILURE() << "no tolerance for " << file << " " << tensor;
+  return 0;
+}
+
+// The next token of each, within its sequence.
+std::vector<std::int32_t> next_tokens(std::span<const std::int32_t> ids, std::int64_t length) {
+  std::vector<std::int32_t> targets(ids.size(), -1);
+  for (std::size_t i = 0; i + 1 < ids.size(); ++i) {
+    if ((static_cast<std::int64_t>(i) + 1) % length != 0) targets[i] = ids[i + 1];
+  }
+  return targets;
+}
+
+double l2(const HostTensor& tensor) {
+  double sum = 0;
+  for (const float value : to_floats(tensor)) sum += static_cast<double>(value) * value;
+  return std::sqrt(sum);
+}
+
+class TrainingModelTest : public OnDevice {
+ protected:
+  void SetUp() override {
+    OnDevice::SetUp();
+    const Support support = device_->supports(Feature::training);
+    if (!support.supported) GTEST_SKIP() << GetParam() << " does not train: " << support.reason;
+  }
+};
+
+TEST_P(TrainingModelTest, GradientsOfTheGoldenModels) {
+  for (const std::string name : {"h3-pure", "h3-hybrid", "h3-hybrid-rotary", "h3-headdim"}) {
+    for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+      SCOPED_TRACE(fmt::format("{} conv {}", name, static_cast<int>(conv)));
+      const TensorFile io = golden_io(name);
+      const HostTensor& input_ids = io.at("input_ids");
+      const std::vector<std::int32_t> ids = ids_of(input_ids);
+      TrainerCoreOptions options;
+      options.micro_batch = {input_ids.shape[0], input_ids.shape[1]};
+      options.conv = conv;
+      TrainerCore trainer(device_, golden_checkpoint(name), options);
+      const double loss = trainer.gradients(ids, next_tokens(ids, options.micro_batch.length));
+      EXPECT_NEAR(loss / to_floats(io.at("loss"))[0], 1.0, 2e-5);
+      ParameterArena& arena = trainer.model().parameters();
+      const TensorFile expected = golden_io(name, "grads.safetensors");
+      const auto gradients = arena.download(arena.gradients());
+      EXPECT_EQ(gradients.size(), expected.tensors.size());
+      double worst = 0;
+      for (const auto& [parameter, gradient] : gradients) {
+        const std::string tensor = "grad." + parameter;
+        const double error = relative_error(to_floats(gradient), to_floats(expected.at(tensor)));
+        const double tolerance = manifest_tolerance("lm/" + name + "/grads.safetensors", tensor);
+        EXPECT_LE(error, tolerance) << parameter;
+        worst = std::max(worst, error / tolerance);
+      }
+      std::printf("[  NOTE    ] %s, conv %d: worst gradient at %.2f of its tolerance\n", name.c_str(),
+                  static_cast<int>(conv), worst);
+    }
+  }
+}
+
+// Two halves of a batch as two micro-batches give the gradients of the whole.
+TEST_P(TrainingModelTest, MicroBatchesAddUp) {
+  const TensorFile io = golden_io("h3-hybrid");
+  const HostTensor& input_ids = io.at("input_ids");
+  const std::int64_t batch = input_ids.shape[0], length = input_ids.shape[1];
+  ASSERT_EQ(batch % 2, 0);
+  const std::vector<std::int32_t> ids = ids_of(input_ids);
+  const std::vector<std::int32_t> targets = next_tokens(ids, length);
+  std::vector<StepResult> results;
+  std::vector<std::map<std::string, HostTensor>> gradients;
+  for (const std::int64_t micro_batch : {batch, batch / 2}) {
+    TrainerCoreOptions options;
+    options.micro_batch = {micro_batch, length};
+    TrainerCore trainer(device_, golden_checkpoint("h3-hybrid"), options);
+    results.push_back(trainer.step(ids, targets, 1.0));
+    ParameterArena& arena = trainer.model().parameters();
+    gradients.push_back(arena.download(arena.gradients()));
+  }
+  EXPECT_NEAR(results[0].loss, results[1].loss, 1e-6);
+  EXPECT_NEAR(results[0].gradient_norm / results[1].gradient_norm, 1.0, 1e-5);
+  for (const auto& [name, gradient] : gradients[0]) {
+    // Sums in another order; 2e-5 is the smallest of the golden tolerances.
+    EXPECT_LE(relative_error(to_floats(gradients[1].at(name)), to_floats(gradient)), 2e-5) << name;
+  }
+}
+
+void follow_trajectory(const std::shared_ptr<Device>& device, const std::string& file, OptimizerRecipe recipe,
+                       bool compare_weights) {
+  const nlohmann::json trajectory = nlohmann::json::parse(std::ifstream(golden + "/train/" + file));
+  const TensorFile data = read_safetensors(golden + "/train/data.safetensors");
+  const HostTensor& batches = data.at("batches");
+  const std::int64_t steps = batches.shape[0], batch = batches.shape[1], length = batches.shape[2];
+  const std::vector<std::int32_t> ids = ids_of(batches);
+  CheckpointOptions load;
+  load.config_path = golden + "/train/config.json";
+  const Checkpoint checkpoint = load_checkpoint(golden + "/train/init.pt", load);
+
+  TrainerCoreOptions options;
+  options.micro_batch = {batch, length};
+  options.optimizer.recipe = recipe;
+  options.optimizer.learning_rate = trajectory.at("lr").get<double>();
+  if (!trajectory.at("ssm_lr").is_null()) options.optimizer.ssm_learning_rate = trajectory.at("ssm_lr").get<double>();
+  options.optimizer.weight_decay = trajectory.at("weight_decay").get<double>();
+  options.optimizer.clip_norm = trajectory.at("clip_norm").get<double>();
+  TrainerCore trainer(device, checkpoint, options);
+  const auto rows = static_cast<std::size_t>(batch * length);
+  double worst_loss = 0, worst_norm = 0;
+  for (std::int64_t step = 0; step < steps; ++step) {
+    const std::span<const std::int32_t> step_ids =
+        std::span(ids).subspan(static_cast<std::size_t>(step) * rows, rows);
+    const StepResult result = trainer.step(step_ids, next_tokens(step_ids, length), 1.0);
+    EXPECT_FALSE(result.skipped);
+    const double loss = trajectory.at("loss").at(static_cast<std::size_t>(step)).get<double>();
+    const double norm = trajectory.at("grad_norm").at(static_cast<std::size_t>(step)).get<double>();
+    EXPECT_NEAR(result.loss, loss, 2e-5) << "step " << step;
+    EXPECT_NEAR(result.gradient_norm / norm, 1.0, 1e-4) << "step " << step;
+    worst_loss = std::max(worst_loss, std::abs(result.loss - loss));
+    worst_norm = std::max(worst_norm, std::abs(result.gradient_norm / norm - 1.0));
+  }
+  std::printf("[  NOTE    ] %s: losses within %.1e, gradient norms within %.1e\n", file.c_str(), worst_loss,
+              worst_norm);
+
+  const std::span<const std::int32_t> first = std::span(ids).subspan(0, rows);
+  const EvaluationResult after = trainer.evaluate(first, next_tokens(first, length));
+  EXPECT_NEAR(after.loss_sum / static_cast<double>(after.scored), trajectory.at("loss_on_batch0_after").get<double>(),
+              2e-5);
+
+  ParameterArena& arena = trainer.model().parameters();
+  for (const auto& [name, tensor] : arena.download(arena.values())) {
+    const double norm = trajectory.at("final_param_l2").at(name).get<double>();
+    EXPECT_NEAR(l2(tensor) / norm, 1.0, 5e-4) << name;
+    if (!compare_weights) continue;
+    const std::vector<float> values = to_floats(tensor), expected = to_floats(data.at("final." + name));
+    if (name.ends_with("Wqkv.bias")) {
+      // The keys' third has no gradient but rounding noise, which Adam turns into steps (golden README).
+      const std::size_t width = values.size() / 3;
+      for (std::size_t i = width; i < 2 * width; ++i) EXPECT_NEAR(values[i], expected[i], 3e-5) << name;
+      continue;
+    }
+    EXPECT_LE(relative_error(values, expected), manifest_tolerance("train/data.safetensors", "final." + name))
+        << name;
+  }
+}
+
+TEST_P(TrainingModelTest, TrajectoryGrouped) {
+  follow_trajectory(device_, "trajectory_A_grouped.json", OptimizerRecipe::grouped, true);
+}
+
+TEST_P(TrainingModelTest, TrajectorySafari) {
+  follow_trajectory(device_, "trajectory_B_safari_default.json", OptimizerRecipe::safari, false);
+}
+
+// A step whose norm is above the limit changes nothing, and the next one goes on.
+TEST_P(TrainingModelTest, OutlierStepsAreLeftOut) {
+  const TensorFile io = golden_io("h3-pure");
+  const HostTensor& input_ids = io.at("input_ids");
+  const std::vector<std::int32_t> ids = ids_of(input_ids);
+  TrainerCoreOptions options;
+  options.micro_batch = {input_ids.shape[0], input_ids.shape[1]};
+  options.optimizer.skip_above = 1e-6;
+  TrainerCore trainer(device_, golden_checkpoint("h3-pure"), options);
+  ParameterArena& arena = trainer.model().parameters();
+  const auto before = arena.download(arena.values());
+  const StepResult result = trainer.step(ids, next_tokens(ids, options.micro_batch.length), 1.0);
+  EXPECT_TRUE(result.skipped);
+  for (const auto& [name, tensor] : arena.download(arena.values())) {
+    EXPECT_EQ(to_floats(tensor), to_floats(before.at(name))) << name;
+  }
+}
+
+TEST_P(TrainingModelTest, BadBatchesAreRefused) {
+  TrainerCoreOptions options;
+  options.micro_batch = {1, 4};
+  TrainerCore trainer(device_, golden_checkpoint("h3-pure"), options);
+  const auto refusal = [&](std::vector<std::int32_t> ids, std::vector<std::int32_t> targets) -> std::string {
+    try {
+      trainer.step(ids, targets, 1.0);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refusal({1, 2, 3}, {2, 3, -1}).find("3 ids"), std::string::npos);
+  EXPECT_NE(refusal({1, 2, 3, 512}, {2, 3, 4, -1}).find("token 3 of 4 has id 512"), std::string::npos);
+  EXPECT_NE(refusal({1, 2, 3, 4}, {2, 3, 512, -1}).find("target 2 of 4 is 512"), std::string::npos);
+  EXPECT_NE(refusal({1, 2, 3, 4}, {-1, -1, -1, -1}).find("no token"), std::string::npos);
+  EXPECT_EQ(refusal({1, 2, 3, 4}, {2, 3, 4, -1}), "");
+}
+
+RIVERHORSE_ON_EVERY_DEVICE(TrainingModelTest);
+
+TEST(ParameterGroups, AsTheOriginalGroupsThem) {
+  const nlohmann::json trajectory = nlohmann::json::parse(std::ifstream(golden + "/train/trajectory_A_grouped.json"));
+  const ParameterGroup groups[] = {ParameterGroup::weights, ParameterGroup::vectors, ParameterGroup::dynamics};
+  for (std::size_t i = 0; i < 3; ++i) {
+    for (const auto& name : trajectory.at("param_groups").at(i).at("params")) {
+      EXPECT_EQ(static_cast<int>(parameter_group(name)), static_cast<int>(groups[i])) << name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace riverhorse::test
