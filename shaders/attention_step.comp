@@ -4,7 +4,8 @@
 // The new token's own k and v come from qkv; part 0 also writes them to the cache, where no one reads them yet.
 //
 // Scores: two invocations a key, half a head each. Values: LANES invocations across the head (a vector of four
-// channels each, or single channels where the width is odd), 128 / LANES keys at a time.
+// channels each, or single channels where the width is odd), 128 / LANES keys at a time. One token's attention is a
+// matter of latency: what a tile needs of keys and values is requested at once, before anything is waited for.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -15,6 +16,7 @@ layout(constant_id = 0) const uint LANES = 16u;     // a power of two
 layout(constant_id = 1) const uint VECTORS = 1u;    // 1: width is a multiple of 4
 layout(constant_id = 2) const uint HELD = 1u;       // ceil(width / (LANES (4 or 1))): values an invocation holds
 layout(constant_id = 3) const uint DIRECT = 0u;     // 1: one part only, y is written here
+layout(constant_id = 4) const uint AHEAD = 8u;      // values of a tile that an invocation loads with the keys: all or 0
 
 DECLARE_QKV(readonly)
 DECLARE_CACHE(restrict)
@@ -23,6 +25,8 @@ layout(set = 0, binding = 6) buffer Y { ACT y[]; };                // (B, D)
 
 const uint kKeys = 64u;
 const uint kGroups = 128u / LANES;
+const uint kAhead = AHEAD != 0u ? AHEAD : 1u;
+const uint kKeysAtOnce = 8u;  // vectors of a key that an invocation loads at once
 
 shared float query[256];
 shared vec4 query_vectors[64];
@@ -64,6 +68,12 @@ void main() {
 
   for (uint tile = begin; tile < end; tile += kKeys) {
     const uint count = min(end - tile, kKeys);
+    const uint lane = self % LANES;
+    ACT_VECTOR ahead[kAhead];
+    [[unroll]] for (uint n = 0u; n < AHEAD; ++n) {
+      const uint key = min(tile + self / LANES + n * kGroups, end - 1u);
+      ahead[n] = cache_v_vectors[(base + key * D) / 4u + min(lane, width / 4u - 1u)];
+    }
     {
       const uint key = tile + self / 2u;
       const uint which = self % 2u;
@@ -75,9 +85,17 @@ void main() {
           const uint vectors = width / 4u;
           const uint middle = (vectors + 1u) / 2u;
           vec4 products = vec4(0.0);
-          for (uint i = which * middle; i < (which == 0u ? middle : vectors); ++i) {
-            const vec4 k = fresh ? TO_VECTOR(qkv_vectors[row / 4u + i]) : TO_VECTOR(cache_k_vectors[row / 4u + i]);
-            products = fma(query_vectors[i], k, products);
+          for (uint first = which * middle; first < (which + 1u) * middle; first += kKeysAtOnce) {
+            ACT_VECTOR k[kKeysAtOnce];
+            [[unroll]] for (uint i = 0u; i < kKeysAtOnce; ++i) {
+              const uint vector = row / 4u + min(first + i, vectors - 1u);
+              k[i] = fresh ? qkv_vectors[vector] : cache_k_vectors[vector];
+            }
+            [[unroll]] for (uint i = 0u; i < kKeysAtOnce; ++i) {
+              if (first + i < min((which + 1u) * middle, vectors)) {
+                products = fma(query_vectors[first + i], TO_VECTOR(k[i]), products);
+              }
+            }
           }
           score = (products.x + products.y) + (products.z + products.w);
         } else {
@@ -99,8 +117,14 @@ void main() {
     total *= shrink;
     for (uint i = 0u; i < count; ++i) total += weights[i];
     [[unroll]] for (uint i = 0u; i < HELD; ++i) sums[i] *= shrink;
-    const uint lane = self % LANES;
-    for (uint i = self / LANES; i < count; i += kGroups) {
+    [[unroll]] for (uint n = 0u; n < AHEAD; ++n) {
+      const uint i = self / LANES + n * kGroups;
+      if (i < count && lane < width / 4u) {
+        const ACT_VECTOR v = tile + i == position ? qkv_vectors[(own + 2u * D) / 4u + lane] : ahead[n];
+        sums[0] = fma(vec4(weights[i]), TO_VECTOR(v), sums[0]);
+      }
+    }
+    for (uint i = self / LANES; AHEAD == 0u && i < count; i += kGroups) {
       const uint key = tile + i;
       const bool fresh = key == position;
       const uint row = fresh ? own + 2u * D : base + key * D;

@@ -141,7 +141,10 @@ void VulkanEncoder::record_attention_step(const AttentionArgs& args) {
                               {args.cache.v, Access::read_write},
                               {partial, Access::write},
                               {args.y, Access::write}};
-  const std::uint32_t constants[] = {lanes, vectors ? 1u : 0u, divide_up(items, lanes), direct};
+  const std::uint32_t held = divide_up(items, lanes);
+  // Of a tile of 64 keys, 128 / lanes at a time; up to 16 vectors an invocation.
+  const std::uint32_t ahead = vectors && held == 1 && lanes >= 2 && lanes <= 32 ? lanes / 2 : 0;
+  const std::uint32_t constants[] = {lanes, vectors ? 1u : 0u, held, direct, ahead};
   Dispatch parts;
   parts.shader = f16 ? "attention_step.f16" : "attention_step.f32";
   parts.constants = constants;
