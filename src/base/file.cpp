@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -72,6 +73,32 @@ std::string read_text_file(const std::filesystem::path& path, std::uint64_t limi
   return text;
 }
 
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!std::filesystem::is_directory(folder)) {
+    fail(StatusCode::io_error, "cannot make the folder {}: {}", folder.string(),
+         error ? error.message() : "there is a file of that name");
+  }
+}
+
+FolderLock::FolderLock(const std::filesystem::path& folder) {
+  descriptor_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(descriptor_);
+    fail(StatusCode::io_error, "{} is in use by another process", folder.string());
+  }
+}
+
+FolderLock::~FolderLock() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  const Descriptor file{::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (file.fd >= 0) ::fsync(file.fd);
+}
+
 AtomicFileWriter::AtomicFileWriter(std::filesystem::path path) : path_(std::move(path)) {
   static std::atomic<unsigned> counter{0};
   temporary_path_ = path_;
@@ -98,6 +125,16 @@ void AtomicFileWriter::write(std::span<const std::byte> bytes) {
 
 void AtomicFileWriter::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
+void AtomicFileWriter::overwrite(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(StatusCode::io_error, "cannot write {}: {}", path_.string(), std::strerror(errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+}
+
 void AtomicFileWriter::commit() {
   const bool synced = ::fsync(descriptor_) == 0;
   const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
@@ -106,10 +143,7 @@ void AtomicFileWriter::commit() {
     ::unlink(temporary_path_.c_str());
     fail(StatusCode::io_error, "cannot write {}: {}", path_.string(), std::strerror(error));
   }
-  // The rename itself must survive a power cut too; a file system that cannot sync a folder is not an error.
-  const Descriptor folder{
-      ::open(path_.has_parent_path() ? path_.parent_path().c_str() : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (folder.fd >= 0) ::fsync(folder.fd);
+  sync_folder(path_.parent_path());  // the rename itself must survive too
 }
 
 }  // namespace riverhorse

@@ -32,6 +32,25 @@ class MappedFile {
 // Reads a text file whole. Errors: not_found, io_error, bad_file when larger than `limit_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t limit_bytes);
 
+// Makes a folder, and those it is in, where they are absent. Errors: io_error.
+void make_folder(const std::filesystem::path& folder);
+
+// Keeps a folder to this process while it lives; the system lets go of it however the process ends. Where the file
+// system has no locks, it is none.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::filesystem::path& folder);  // io_error when another process has it
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Makes what was renamed or made in a folder survive a power cut; a file system that cannot is not an error.
+void sync_folder(const std::filesystem::path& folder);
+
 // Writes to `<path>.tmp-<pid>-<n>`, syncs, and renames to `path` in commit(). Destroyed without commit(), it
 // removes the temporary file and leaves what was at `path`.
 class AtomicFileWriter {
@@ -43,6 +62,8 @@ class AtomicFileWriter {
 
   void write(std::span<const std::byte> bytes);  // io_error, the disk-full case included
   void write(std::string_view text);
+  // Replaces bytes written before: headers with sizes that are known last. The next write() goes on at the end.
+  void overwrite(std::uint64_t offset, std::span<const std::byte> bytes);
   void commit();
 
  private:

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <span>
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "data/utf8.h"
 
 namespace riverhorse {
@@ -43,6 +45,20 @@ const ByteAlphabet& byte_alphabet() {
 
 char32_t byte_alphabet_character(unsigned char byte) { return byte_alphabet().character[byte]; }
 
+std::string encode_byte_alphabet(std::string_view bytes) {
+  std::string text;
+  for (const char byte : bytes) {
+    const char32_t character = byte_alphabet_character(static_cast<unsigned char>(byte));
+    if (character < 0x80) {
+      text.push_back(static_cast<char>(character));
+    } else {
+      text.push_back(static_cast<char>(0xC0 | (character >> 6)));
+      text.push_back(static_cast<char>(0x80 | (character & 0x3F)));
+    }
+  }
+  return text;
+}
+
 bool decode_byte_alphabet(std::string_view text, std::string& bytes) {
   const ByteAlphabet& alphabet = byte_alphabet();
   bytes.clear();
@@ -61,6 +77,22 @@ bool decode_byte_alphabet(std::string_view text, std::string& bytes) {
     bytes.push_back(static_cast<char>(alphabet.byte[character]));
   }
   return true;
+}
+
+std::uint64_t fingerprint_of(const BpeVocabulary& vocabulary) {
+  std::map<std::int32_t, std::string_view> tokens;
+  for (const BpeVocabulary::Token& token : vocabulary.tokens) tokens.emplace(token.id, token.bytes);
+  std::map<std::int32_t, const AddedToken*> added;
+  for (const AddedToken& token : vocabulary.added) {
+    tokens.emplace(token.id, token.text);  // files may list it in both places
+    added.emplace(token.id, &token);
+  }
+  Hash hash;
+  hash.add(tokens.size()).add(vocabulary.merges.size()).add(added.size());
+  for (const auto& [id, bytes] : tokens) hash.add(id).add(bytes);
+  for (const BpeVocabulary::Merge& merge : vocabulary.merges) hash.add(merge.left).add(merge.right).add(merge.merged);
+  for (const auto& [id, token] : added) hash.add(id).add(token->special);
+  return hash.value();
 }
 
 void BpeTokenizer::add_token(const std::string& source, std::string_view bytes, std::int32_t id) {
@@ -106,6 +138,7 @@ BpeTokenizer::BpeTokenizer(const BpeVocabulary& vocabulary) {
            token.id);
     }
     if (token.text == kEndOfText) end_of_text_ = token.id;
+    if (!token.special && cut_between_words(token.text, 1) < token.text.size()) cuts_between_words_ = false;
     std::vector<AddedToken>& list = added_[static_cast<unsigned char>(token.text[0])];
     for (const AddedToken& other : list) {
       if (other.text == token.text) fail(StatusCode::bad_file, "{}: \"{}\" is added twice", source, token.text);
@@ -123,6 +156,11 @@ BpeTokenizer::BpeTokenizer(const BpeVocabulary& vocabulary) {
       fail(StatusCode::bad_file, "{}: merge {} repeats an earlier one", source, rank);
     }
   }
+  fingerprint_ = fingerprint_of(vocabulary);
+}
+
+std::size_t BpeTokenizer::safe_cut(std::string_view text, std::size_t about) const {
+  return cuts_between_words_ ? cut_between_words(text, about) : text.size();
 }
 
 std::string_view BpeTokenizer::token_bytes(std::int32_t id) const {

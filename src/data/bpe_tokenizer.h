@@ -51,6 +51,8 @@ class BpeTokenizer final : public Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text, bool special) const override;
   std::string_view token_bytes(std::int32_t id) const override;
   std::int32_t end_of_text() const override { return end_of_text_; }
+  std::uint64_t fingerprint() const override { return fingerprint_; }
+  std::size_t safe_cut(std::string_view text, std::size_t about) const override;
 
  private:
   struct Span {
@@ -70,12 +72,19 @@ class BpeTokenizer final : public Tokenizer {
   std::array<std::int32_t, 256> byte_ids_{};
   std::array<std::vector<AddedToken>, 256> added_;  // by first byte, longest first
   std::int32_t end_of_text_ = -1;
+  std::uint64_t fingerprint_ = 0;
+  bool cuts_between_words_ = true;  // no token that is always matched reaches from one word into the next
 };
+
+// Of a vocabulary as files give it: the order of `tokens` does not matter.
+std::uint64_t fingerprint_of(const BpeVocabulary& vocabulary);
 
 // GPT-2 writes every byte as one printable character: the printable ones of Latin-1 as themselves, the other 68 in
 // order as U+0100, U+0101, ... Returns false when `text` has other characters (then `bytes` is unspecified).
 bool decode_byte_alphabet(std::string_view text, std::string& bytes);
 // The character of one byte.
 char32_t byte_alphabet_character(unsigned char byte);
+// The characters of some bytes as UTF-8: what decode_byte_alphabet reads.
+std::string encode_byte_alphabet(std::string_view bytes);
 
 }  // namespace riverhorse

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "data/tokenizer.h"
 
 namespace riverhorse {
@@ -40,6 +42,10 @@ class ByteTokenizer final : public Tokenizer {
   }
 
   std::int32_t end_of_text() const override { return kEndOfTextId; }
+  std::uint64_t fingerprint() const override { return Hash().add("one token a byte").value(); }
+  std::size_t safe_cut(std::string_view text, std::size_t about) const override {
+    return std::min(about, text.size());
+  }
 
  private:
   std::array<char, 256> bytes_{};

@@ -3,6 +3,7 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <string>
 
 #include "base/error.h"
@@ -69,6 +70,16 @@ std::string_view Pretokenizer::Walk::next() {
   }
   offset_ = end;
   return text_.substr(begin, end - begin);
+}
+
+// Every word but a run of white space ends before white space; a run of white space, whose end depends on what
+// follows it, is not cut because the character before the cut is none.
+std::size_t cut_between_words(std::string_view text, std::size_t about) {
+  for (std::size_t place = std::max<std::size_t>(about, 1); place < text.size(); ++place) {
+    const auto before = static_cast<unsigned char>(text[place - 1]);
+    if ((text[place] == ' ' || text[place] == '\n') && before > 0x20 && before < 0x7F) return place;
+  }
+  return text.size();
 }
 
 }  // namespace riverhorse

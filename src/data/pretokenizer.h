@@ -41,4 +41,8 @@ class Pretokenizer {
   bool jit_ = false;  // PCRE2 was built with its just-in-time compiler and this machine has it
 };
 
+// The first place at or after `about` (at least 1) where a text can be cut into two without changing its words:
+// before a space or a line feed that follows a printable ASCII character. text.size() where there is none.
+std::size_t cut_between_words(std::string_view text, std::size_t about);
+
 }  // namespace riverhorse

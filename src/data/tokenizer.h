@@ -22,6 +22,11 @@ class Tokenizer {
   // The bytes of one token; a token may be part of a UTF-8 character. invalid_argument for an unknown id.
   virtual std::string_view token_bytes(std::int32_t id) const = 0;
   virtual std::int32_t end_of_text() const = 0;  // -1: none
+  // The same for tokenizers that give the same ids for every text, different for others (but for chance).
+  virtual std::uint64_t fingerprint() const = 0;
+  // A place at or after `about` where a text that is valid UTF-8 can be cut so that the ids of the parts are the ids
+  // of the whole (`special` false); text.size() where there is none.
+  virtual std::size_t safe_cut(std::string_view text, std::size_t about) const = 0;
 
   std::string decode(const std::vector<std::int32_t>& ids) const;
 };
