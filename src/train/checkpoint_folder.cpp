@@ -1,0 +1,234 @@
+#include "train/checkpoint_folder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "formats/json.h"
+
+namespace riverhorse {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t state_limit_bytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t tokenizer_limit_bytes = std::uint64_t{256} << 20;
+constexpr const char* first_prefix = "first_moment.";
+constexpr const char* second_prefix = "second_moment.";
+constexpr std::string_view folder_prefix = "step-";
+constexpr std::string_view temporary_prefix = "tmp-step-";
+
+std::string folder_name(std::int64_t step) { return fmt::format("{}{:08}", folder_prefix, step); }
+
+// Empty for what is no checkpoint's name.
+std::optional<std::int64_t> step_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  if (!name.starts_with(folder_prefix)) return std::nullopt;
+  const std::string digits = name.substr(folder_prefix.size());
+  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos) {
+    return std::nullopt;
+  }
+  return std::stoll(digits);
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+  AtomicFileWriter writer(path);
+  writer.write(text);
+  writer.commit();
+}
+
+void rename_folder(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error) {
+    fail(StatusCode::io_error, "cannot rename {} to {}: {}", from.string(), to.string(), error.message());
+  }
+  sync_folder(to.parent_path());
+}
+
+void remove_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+  if (error) log_warning(fmt::format("cannot remove {}: {}", folder.string(), error.message()));
+}
+
+// Out of the way under a name that remove_leftovers() knows.
+fs::path retire(const fs::path& folder) {
+  const fs::path retired = folder.parent_path() / fmt::format("tmp-{}-old", folder.filename().string());
+  rename_folder(folder, retired);
+  return retired;
+}
+
+void remove_leftovers(const fs::path& run) {
+  std::vector<fs::path> leftovers;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run, ignored)) {
+    if (entry.path().filename().string().starts_with(temporary_prefix)) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& folder : leftovers) remove_folder(folder);
+}
+
+// Those of later steps, which did not load when this training went on from an earlier one, do not count.
+void remove_old(const fs::path& run, const TrainerState& state) {
+  std::int64_t kept = 0;
+  for (const fs::path& folder : list_checkpoints(run)) {
+    const std::int64_t step = *step_of(folder);
+    if (step > state.step || ++kept <= state.options.keep || (state.best_loss && step == state.best_step)) continue;
+    remove_folder(retire(folder));
+  }
+}
+
+nlohmann::ordered_json state_json(const TrainerState& state) {
+  const auto optional = [](const std::optional<double>& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+  };
+  nlohmann::ordered_json json;
+  json["riverhorse"] = RIVERHORSE_VERSION;
+  json["step"] = state.step;
+  json["samples"] = state.samples;
+  json["micro_batches"] = state.micro_batches;
+  json["data_tokens"] = state.data_tokens;
+  json["validation_loss"] = optional(state.validation_loss);
+  json["best_loss"] = optional(state.best_loss);
+  json["best_step"] = state.best_step;
+  json["options"] = trainer_options_json(state.options);
+  return json;
+}
+
+TrainerState parse_state(const fs::path& path) {
+  const std::string origin = path.string();
+  const nlohmann::json json = parse_json(read_text_file(path, state_limit_bytes), origin);
+  const auto field = [&](const char* name) {
+    if (!json.is_object() || !json.contains(name)) {
+      fail(StatusCode::bad_file, "{}: field \"{}\" is missing", origin, name);
+    }
+    return json.at(name);
+  };
+  const auto count = [&](const char* name) {
+    const nlohmann::json value = field(name);
+    constexpr std::int64_t limit = std::int64_t{1} << 62;
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > static_cast<std::uint64_t>(limit)) {
+      fail(StatusCode::bad_file, "{}: field \"{}\" is {}; it must be an integer from 0 to {}", origin, name,
+           value.dump(), limit);
+    }
+    return value.get<std::int64_t>();
+  };
+  const auto loss = [&](const char* name) -> std::optional<double> {
+    const nlohmann::json value = field(name);
+    if (value.is_null()) return std::nullopt;
+    if (!value.is_number()) {
+      fail(StatusCode::bad_file, "{}: field \"{}\" is {}; it must be a number or null", origin, name, value.dump());
+    }
+    return value.get<double>();
+  };
+  TrainerState state;
+  state.step = count("step");
+  state.samples = count("samples");
+  state.micro_batches = count("micro_batches");
+  state.data_tokens = count("data_tokens");
+  state.validation_loss = loss("validation_loss");
+  state.best_loss = loss("best_loss");
+  state.best_step = count("best_step");
+  try {
+    state.options = parse_trainer_options(field("options"), origin);
+  } catch (const Error& error) {
+    throw Error(StatusCode::bad_file, error.what());
+  }
+  return state;
+}
+
+// The moments of every parameter of the table, checked as the loader checks those.
+std::map<std::string, HostTensor> moments(const TensorFile& file, const char* prefix, const ModelConfig& config) {
+  std::map<std::string, HostTensor> tensors;
+  for (const ParameterSpec& parameter : parameter_table(config)) {
+    const std::string name = prefix + parameter.name;
+    const HostTensor& tensor = file.at(name);
+    if (tensor.shape != parameter.shape || tensor.dtype != DType::f32) {
+      fail(StatusCode::bad_file, "{}: tensor \"{}\" must be F32 of the parameter's shape ({})", file.path.string(),
+           name, fmt::join(parameter.shape, ", "));
+    }
+    tensors.emplace(parameter.name, tensor);
+  }
+  return tensors;
+}
+
+void write_checkpoint(const fs::path& folder, const TrainingCheckpoint& checkpoint) {
+  make_folder(folder);
+  for (const auto& [name, text] : checkpoint.tokenizer_files) write_text(folder / name, text);
+  write_text(folder / "config.json", model_config_json(checkpoint.model.config));
+  write_safetensors(folder / "model.safetensors", checkpoint.model.file.tensors, {{"format", "pt"}});
+  std::map<std::string, HostTensor> optimizer;
+  for (const auto& [name, tensor] : checkpoint.first_moments) optimizer.emplace(first_prefix + name, tensor);
+  for (const auto& [name, tensor] : checkpoint.second_moments) optimizer.emplace(second_prefix + name, tensor);
+  write_safetensors(folder / "optimizer.safetensors", optimizer, {});
+  write_text(folder / "trainer_state.json", state_json(checkpoint.state).dump(1) + "\n");
+}
+
+}  // namespace
+
+std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  std::error_code ignored;
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
+    if (fs::exists(folder / name, ignored)) files[name] = read_text_file(folder / name, tokenizer_limit_bytes);
+  }
+  return files;
+}
+
+fs::path checkpoint_path(const fs::path& run, std::int64_t step) { return run / folder_name(step); }
+
+std::vector<fs::path> list_checkpoints(const fs::path& run) {
+  std::vector<fs::path> checkpoints;
+  std::error_code absent;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run, absent)) {
+    if (step_of(entry.path())) checkpoints.push_back(entry.path());
+  }
+  std::sort(checkpoints.begin(), checkpoints.end(),
+            [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
+  return checkpoints;
+}
+
+void save_training_checkpoint(const fs::path& run, const TrainingCheckpoint& checkpoint) {
+  make_folder(run);
+  remove_leftovers(run);
+  const fs::path final_name = checkpoint_path(run, checkpoint.state.step);
+  const fs::path temporary = run / fmt::format("tmp-{}", folder_name(checkpoint.state.step));
+  try {
+    write_checkpoint(temporary, checkpoint);
+    std::error_code ignored;
+    if (fs::exists(final_name, ignored)) retire(final_name);  // it did not load
+    rename_folder(temporary, final_name);
+  } catch (...) {
+    remove_folder(temporary);
+    throw;
+  }
+  remove_old(run, checkpoint.state);
+}
+
+TrainingCheckpoint load_training_checkpoint(const fs::path& folder) {
+  TrainingCheckpoint checkpoint;
+  checkpoint.state = parse_state(folder / "trainer_state.json");
+  checkpoint.model = load_checkpoint(folder, {});
+  const TensorFile optimizer = read_safetensors(folder / "optimizer.safetensors");
+  checkpoint.first_moments = moments(optimizer, first_prefix, checkpoint.model.config);
+  checkpoint.second_moments = moments(optimizer, second_prefix, checkpoint.model.config);
+  checkpoint.tokenizer_files = read_tokenizer_files(folder);
+  return checkpoint;
+}
+
+TrainingCheckpoint load_newest_checkpoint(const fs::path& run) {
+  for (const fs::path& folder : list_checkpoints(run)) {
+    try {
+      return load_training_checkpoint(folder);
+    } catch (const Error& error) {
+      log_warning(fmt::format("the checkpoint {} is left out: {}", folder.string(), error.what()));
+    }
+  }
+  fail(StatusCode::not_found, "{}: there is no whole checkpoint (step-*) in this folder", run.string());
+}
+
+}  // namespace riverhorse

@@ -1,0 +1,56 @@
+// A training from its first step to its last: data, schedule, validation, logs and checkpoints around TrainerCore.
+//
+// A training that is stopped, or killed, and goes on from its newest checkpoint gives bit for bit the losses of one
+// that was not: weights, moments, step, the position in the data and the count of dropout are all there is.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+
+#include "train/batches.h"
+#include "train/checkpoint_folder.h"
+#include "train/trainer_core.h"
+#include "train/training_log.h"
+
+namespace riverhorse {
+
+using StopFunction = std::function<bool()>;
+using ReportFunction = std::function<void(const StepReport&)>;
+
+// One line for people: step, loss, perplexity, learning rate, speed, time left, validation.
+std::string report_line(const StepReport& report);
+
+class Trainer {
+ public:
+  // Goes on from `start`, a fresh one or a loaded one, with its state's options. Everything is allocated here. `data`
+  // and `validation` (null: none) outlive this object; checkpoints and logs go into the folder `run`.
+  // Errors: as TrainerCore and Batches; invalid_argument when `data` is not of the size that `start` was trained on.
+  Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const TokenSource& data,
+          const TokenSource* validation, std::filesystem::path run);
+
+  // Until all steps are done, or `stop` says so after one; saves a checkpoint at the end either way. `report` is
+  // called after every step. Both may be empty. Returns whether all steps are done. Errors: io_error (a folder in use
+  // by another process included), device_lost, invalid_argument for a token beyond the vocabulary; the checkpoints so
+  // far are whole.
+  bool run(const StopFunction& stop, const ReportFunction& report);
+
+  const TrainerState& state() const { return checkpoint_.state; }
+  TrainerCore& core() { return core_; }
+
+  // The mean loss of the validation data's tokens, each counted once, read in pieces of the length of a sample;
+  // empty without data.
+  std::optional<double> validate();
+
+ private:
+  StepReport step();
+  void save(const std::optional<double>& validation_loss);
+
+  TrainingCheckpoint checkpoint_;  // of its tensors only those of the start, until it is in the core
+  TrainerCore core_;
+  Batches batches_;
+  const TokenSource* validation_;
+  std::filesystem::path run_;
+};
+
+}  // namespace riverhorse

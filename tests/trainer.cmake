@@ -1,0 +1,13 @@
+# The trainer, on the cpu.
+foreach(name trainer_parts_test checkpoint_folder_test trainer_test)
+  riverhorse_test(${name} ${name}.cpp USES riverhorse_train riverhorse_cpu nlohmann_json::nlohmann_json
+                  LABELS training)
+  set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
+endforeach()
+
+if(TARGET riverhorse_program)
+  riverhorse_test(train_cli_test train_cli_test.cpp USES riverhorse_formats nlohmann_json::nlohmann_json
+                  LABELS program training)
+  target_compile_definitions(train_cli_test PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>")
+  add_dependencies(train_cli_test riverhorse_program)
+endif()
