@@ -17,7 +17,7 @@ class Cli : public ProgramTest {
   }
 
   static std::vector<std::string> command_names() {
-    return {"devices", "info", "convert", "generate", "forward", "selftest", "bench"};
+    return {"devices", "info", "convert", "generate", "forward", "tokenize", "train", "selftest", "bench"};
   }
 
   // Why a backend is absent; empty when it is not.
@@ -224,13 +224,13 @@ TEST_F(Cli, ConvertWritesAModelFolder) {
 
 TEST_F(Cli, EveryFlagIsInATest) {
   std::string tests;
-  for (const char* name : {"cli_test.cpp", "cli_model_test.cpp"}) {
+  for (const char* name : {"cli_test.cpp", "cli_model_test.cpp", "train_cli_test.cpp"}) {
     tests += read_whole_file(std::string(RIVERHORSE_SOURCE_DIR) + "/tests/" + name);
   }
   std::set<std::string> flags;
   for (const std::string& name : command_names()) {
     const std::string help = run({name, "--help"}).out;
-    const std::regex flag("(--[a-z][a-z-]+)");
+    const std::regex flag("(--[a-z][a-z0-9-]+)");
     for (std::sregex_iterator it(help.begin(), help.end(), flag), end; it != end; ++it) flags.insert((*it)[1]);
   }
   EXPECT_GT(flags.size(), 30u);

@@ -60,11 +60,7 @@ void run_convert(const ConvertOptions& options) {
   for (const std::string& warning : checkpoint.warnings) log_warning(warning);
 
   const std::filesystem::path folder = options.output;
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (!std::filesystem::is_directory(folder)) {
-    fail(StatusCode::io_error, "cannot make the folder {}: {}", folder.string(), error.message());
-  }
+  make_folder(folder);
   const auto tensors =
       options.dtype.empty() ? checkpoint.file.tensors : convert_tensors(checkpoint, dtype_from_option(options.dtype));
   write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
@@ -72,7 +68,8 @@ void run_convert(const ConvertOptions& options) {
   std::string written = "config.json, model.safetensors";
   for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
     const std::filesystem::path source = checkpoint.folder / name;
-    if (!std::filesystem::exists(source, error)) continue;
+    std::error_code ignored;
+    if (!std::filesystem::exists(source, ignored)) continue;
     write_text(folder / name, read_text_file(source, tokenizer_limit_bytes));
     written += fmt::format(", {}", name);
   }

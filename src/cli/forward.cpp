@@ -13,6 +13,7 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 #include "engine/loss.h"
+#include "train/trainer_core.h"
 
 namespace riverhorse::cli {
 namespace {
@@ -23,6 +24,7 @@ struct ForwardOptions {
   DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::int64_t piece_tokens = 0;
+  bool gradients = false;
   std::string input;
   std::string output;
 };
@@ -51,20 +53,58 @@ Ids read_ids(const std::string& path) {
   return ids;
 }
 
-// A safetensors file whose big tensor comes in pieces and whose small one is known last: the header, which has all
+// A safetensors file whose big tensor comes in pieces and whose small ones are known last: the header, which has all
 // sizes, is written first, and the logits never lie in memory as a whole.
-std::string header_of(const Ids& ids, std::int64_t vocabulary, bool with_loss) {
-  const std::int64_t logits_bytes = ids.batch * ids.length * vocabulary * 4;
-  nlohmann::ordered_json header;
-  header["logits"] = {
-      {"dtype", "F32"}, {"shape", {ids.batch, ids.length, vocabulary}}, {"data_offsets", {0, logits_bytes}}};
-  if (with_loss) {
-    header["loss"] = {{"dtype", "F32"}, {"shape", {1}}, {"data_offsets", {logits_bytes, logits_bytes + 4}}};
+class OutputHeader {
+ public:
+  void add(const std::string& name, const std::vector<std::int64_t>& shape) {
+    std::int64_t bytes = 4;
+    for (const std::int64_t dimension : shape) bytes *= dimension;
+    json_[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {end_, end_ + bytes}}};
+    end_ += bytes;
   }
-  std::string text = header.dump();
-  text.append((8 - text.size() % 8) % 8, ' ');
-  const std::uint64_t size = text.size();
-  return std::string(reinterpret_cast<const char*>(&size), sizeof size) + text;
+  std::string text() const {
+    std::string text = json_.dump();
+    text.append((8 - text.size() % 8) % 8, ' ');
+    const std::uint64_t size = text.size();
+    return std::string(reinterpret_cast<const char*>(&size), sizeof size) + text;
+  }
+
+ private:
+  nlohmann::ordered_json json_;
+  std::int64_t end_ = 0;
+};
+
+std::map<std::string, HostTensor> gradients_of(const std::shared_ptr<Device>& device, Checkpoint checkpoint,
+                                               const Ids& ids, ConvAlgorithm conv) {
+  // Of the function that the logits are of: without dropout.
+  ModelConfig& config = checkpoint.config;
+  config.resid_pdrop = config.embed_pdrop = config.attn_pdrop = config.ssm_pdrop = 0;
+  TrainerCoreOptions options;
+  options.micro_batch = {ids.batch, ids.length};
+  options.conv = conv;
+  TrainerCore core(device, checkpoint, options);
+  std::vector<std::int32_t> targets(ids.values.size(), -1);  // each one's next token, within its sequence
+  for (std::size_t i = 0; i + 1 < targets.size(); ++i) {
+    if ((static_cast<std::int64_t>(i) + 1) % ids.length != 0) targets[i] = ids.values[i + 1];
+  }
+  core.gradients(ids.values, targets);
+  const ParameterArena& arena = core.model().parameters();
+  return arena.download(arena.gradients());
+}
+
+void check_gradients(const ForwardOptions& options, const Ids& ids, const Device& device) {
+  if (options.dtype != DType::f32) {
+    fail(StatusCode::invalid_argument, "--gradients are computed in f32; leave --dtype out");
+  }
+  if (ids.length < 2) {
+    fail(StatusCode::invalid_argument, "--gradients are of the loss, and one token has no next one; {} has L = 1",
+         options.input);
+  }
+  const Support support = device.supports(Feature::training);
+  if (!support.supported) {
+    fail(StatusCode::unsupported, "--gradients: {} cannot train: {}", device.info().id(), support.reason);
+  }
 }
 
 void run(const ForwardOptions& options) {
@@ -73,6 +113,8 @@ void run(const ForwardOptions& options) {
   load.config_path = options.model.config;
   const Checkpoint checkpoint = load_checkpoint(options.model.model, load);
   for (const std::string& warning : checkpoint.warnings) log_warning(warning);
+  const std::shared_ptr<Device> device = open_chosen_device(options.device);
+  if (options.gradients) check_gradients(options, ids, *device);
 
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
@@ -81,12 +123,18 @@ void run(const ForwardOptions& options) {
   engine_options.context_tokens = 1;  // forward() has states of its own
   engine_options.prefill_piece_tokens = options.piece_tokens;
   engine_options.progress = progress_line("loading");
-  Engine engine(open_chosen_device(options.device), checkpoint, engine_options);
+  Engine engine(device, checkpoint, engine_options);
 
   const std::int64_t vocabulary = engine.config().padded_vocab_size();
   NextTokenLoss loss(ids.values, ids.batch, ids.length, vocabulary);
+  std::map<std::string, HostTensor> gradients;
+  if (options.gradients) gradients = gradients_of(device, checkpoint, ids, options.conv);
+  OutputHeader header;
+  header.add("logits", {ids.batch, ids.length, vocabulary});
+  if (loss.defined()) header.add("loss", {1});
+  for (const auto& [name, gradient] : gradients) header.add("grad." + name, gradient.shape);
   AtomicFileWriter writer(options.output);
-  writer.write(header_of(ids, vocabulary, loss.defined()));
+  writer.write(header.text());
   const ProgressFunction progress = progress_line("reading");
   const std::int64_t rows = ids.batch * ids.length;
   engine.forward(ids.values, ids.batch, ids.length, [&](std::int64_t first_row, std::span<const float> logits) {
@@ -100,6 +148,7 @@ void run(const ForwardOptions& options) {
     const auto mean = static_cast<float>(loss.mean());
     writer.write(std::as_bytes(std::span(&mean, 1)));
   }
+  for (const auto& [name, gradient] : gradients) writer.write(gradient.bytes);
   writer.commit();
   const DeviceInfo& info = engine.device().info();
   std::fprintf(
@@ -117,7 +166,8 @@ void add_forward_command(CLI::App& app) {
   command->footer(
       "Reads the tensor input_ids (B, L) of the input and writes logits (B, L, V) F32 and, where L > 1, loss (1) "
       "F32:\n"
-      "the mean cross-entropy of the B (L - 1) next tokens, over all padded columns.");
+      "the mean cross-entropy of the B (L - 1) next tokens, over all padded columns. With --gradients, also\n"
+      "grad.<parameter> F32, the gradient of the loss by each parameter, in the parameter's shape.");
   add_model_options(*command, options->model);
   command->add_option("-i,--input", options->input, "A .safetensors file with input_ids (B, L), I64")
       ->type_name("FILE")
@@ -125,6 +175,7 @@ void add_forward_command(CLI::App& app) {
   command->add_option("-o,--output", options->output, "The .safetensors file to write")
       ->type_name("FILE")
       ->required();
+  command->add_flag("--gradients", options->gradients, "Also the gradients of the loss, on devices that train");
   command->add_option("--piece", options->piece_tokens, "Tokens read in one piece (default: chosen)")
       ->type_name("N")
       ->check(CLI::Range(1, 65536));

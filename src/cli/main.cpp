@@ -24,6 +24,8 @@ constexpr const char* examples = R"(Examples:
   riverhorse convert --input H3-125M.pt --preset 125m --output models/h3-125m
   riverhorse generate --model models/h3-125m --prompt "The hippopotamus is" --max-tokens 64
   riverhorse generate --model models/h3-125m --prompt "Once" --temperature 0.8 --top-k 40 --backend vulkan
+  riverhorse tokenize --input books/*.txt --train-bpe 4096 --output books.tokens
+  riverhorse train --preset tiny --data books.tokens --output runs/tiny --steps 200
   riverhorse bench decode --preset 125m --dtype f16 --json
 
 "riverhorse COMMAND --help" explains the options of a command.)";
@@ -82,6 +84,8 @@ int run(int argc, char** argv) {
   add_convert_command(app);
   add_generate_command(app);
   add_forward_command(app);
+  add_tokenize_command(app);
+  add_train_command(app);
   add_selftest_command(app);
   add_bench_command(app);
   app.footer(examples);  // after the commands, which would take it over

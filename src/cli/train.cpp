@@ -1,0 +1,237 @@
+// riverhorse train: a model from a configuration, from weights, or from where an earlier training stopped.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <limits>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/train_flags.h"
+#include "data/memory_tokens.h"
+#include "data/token_file.h"
+#include "formats/json.h"
+#include "model/initialization.h"
+#include "train/trainer.h"
+
+namespace riverhorse::cli {
+namespace {
+
+constexpr std::uint64_t config_limit_bytes = std::uint64_t{1} << 20;
+
+struct TrainCommand {
+  std::string preset, config, from, resume, output, tokenizer;
+  std::vector<std::string> settings;  // key=value
+  nlohmann::json given = nlohmann::json::object();
+  DeviceChoiceOptions device;
+};
+
+std::unique_ptr<TokenSource> open_token_file(const std::string& path, std::int64_t vocabulary) {
+  auto file = std::make_unique<TokenFile>(path);
+  if (file->header().vocab_size > static_cast<std::uint64_t>(vocabulary)) {
+    fail(StatusCode::invalid_argument,
+         "{} has tokens of a vocabulary of {}, and the model's has {}; tokenize with the model's tokenizer, or make "
+         "the model with --set vocab_size={}",
+         path, file->header().vocab_size, vocabulary, file->header().vocab_size);
+  }
+  return file;
+}
+
+// The one place that knows which files hold tokens.
+std::unique_ptr<TokenSource> open_tokens(const std::string& path, std::int64_t vocabulary) {
+  if (!path.ends_with(".safetensors")) return open_token_file(path, vocabulary);
+  const std::vector<std::int64_t> wide = to_integers(read_safetensors(path).at("tokens"));
+  std::vector<std::int32_t> tokens(wide.size());
+  for (std::size_t i = 0; i < wide.size(); ++i) {
+    if (wide[i] < 0 || wide[i] >= vocabulary) {
+      fail(StatusCode::bad_file, "{}: token {} of {} has id {}; the model's vocabulary is 0 to {}", path, i,
+           wide.size(), wide[i], vocabulary - 1);
+    }
+    tokens[i] = static_cast<std::int32_t>(wide[i]);
+  }
+  return std::make_unique<MemoryTokens>(std::move(tokens));
+}
+
+// `config` with every key=value put in.
+ModelConfig with_settings(const ModelConfig& config, const std::vector<std::string>& settings) {
+  if (settings.empty()) return config;
+  nlohmann::json json = nlohmann::json::parse(model_config_json(config));
+  for (const std::string& setting : settings) {
+    const std::size_t equals = setting.find('=');
+    const std::string key = setting.substr(0, equals);
+    if (equals == std::string::npos || !json.contains(key)) {
+      std::string keys;
+      for (const auto& [name, value] : json.items()) keys += (keys.empty() ? "" : ", ") + name;
+      fail(StatusCode::invalid_argument, "--set {}: it must be key=value, with a key of {}", setting, keys);
+    }
+    const std::string text = setting.substr(equals + 1);
+    nlohmann::json value = nlohmann::json::parse(text, nullptr, false);
+    json[key] = value.is_discarded() ? nlohmann::json(text) : value;  // --set ssm_disc=zoh needs no quotes
+  }
+  try {
+    std::vector<std::string> warnings;  // none: every key is known
+    return parse_model_config(json.dump(), "--set", warnings);
+  } catch (const Error& error) {
+    throw Error(StatusCode::invalid_argument, error.what());
+  }
+}
+
+Checkpoint starting_model(const TrainCommand& command, std::uint64_t seed) {
+  if (!command.from.empty()) {
+    CheckpointOptions load;
+    load.config_path = command.config;
+    Checkpoint checkpoint = load_checkpoint(command.from, load);
+    if (command.settings.empty()) return checkpoint;
+    load.config = with_settings(checkpoint.config, command.settings);
+    return load_checkpoint(command.from, load);
+  }
+  ModelConfig config;
+  std::vector<std::string> warnings;
+  if (command.preset.empty()) {
+    config = parse_model_config(read_text_file(command.config, config_limit_bytes), command.config, warnings);
+  } else {
+    config = *model_preset(command.preset);
+  }
+  Checkpoint checkpoint = random_checkpoint(with_settings(config, command.settings), seed);
+  checkpoint.warnings = warnings;
+  return checkpoint;
+}
+
+void check_usage(const TrainCommand& command) {
+  const int begun = !command.preset.empty() + !command.from.empty() + !command.resume.empty() +
+                    (!command.config.empty() && command.from.empty());
+  if (begun != 1) {
+    fail(StatusCode::invalid_argument,
+         "a training begins with one of --preset, --config, --from (with --config for a bare file) and --resume");
+  }
+  if (!command.resume.empty()) {
+    if (!command.output.empty() || !command.tokenizer.empty() || !command.settings.empty()) {
+      fail(StatusCode::invalid_argument, "--resume goes on in its folder: no --output, --tokenizer or --set");
+    }
+    for (const char* fixed : {"length", "seed"}) {
+      if (command.given.contains(fixed)) {
+        fail(StatusCode::invalid_argument, "--{} cannot change in a training that goes on (--resume)", fixed);
+      }
+    }
+    return;
+  }
+  if (command.output.empty()) fail(StatusCode::invalid_argument, "--output is required: the folder of the training");
+  if (!command.given.contains("data")) fail(StatusCode::invalid_argument, "--data is required: tokens to train on");
+  if (!list_checkpoints(command.output).empty()) {
+    fail(StatusCode::invalid_argument,
+         "{} has checkpoints of an earlier training; go on with --resume {}, or choose "
+         "another folder",
+         command.output, command.output);
+  }
+}
+
+TrainingCheckpoint starting_point(const TrainCommand& command) {
+  if (!command.resume.empty()) {
+    TrainingCheckpoint start = load_newest_checkpoint(command.resume);
+    nlohmann::json options = trainer_options_json(start.state.options);
+    options.update(command.given);
+    start.state.options = parse_trainer_options(options, "train");
+    return start;
+  }
+  TrainingCheckpoint start;
+  start.state.options = parse_trainer_options(command.given, "train");
+  start.model = starting_model(command, static_cast<std::uint64_t>(start.state.options.seed));
+  for (const std::string& warning : start.model.warnings) log_warning(warning);
+  const bool elsewhere = !command.tokenizer.empty();
+  if (elsewhere || !command.from.empty()) {
+    start.tokenizer_files = read_tokenizer_files(elsewhere ? command.tokenizer : start.model.folder.string());
+  }
+  if (elsewhere && start.tokenizer_files.empty()) {
+    fail(StatusCode::not_found, "{}: there is no tokenizer.json, vocab.json or merges.txt in it", command.tokenizer);
+  }
+  return start;
+}
+
+void print_plan(const ModelConfig& config, const TrainerOptions& options, const std::string& run, Device& device,
+                std::int64_t done) {
+  fmt::print("configuration {}", model_config_json(config));
+  fmt::print("options {}\n", trainer_options_json(options).dump(1));
+  fmt::print("{} parameters; {} tokens a step; steps {} to {}; {:.1f} MB on {} ({}); folder {}\n",
+             parameter_count(config), options.samples_per_step() * options.length, done + 1, options.steps,
+             static_cast<double>(device.memory_usage().used_bytes) / 1e6, device.info().id(), device.info().name,
+             run);
+  std::fflush(stdout);
+}
+
+// On a terminal one line that changes; elsewhere a line now and then. Validations and the last step stay.
+ReportFunction progress() {
+  using Clock = std::chrono::steady_clock;
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const std::chrono::milliseconds pause(terminal ? 200 : 10'000);
+  return [terminal, pause, drawn = Clock::time_point()](const StepReport& report) mutable {
+    const bool stays = report.validation_loss || report.step == report.steps || interrupted();
+    if (!stays && drawn != Clock::time_point() && Clock::now() - drawn < pause) return;
+    drawn = Clock::now();
+    fmt::print(stderr, "{}{}{}", terminal ? "\r\033[K" : "", report_line(report), stays || !terminal ? "\n" : "");
+    std::fflush(stderr);
+  };
+}
+
+void run(const TrainCommand& command) {
+  check_usage(command);
+  TrainingCheckpoint start = starting_point(command);
+  const ModelConfig config = start.model.config;
+  const TrainerOptions options = start.state.options;
+  const std::int64_t done = start.state.step;
+  const std::string run_folder = command.resume.empty() ? command.output : command.resume;
+  if (done >= options.steps) {
+    fmt::print("{}: all {} steps are done; more with --steps\n", run_folder, options.steps);
+    return;
+  }
+  const auto data = open_tokens(options.data, config.padded_vocab_size());
+  const auto validation =
+      options.validation_data.empty() ? nullptr : open_tokens(options.validation_data, config.padded_vocab_size());
+  const std::shared_ptr<Device> device = open_chosen_device(command.device);
+  Trainer trainer(device, std::move(start), *data, validation.get(), run_folder);
+  print_plan(config, options, run_folder, *device, done);
+  const bool finished = trainer.run(interrupted, progress());
+  const std::string newest = checkpoint_path(run_folder, trainer.state().step).string();
+  if (finished) {
+    fmt::print("done: {}\n", newest);
+  } else {
+    fmt::print("stopped after step {} of {}, saved {}; go on with --resume {}\n", trainer.state().step, options.steps,
+               newest, run_folder);
+  }
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  auto options = std::make_shared<TrainCommand>();
+  CLI::App* command = app.add_subcommand("train", "Train a model");
+  command->footer(
+      "Begins with one of --preset, --config, --from and --resume. A training stops at Ctrl-C after the step, "
+      "saves,\n"
+      "and goes on with --resume FOLDER exactly as if it had not stopped, with the options it had unless given "
+      "anew.\n"
+      "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl.");
+  command->add_option("--preset", options->preset, "A new model: tiny, tiny-hybrid, 125m, 355m, ...")
+      ->type_name("NAME")
+      ->check(CLI::IsMember(model_preset_names()));
+  command->add_option("--config", options->config, "A new model of this config.json")->type_name("FILE");
+  command->add_option("--set", options->settings, "Changes a field of the configuration; several times if needed")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--from", options->from, "The weights of a model folder, .safetensors or .pt file")
+      ->type_name("PATH");
+  command->add_option("--resume", options->resume, "The folder of a training to go on with")->type_name("FOLDER");
+  command->add_option("-o,--output", options->output, "The folder of a new training; made if absent")
+      ->type_name("FOLDER");
+  command->add_option("--tokenizer", options->tokenizer, "Folder whose tokenizer files go into the checkpoints")
+      ->type_name("FOLDER");
+  add_trainer_flags(*command, options->given);
+  add_device_options(*command, options->device);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace riverhorse::cli
