@@ -97,8 +97,8 @@ void TokenFile::check_document_ends() const {
 void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
   if (begin < 0 || count > size() || begin > size() - count) {
-    fail(StatusCode::invalid_argument, "{}: tokens {} to {} are not among its {}", path().string(), begin,
-         begin + count, size());
+    fail(StatusCode::invalid_argument, "{}: {} tokens from number {} on are not among its {}", path().string(), count,
+         begin, size());
   }
   const std::byte* source = tokens_ + static_cast<std::uint64_t>(begin) * header_.token_bytes;
   header_.token_bytes == 2 ? widen<std::uint16_t>(source, out) : widen<std::uint32_t>(source, out);
