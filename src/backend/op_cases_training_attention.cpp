@@ -12,7 +12,7 @@ struct AttentionShape {
   float dropout = 0;
 
   std::int64_t width() const { return heads * head_width; }
-  double pairs() const { return static_cast<double>(batch * (tokens * (tokens + 1) / 2)); }
+  double pairs() const { return static_cast<double>(batch * tokens * (tokens + 1)) / 2; }
   std::string name() const {
     return fmt::format("b{}_l{}_h{}x{}{}", batch, tokens, heads, head_width, dropout > 0 ? "_dropout" : "");
   }

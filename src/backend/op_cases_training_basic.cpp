@@ -78,8 +78,8 @@ struct DropoutTensors {
 
 DropoutTensors dropout_tensors(CaseBuilder& builder, float p) {
   if (p == 0) return {p, -1};
-  std::vector<std::int32_t> words;
-  for (int i = 0; i < 3; ++i) words.push_back(static_cast<std::int32_t>(builder.random().bits()));
+  std::vector<std::int32_t> words(3);
+  for (std::int32_t& word : words) word = static_cast<std::int32_t>(builder.random().bits());
   return {p, builder.integers("dropout.random", input, {3}, words)};
 }
 

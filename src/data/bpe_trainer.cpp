@@ -78,7 +78,7 @@ class Merging {
       }
       merge = {left_of(best.pair), right_of(best.pair), static_cast<std::int32_t>(tokens_.size())};
       tokens_.push_back(std::move(bytes));
-      apply(merge, std::move(found->second.places));
+      apply(merge, found->second.places);  // insertions leave references into the map as they are
       pairs_.erase(best.pair);
       return true;
     }
