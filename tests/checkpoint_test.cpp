@@ -13,6 +13,7 @@
 #include "bad_files/builders.h"
 #include "bad_files/temporary_folder.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "model/content_hash.h"
 
 namespace riverhorse::test {

@@ -5,8 +5,10 @@
 
 #include <cmath>
 #include <cstdint>
+#include <fstream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -130,6 +132,16 @@ inline const Checkpoint& golden_checkpoint(const std::string& name, const std::s
 
 inline TensorFile golden_io(const std::string& name, const std::string& file = "io.safetensors") {
   return read_safetensors(golden + "/lm/" + name + "/" + file);
+}
+
+// tol_rel of manifest.json.
+inline double manifest_tolerance(const std::string& file, const std::string& tensor) {
+  static const nlohmann::json manifest = nlohmann::json::parse(std::ifstream(golden + "/manifest.json"));
+  for (const auto& entry : manifest.at("tensors")) {
+    if (entry.at("file") == file && entry.at("tensor") == tensor) return entry.at("tol_rel").get<double>();
+  }
+  ADD_FAILURE() << "no tolerance for " << file << " " << tensor;
+  return 0;
 }
 
 inline std::vector<std::int32_t> ids_of(const HostTensor& tensor) {

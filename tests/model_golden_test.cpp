@@ -18,15 +18,6 @@ namespace {
 constexpr double vulkan_f32_tolerance = 2e-4;
 constexpr double f16_tolerance = 2e-2;
 
-double manifest_tolerance(const std::string& file, const std::string& tensor) {
-  static const nlohmann::json manifest = nlohmann::json::parse(std::ifstream(golden + "/manifest.json"));
-  for (const auto& entry : manifest.at("tensors")) {
-    if (entry.at("file") == file && entry.at("tensor") == tensor) return entry.at("tol_rel").get<double>();
-  }
-  ADD_FAILURE() << "no tolerance for " << file << " " << tensor;
-  return 0;
-}
-
 struct GoldenCase {
   const char* model;
   const char* weights;

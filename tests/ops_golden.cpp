@@ -73,6 +73,22 @@ H3Filter allocate_filter(Device& device, std::int64_t heads, std::int64_t width,
           make({width, state})};
 }
 
+H3Parameters s4d_parameters(Device& device, const GoldenFile& file, const std::string& prefix, std::int64_t heads,
+                            std::int64_t state, bool zoh) {
+  H3Parameters p;
+  p.log_dt = file.put(device, prefix + "log_dt");
+  p.inv_a_real = file.put(device, prefix + "inv_A_real");
+  p.a_imag = file.put(device, prefix + "A_imag");
+  p.b = file.put(device, prefix + "B");
+  p.c = file.put(device, prefix + "C", {heads, state / 2, 2});
+  p.d = device.allocate_tensor(DType::f32, {heads});
+  p.shift_b = device.allocate_tensor(DType::f32, {heads, state});
+  p.shift_c = device.allocate_tensor(DType::f32, {heads, state});
+  p.shift_d = device.allocate_tensor(DType::f32, {heads});
+  p.discretization = zoh ? Discretization::zoh : Discretization::bilinear;
+  return p;
+}
+
 H3LayerWeights::H3LayerWeights(Device& device, const GoldenFile& file)
     : width(file.number("d_model")),
       state(file.number("d_state")),

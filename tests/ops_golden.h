@@ -35,6 +35,10 @@ class GoldenFile {
 
 H3Filter allocate_filter(Device& device, std::int64_t heads, std::int64_t width, std::int64_t state);
 
+// A case of ops/s4d_kernel: the diagonal SSM's parameters, all else zero.
+H3Parameters s4d_parameters(Device& device, const GoldenFile& file, const std::string& prefix, std::int64_t heads,
+                            std::int64_t state, bool zoh);
+
 // "param.*" of an H3 layer; q, k and v projections are one below the other.
 struct H3LayerWeights {
   H3LayerWeights(Device& device, const GoldenFile& file);

@@ -215,6 +215,40 @@ void linear_rows(Device& device) {
   }
 }
 
+// Of few rows, as in generation, each is what it is alone, bit for bit: a text does not depend on who else is served.
+void few_linear_rows(Device& device) {
+  for (const std::int64_t inputs : {127, 192, 256, 1000}) {
+    for (const bool with_norm : {false, true}) {
+      const std::int64_t outputs = 300, most = 4;
+      LinearArgs args;
+      const std::vector<float> x = random_floats(most * inputs, 1);
+      args.weight = put_floats(device, {outputs, inputs}, random_floats(outputs * inputs, 2));
+      if (with_norm) {
+        args.norm = NormWeights{put_floats(device, {inputs}, random_floats(inputs, 3)),
+                                put_floats(device, {inputs}, random_floats(inputs, 4)), 1e-5f};
+      }
+      const auto rows_of = [](const std::vector<float>& values, std::int64_t width, std::int64_t first,
+                              std::int64_t rows) {
+        const auto begin = values.begin() + static_cast<std::ptrdiff_t>(first * width);
+        return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(rows * width));
+      };
+      const auto product = [&](std::int64_t first, std::int64_t rows) {
+        args.x = put_floats(device, {rows, inputs}, rows_of(x, inputs, first, rows));
+        args.y = device.allocate_tensor(DType::f32, {rows, outputs});
+        device.run([&](Encoder& encoder) { encoder.linear(args); });
+        return fetch(device, args.y);
+      };
+      for (const std::int64_t rows : {2, 3, 4}) {
+        const std::vector<float> together = product(0, rows);
+        for (std::int64_t row = 0; row < rows; ++row) {
+          EXPECT_EQ(rows_of(together, outputs, row, 1), product(row, 1))
+              << "row " << row << " of " << rows << ", " << inputs << " inputs" << (with_norm ? ", norm" : "");
+        }
+      }
+    }
+  }
+}
+
 // The same recording submitted again gives the same bits, and adds no allocation, pipeline or recording.
 void replay(Device& device) {
   const Tensor x = put_floats(device, {33, 64}, random_floats(33 * 64, 1));
@@ -267,6 +301,7 @@ void register_invariant_tests() {
   register_for_devices("invariants", "whole_pieces_steps.attention", attention_pieces);
   register_for_devices("invariants", "causality.attention", attention_causality);
   register_for_devices("invariants", "causality.linear_rows", linear_rows);
+  register_for_devices("invariants", "few_rows_alone.linear", few_linear_rows);
   register_for_devices("invariants", "replay", replay);
 }
 

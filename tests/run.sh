@@ -65,8 +65,14 @@ ctest --test-dir "$build_dir" --output-on-failure --no-tests=error ${ctest_optio
 # What was not tested here, and why, is said aloud; ctest's own last word comes last.
 details=$build_dir/Testing/Temporary/LastTest.log
 if [ -f "$details" ] && grep -q '^\[  SKIPPED \] .*(' "$details"; then
-  say "skipped tests"
-  grep -B3 '^\[  SKIPPED \] .*(' "$details" | grep -v -e '^--$' -e '^\[ RUN' -e '^\[       OK' -e '^Running main' | sort -u | head -60
+  say "skipped: how many, why, and one of them (all: $details)"
+  awk '/^\[  SKIPPED \] .*\(/ {
+         reason = previous
+         sub(/^[^ ]+ on [a-z]+:[0-9]+: /, "", reason)
+         if (!count[reason]++) example[reason] = $4
+       }
+       { previous = $0 }
+       END { for (reason in count) printf "%5d  %s  [%s]\n", count[reason], reason, example[reason] }' "$details" | sort -rn
 fi
 say "the end of $log"
 sed -n '/tests passed, .* tests failed/,$p' "$log"

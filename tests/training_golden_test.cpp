@@ -32,17 +32,7 @@ void s4d_kernel(Device& device, const nlohmann::json& entry) {
   const GoldenFile file("ops/s4d_kernel.safetensors");
   const std::string prefix = entry.at("case").get<std::string>() + ".";
   const std::int64_t heads = entry.at("H"), state = entry.at("N");
-  H3Parameters p;
-  p.log_dt = file.put(device, prefix + "log_dt");
-  p.inv_a_real = file.put(device, prefix + "inv_A_real");
-  p.a_imag = file.put(device, prefix + "A_imag");
-  p.b = file.put(device, prefix + "B");
-  p.c = file.put(device, prefix + "C", {heads, state / 2, 2});
-  p.d = zeros(device, {heads});
-  p.shift_b = zeros(device, {heads, state});
-  p.shift_c = zeros(device, {heads, state});
-  p.shift_d = zeros(device, {heads});
-  p.discretization = entry.at("disc") == "zoh" ? Discretization::zoh : Discretization::bilinear;
+  const H3Parameters p = s4d_parameters(device, file, prefix, heads, state, entry.at("disc") == "zoh");
   const H3Parameters gradient = zeros_like(device, p);
   const H3Filter filter = allocate_filter(device, heads, heads, state);
   const H3FilterGradient d_filter = allocate_filter_gradient(device, heads, heads, state);

@@ -10,28 +10,6 @@
 namespace riverhorse::test {
 namespace {
 
-const nlohmann::json& manifest() {
-  static const nlohmann::json parsed = nlohmann::json::parse(std::ifstream(golden + "/manifest.json"));
-  return parsed;
-}
-
-double manifest_tolerance(const std::string& file, const std::string& tensor) {
-  for (const auto& entry : manifest().at("tensors")) {
-    if (entry.at("file") == file && entry.at("tensor") == tensor) return entry.at("tol_rel").get<double>();
-  }
-  ADD_FAILURE() << "no tolerance for " << file << " " << tensor;
-  return 0;
-}
-
-// The next token of each, within its sequence.
-std::vector<std::int32_t> next_tokens(std::span<const std::int32_t> ids, std::int64_t length) {
-  std::vector<std::int32_t> targets(ids.size(), -1);
-  for (std::size_t i = 0; i + 1 < ids.size(); ++i) {
-    if ((static_cast<std::int64_t>(i) + 1) % length != 0) targets[i] = ids[i + 1];
-  }
-  return targets;
-}
-
 double l2(const HostTensor& tensor) {
   double sum = 0;
   for (const float value : to_floats(tensor)) sum += static_cast<double>(value) * value;
@@ -58,7 +36,7 @@ TEST_P(TrainingModelTest, GradientsOfTheGoldenModels) {
       options.micro_batch = {input_ids.shape[0], input_ids.shape[1]};
       options.conv = conv;
       TrainerCore trainer(device_, golden_checkpoint(name), options);
-      const double loss = trainer.gradients(ids, next_tokens(ids, options.micro_batch.length));
+      const double loss = trainer.gradients(ids, next_token_targets(ids, options.micro_batch.length));
       EXPECT_NEAR(loss / to_floats(io.at("loss"))[0], 1.0, 2e-5);
       ParameterArena& arena = trainer.model().parameters();
       const TensorFile expected = golden_io(name, "grads.safetensors");
@@ -85,7 +63,7 @@ TEST_P(TrainingModelTest, MicroBatchesAddUp) {
   const std::int64_t batch = input_ids.shape[0], length = input_ids.shape[1];
   ASSERT_EQ(batch % 2, 0);
   const std::vector<std::int32_t> ids = ids_of(input_ids);
-  const std::vector<std::int32_t> targets = next_tokens(ids, length);
+  const std::vector<std::int32_t> targets = next_token_targets(ids, length);
   std::vector<StepResult> results;
   std::vector<std::map<std::string, HostTensor>> gradients;
   for (const std::int64_t micro_batch : {batch, batch / 2}) {
@@ -128,7 +106,7 @@ void follow_trajectory(const std::shared_ptr<Device>& device, const std::string&
   for (std::int64_t step = 0; step < steps; ++step) {
     const std::span<const std::int32_t> step_ids =
         std::span(ids).subspan(static_cast<std::size_t>(step) * rows, rows);
-    const StepResult result = trainer.step(step_ids, next_tokens(step_ids, length), 1.0);
+    const StepResult result = trainer.step(step_ids, next_token_targets(step_ids, length), 1.0);
     EXPECT_FALSE(result.skipped);
     const double loss = trajectory.at("loss").at(static_cast<std::size_t>(step)).get<double>();
     const double norm = trajectory.at("grad_norm").at(static_cast<std::size_t>(step)).get<double>();
@@ -141,7 +119,7 @@ void follow_trajectory(const std::shared_ptr<Device>& device, const std::string&
               worst_norm);
 
   const std::span<const std::int32_t> first = std::span(ids).subspan(0, rows);
-  const EvaluationResult after = trainer.evaluate(first, next_tokens(first, length));
+  const EvaluationResult after = trainer.evaluate(first, next_token_targets(first, length));
   EXPECT_NEAR(after.loss_sum / static_cast<double>(after.scored), trajectory.at("loss_on_batch0_after").get<double>(),
               2e-5);
 
@@ -181,7 +159,7 @@ TEST_P(TrainingModelTest, OutlierStepsAreLeftOut) {
   TrainerCore trainer(device_, golden_checkpoint("h3-pure"), options);
   ParameterArena& arena = trainer.model().parameters();
   const auto before = arena.download(arena.values());
-  const StepResult result = trainer.step(ids, next_tokens(ids, options.micro_batch.length), 1.0);
+  const StepResult result = trainer.step(ids, next_token_targets(ids, options.micro_batch.length), 1.0);
   EXPECT_TRUE(result.skipped);
   for (const auto& [name, tensor] : arena.download(arena.values())) {
     EXPECT_EQ(to_floats(tensor), to_floats(before.at(name))) << name;

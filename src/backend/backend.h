@@ -229,6 +229,11 @@ class Device {
   // Host memory of an `upload` or `readback` tensor, valid while its buffer lives. The caller orders its accesses
   // with submissions and wait().
   virtual std::span<std::byte> mapped(const Tensor& tensor) = 0;
+  template <typename T>
+  std::span<T> mapped_as(const Tensor& tensor) {
+    const std::span<std::byte> bytes = mapped(tensor);
+    return {reinterpret_cast<T*>(bytes.data()), bytes.size() / sizeof(T)};
+  }
 
   // Makes everything that recording `function` would need, without recording it. May be called from another thread.
   virtual void prepare(const RecordFunction& function, const ProgressFunction& progress) = 0;

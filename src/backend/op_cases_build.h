@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/op_cases.h"
+#include "base/hash.h"
 
 namespace riverhorse::op_cases_detail {
 
@@ -20,12 +21,7 @@ class Random {
  public:
   explicit Random(std::uint64_t seed) : state_(seed) {}
 
-  std::uint64_t bits() {
-    std::uint64_t x = state_ += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
-  }
+  std::uint64_t bits() { return mix_bits(state_ += 0x9E3779B97F4A7C15u); }
   double uniform(double low, double high) { return low + (high - low) * static_cast<double>(bits() >> 11) * 0x1p-53; }
   // Sum of four 16-bit uniforms, mean 0 and variance 1: bell-shaped, bounded by 3.5, and cheap.
   float normal() {

@@ -84,11 +84,7 @@ std::map<std::string, HostTensor> gradients_of(const std::shared_ptr<Device>& de
   options.micro_batch = {ids.batch, ids.length};
   options.conv = conv;
   TrainerCore core(device, checkpoint, options);
-  std::vector<std::int32_t> targets(ids.values.size(), -1);  // each one's next token, within its sequence
-  for (std::size_t i = 0; i + 1 < targets.size(); ++i) {
-    if ((static_cast<std::int64_t>(i) + 1) % ids.length != 0) targets[i] = ids.values[i + 1];
-  }
-  core.gradients(ids.values, targets);
+  core.gradients(ids.values, next_token_targets(ids.values, ids.length));
   const ParameterArena& arena = core.model().parameters();
   return arena.download(arena.gradients());
 }

@@ -14,12 +14,6 @@ namespace {
 // Prefill lengths other than the full piece whose recordings are kept. Each keeps its workspace.
 constexpr std::size_t kept_prefill_recordings = 8;
 
-template <typename T>
-std::span<T> mapped_as(Device& device, const Tensor& tensor) {
-  const std::span<std::byte> bytes = device.mapped(tensor);
-  return {reinterpret_cast<T*>(bytes.data()), bytes.size() / sizeof(T)};
-}
-
 constexpr std::uint64_t forward_logits_bytes = std::uint64_t{64} << 20;
 
 }  // namespace
@@ -243,7 +237,7 @@ void EngineCore::read_piece(std::int64_t slot, std::span<const std::int32_t> ids
   const std::int64_t slots[] = {slot};
   bind(slots);
   const std::shared_ptr<Recording> recording = prefill_recording(length);
-  std::copy(ids.begin(), ids.end(), mapped_as<std::int32_t>(*device_, piece_ids_).begin());
+  std::copy(ids.begin(), ids.end(), device_->mapped_as<std::int32_t>(piece_ids_).begin());
   submit_and_wait(recording, length);
 }
 
@@ -259,7 +253,7 @@ std::vector<float> EngineCore::peek(std::int64_t slot, std::int32_t token) {
     pass.advance = false;
     peek_recording_ = record([&](Encoder& encoder) { model_->record(encoder, pass); });
   }
-  mapped_as<std::int32_t>(*device_, piece_ids_)[0] = token;
+  device_->mapped_as<std::int32_t>(piece_ids_)[0] = token;
   back_up(slot);
   device_->submit(*peek_recording_);
   bring_back(slot);
@@ -296,16 +290,16 @@ std::shared_ptr<Recording> EngineCore::step_recording(const StepKind& kind) {
 }
 
 void EngineCore::set_token(std::int64_t row, std::int32_t token) {
-  mapped_as<std::int32_t>(*device_, tokens_)[static_cast<std::size_t>(row)] = token;
+  device_->mapped_as<std::int32_t>(tokens_)[static_cast<std::size_t>(row)] = token;
 }
 
 std::int32_t EngineCore::token(std::int64_t row) {
-  return mapped_as<std::int32_t>(*device_, tokens_)[static_cast<std::size_t>(row)];
+  return device_->mapped_as<std::int32_t>(tokens_)[static_cast<std::size_t>(row)];
 }
 
 std::int32_t EngineCore::drawn(std::int64_t slot, std::uint32_t draw_index) {
   const std::int64_t index = slot * history_length + static_cast<std::int64_t>(draw_index % history_length);
-  return mapped_as<std::int32_t>(*device_, history_)[static_cast<std::size_t>(index)];
+  return device_->mapped_as<std::int32_t>(history_)[static_cast<std::size_t>(index)];
 }
 
 std::uint64_t EngineCore::submit_step(const StepKind& kind) {
@@ -392,7 +386,7 @@ void EngineCore::forward(std::span<const std::int32_t> ids, std::int64_t batch, 
       pass.state = &state;
       pass.logits = logits.slice(0, sequences * tokens);
       if (!recording) recording = device_->record([&](Encoder& encoder) { model_->record(encoder, pass); }, {});
-      const std::span<std::int32_t> piece_ids = mapped_as<std::int32_t>(*device_, device_ids);
+      const std::span<std::int32_t> piece_ids = device_->mapped_as<std::int32_t>(device_ids);
       for (std::int64_t b = 0; b < sequences; ++b) {
         const auto source =
             ids.subspan(static_cast<std::size_t>((first + b) * length + begin), static_cast<std::size_t>(tokens));

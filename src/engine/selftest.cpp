@@ -21,6 +21,7 @@
 #include "base/cache_folder.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 
 namespace riverhorse {
@@ -80,11 +81,9 @@ std::string verdict_key(const DeviceInfo& info, bool minimal_features) {
                      info.name, info.driver, info.api, uuid, minimal_features ? "minimal" : "full");
 }
 
-// 64-bit FNV-1a, for the file's name only: the key itself is in the file and compared.
+// The hash is for the file's name only: the key itself is in the file and compared.
 std::filesystem::path verdict_path(const std::filesystem::path& folder, const std::string& key) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  for (const char character : key) hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3u;
-  return folder / fmt::format("selftest-{:016x}.json", hash);
+  return folder / fmt::format("selftest-{:016x}.json", hash_bytes(std::as_bytes(std::span(key))));
 }
 
 std::optional<Verdict> remembered_verdict(const std::filesystem::path& path, const std::string& key) {

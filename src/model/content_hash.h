@@ -1,17 +1,12 @@
 // A fast 64-bit hash of a model's content, to tell models apart; not for security.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
 #include <string>
 
 #include "formats/tensor_file.h"
 #include "model/config.h"
 
 namespace riverhorse {
-
-std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t seed);
 
 // Sixteen hex digits: the configuration, and each tensor's name, dtype, shape and bytes.
 std::string content_hash(const ModelConfig& config, const TensorFile& file);

@@ -24,6 +24,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace riverhorse {
 
@@ -47,13 +48,7 @@ class Random {
     }
   }
 
-  std::uint64_t bits() {  // SplitMix64
-    state_ += 0x9e3779b97f4a7c15u;
-    std::uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
+  std::uint64_t bits() { return mix_bits(state_ += 0x9e3779b97f4a7c15u); }  // SplitMix64
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
 
   void fill_normal(std::span<float> values, float deviation) {

@@ -5,19 +5,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace riverhorse {
 namespace {
 
-// A bijection of 64 bits in which every input bit moves every output bit (SplitMix64's finish).
-std::uint64_t mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
 std::uint64_t epoch_key(std::uint64_t seed, std::int64_t epoch) {
-  return mix(mix(seed + 0x9e3779b97f4a7c15u) + static_cast<std::uint64_t>(epoch));
+  return mix_bits(mix_bits(seed + 0x9e3779b97f4a7c15u) + static_cast<std::uint64_t>(epoch));
 }
 
 }  // namespace
@@ -31,7 +25,7 @@ std::uint64_t permuted(std::uint64_t index, std::uint64_t count, std::uint64_t k
   do {
     std::uint64_t left = index >> half, right = index & mask;
     for (std::uint64_t round = 0; round < rounds; ++round) {
-      const std::uint64_t next = left ^ (mix(right + mix(key + round)) & mask);
+      const std::uint64_t next = left ^ (mix_bits(right + mix_bits(key + round)) & mask);
       left = right;
       right = next;
     }
@@ -51,7 +45,7 @@ Batches::Batches(const TokenSource& source, std::int64_t length, std::uint64_t s
 std::int64_t Batches::first_token(std::int64_t position) const {
   const std::uint64_t key = epoch_key(seed_, position / samples_);
   const std::int64_t left_over = source_.size() - 1 - samples_ * length_;
-  const auto begin = static_cast<std::int64_t>(mix(key) % static_cast<std::uint64_t>(left_over + 1));
+  const auto begin = static_cast<std::int64_t>(mix_bits(key) % static_cast<std::uint64_t>(left_over + 1));
   const std::uint64_t index =
       permuted(static_cast<std::uint64_t>(position % samples_), static_cast<std::uint64_t>(samples_), key);
   return begin + static_cast<std::int64_t>(index) * length_;

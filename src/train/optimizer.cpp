@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/error.h"
 
@@ -50,9 +49,9 @@ double Optimizer::weight_decay(ParameterGroup group) const {
 }
 
 void Optimizer::set_step(std::int64_t step, double rate_factor) {
-  const std::span<std::byte> memory = device_->mapped(rows_);
+  const std::span<AdamwRow> rows = device_->mapped_as<AdamwRow>(rows_);
   for (const ParameterGroup group : parameter_groups) {
-    AdamwRow row;
+    AdamwRow& row = rows[static_cast<std::size_t>(group)] = AdamwRow();
     row.learning_rate = static_cast<float>(learning_rate(group) * rate_factor);
     row.beta1 = static_cast<float>(options_.beta1);
     row.beta2 = static_cast<float>(options_.beta2);
@@ -62,7 +61,6 @@ void Optimizer::set_step(std::int64_t step, double rate_factor) {
     row.correction2 = static_cast<float>(1 - std::pow(options_.beta2, static_cast<double>(step)));
     row.max_norm = static_cast<float>(options_.clip_norm);
     row.skip_above = static_cast<float>(options_.skip_above);
-    std::memcpy(memory.data() + static_cast<std::size_t>(group) * sizeof row, &row, sizeof row);
   }
 }
 
@@ -82,11 +80,7 @@ void Optimizer::record(Encoder& encoder) const {
   }
 }
 
-double Optimizer::norm() const {
-  float value = 0;
-  std::memcpy(&value, device_->mapped(norm_).data(), sizeof value);
-  return value;
-}
+double Optimizer::norm() const { return device_->mapped_as<float>(norm_)[0]; }
 
 bool Optimizer::was_skipped() const {
   const double value = norm();

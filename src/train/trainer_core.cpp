@@ -1,7 +1,6 @@
 #include "train/trainer_core.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 
@@ -9,16 +8,19 @@ namespace riverhorse {
 
 namespace {
 
-template <typename T>
-void write(Device& device, const Tensor& tensor, std::span<const T> values) {
-  std::memcpy(device.mapped(tensor).data(), values.data(), values.size_bytes());
-}
-
 std::int64_t count_scored(std::span<const std::int32_t> targets) {
   return std::count_if(targets.begin(), targets.end(), [](std::int32_t target) { return target >= 0; });
 }
 
 }  // namespace
+
+std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> ids, std::int64_t length) {
+  std::vector<std::int32_t> targets(ids.size(), -1);
+  for (std::size_t i = 0; i + 1 < ids.size(); ++i) {
+    if ((static_cast<std::int64_t>(i) + 1) % length != 0) targets[i] = ids[i + 1];
+  }
+  return targets;
+}
 
 TrainerCore::TrainerCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint,
                          const TrainerCoreOptions& options)
@@ -58,20 +60,17 @@ void TrainerCore::check(std::span<const std::int32_t> ids, std::span<const std::
 
 EvaluationResult TrainerCore::run(Recording& recording, std::span<const std::int32_t> ids,
                                   std::span<const std::int32_t> targets) {
-  write(*device_, model_.ids(), ids);
-  write(*device_, model_.targets(), targets);
-  const std::int32_t random[] = {static_cast<std::int32_t>(static_cast<std::uint32_t>(seed_)),
-                                 static_cast<std::int32_t>(static_cast<std::uint32_t>(seed_ >> 32)),
-                                 static_cast<std::int32_t>(micro_batches_done_)};
-  write(*device_, model_.random(), std::span<const std::int32_t>(random));
+  std::copy(ids.begin(), ids.end(), device_->mapped_as<std::int32_t>(model_.ids()).begin());
+  std::copy(targets.begin(), targets.end(), device_->mapped_as<std::int32_t>(model_.targets()).begin());
+  const std::span<std::uint32_t> random = device_->mapped_as<std::uint32_t>(model_.random());
+  random[0] = static_cast<std::uint32_t>(seed_);
+  random[1] = static_cast<std::uint32_t>(seed_ >> 32);
+  random[2] = static_cast<std::uint32_t>(micro_batches_done_);
   device_->wait(device_->submit(recording));
   EvaluationResult result;
   result.scored = count_scored(targets);
-  std::vector<float> losses(ids.size());
-  std::memcpy(losses.data(), device_->mapped(model_.loss()).data(), losses.size() * sizeof(float));
-  for (const float loss : losses) result.loss_sum += loss;
-  std::vector<std::int32_t> correct(ids.size());
-  std::memcpy(correct.data(), device_->mapped(model_.correct()).data(), correct.size() * sizeof(std::int32_t));
+  for (const float loss : device_->mapped_as<float>(model_.loss())) result.loss_sum += loss;
+  const std::span<const std::int32_t> correct = device_->mapped_as<std::int32_t>(model_.correct());
   for (std::size_t i = 0; i < correct.size(); ++i) result.correct += targets[i] >= 0 ? correct[i] : 0;
   return result;
 }
@@ -82,8 +81,7 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   StepResult result;
   result.scored = count_scored(targets);
-  const float scale = 1.0f / static_cast<float>(result.scored);
-  write(*device_, model_.scale(), std::span<const float>(&scale, 1));
+  device_->mapped_as<float>(model_.scale())[0] = static_cast<float>(1 / static_cast<double>(result.scored));
   device_->submit(*zero_);
   for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
     result.loss += run(*gradients_, ids.subspan(begin, rows), targets.subspan(begin, rows)).loss_sum;
@@ -101,8 +99,7 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
 double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
   check(ids, targets, true);
   const auto scored = static_cast<double>(count_scored(targets));
-  const auto scale = static_cast<float>(1 / scored);
-  write(*device_, model_.scale(), std::span<const float>(&scale, 1));
+  device_->mapped_as<float>(model_.scale())[0] = static_cast<float>(1 / scored);
   device_->submit(*zero_);
   return run(*gradients_, ids, targets).loss_sum / scored;
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "model/training_model.h"
 #include "train/optimizer.h"
@@ -30,6 +31,9 @@ struct EvaluationResult {
   std::int64_t scored = 0;   // tokens
   std::int64_t correct = 0;  // of them, where the largest logit was the target's
 };
+
+// Of ids (B, L) with L = `length`: the next one of each within its sequence; the last has none, -1.
+std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> ids, std::int64_t length);
 
 class TrainerCore {
  public:

@@ -7,9 +7,9 @@
 #include "base/cache_folder.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "vulkan/grid.h"
-#include "vulkan/hash.h"
 
 namespace riverhorse::vulkan {
 namespace {

@@ -61,24 +61,8 @@ void record_projected_step(VulkanEncoder& encoder, const H3StepArgs& args) {
                                                 {args.filter.c, Access::read},
                                                 {args.filter.d, Access::read},
                                                 {args.filter.shift_taps, Access::read}};
-  const LinearPush push = linear_push(part);
-  const bool f16 = args.y.dtype == DType::f16;
-  Dispatch dispatch;
-  if (plan.subgroups) {
-    dispatch.shader = f16 ? "h3_step_projected.f16_subgroup" : "h3_step_projected.f32_subgroup";
-  } else {
-    dispatch.shader = f16 ? "h3_step_projected.f16" : "h3_step_projected.f32";
-  }
-  const std::uint32_t groups = divide_up(channels, teams);
-  dispatch.constants = constants;
-  dispatch.bindings = bindings;
-  dispatch.push = push_bytes(push);
-  dispatch.groups[0] = std::min(groups, limits.group_count[0]);
-  dispatch.groups[1] = divide_up(groups, dispatch.groups[0]);
-  dispatch.cost_bytes = linear_bytes(part) + step_bytes(args);
-  dispatch.cost_flops = linear_flops(part);
-  dispatch.required_subgroup_size = plan.required_subgroup_size;
-  encoder.dispatch(dispatch);
+  dispatch_gemv(encoder, "h3_step_projected", part, plan, constants, bindings, divide_up(channels, teams),
+                step_bytes(args));
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <string_view>
 
 #include "vulkan/encoder.h"
 
@@ -71,6 +73,11 @@ struct GemvPlan {
 };
 // `may_split`: whether teams may share rows of W.
 GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, bool may_split);
+// A shader of linear_gemv.glsl over `groups` workgroups, in the variant for the dtype and the plan; `more_bytes`: its
+// traffic beyond that of the product.
+void dispatch_gemv(VulkanEncoder& encoder, std::string_view stem, const LinearPart& part, const GemvPlan& plan,
+                   std::span<const std::uint32_t> constants, std::span<const Binding> bindings, std::uint32_t groups,
+                   double more_bytes);
 void linear_gemv(VulkanEncoder& encoder, const LinearPart& part);
 // Without norm.
 void linear_gemm(VulkanEncoder& encoder, const LinearPart& part);

@@ -1,6 +1,9 @@
 // linear for few rows: chooses how many weight rows, units in flight and K splits fill the device.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
+#include <string>
 
 #include "vulkan/grid.h"
 #include "vulkan/linear.h"
@@ -52,10 +55,28 @@ GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, bool may_
   return plan;
 }
 
+void dispatch_gemv(VulkanEncoder& encoder, std::string_view stem, const LinearPart& part, const GemvPlan& plan,
+                   std::span<const std::uint32_t> constants, std::span<const Binding> bindings, std::uint32_t groups,
+                   double more_bytes) {
+  const LinearPush push = linear_push(part);
+  const std::string shader = fmt::format("{}.{}{}", stem, part.weight.dtype == DType::f16 ? "f16" : "f32",
+                                         plan.subgroups ? "_subgroup" : "");
+  Dispatch dispatch;
+  dispatch.shader = shader;
+  dispatch.constants = constants;
+  dispatch.bindings = bindings;
+  dispatch.push = push_bytes(push);
+  dispatch.groups[0] = std::min(groups, encoder.limits().group_count[0]);
+  dispatch.groups[1] = divide_up(groups, dispatch.groups[0]);
+  dispatch.cost_bytes = linear_bytes(part) + more_bytes;
+  dispatch.cost_flops = linear_flops(part);
+  dispatch.required_subgroup_size = plan.required_subgroup_size;
+  encoder.dispatch(dispatch);
+}
+
 void linear_gemv(VulkanEncoder& encoder, const LinearPart& part) {
   const VulkanLimits& limits = encoder.limits();
   const LinearArgs& args = part.args;
-  const bool f16 = part.weight.dtype == DType::f16;
   const GemvPlan plan = plan_gemv(limits, part, true);
 
   // Several weight rows a team where there are plenty: they share what is read of x.
@@ -74,22 +95,7 @@ void linear_gemv(VulkanEncoder& encoder, const LinearPart& part) {
                               {part.weight, Access::read},
                               {gamma, Access::read},
                               {beta, Access::read}};
-  const LinearPush push = linear_push(part);
-  Dispatch dispatch;
-  if (plan.subgroups) {
-    dispatch.shader = f16 ? "linear_gemv.f16_subgroup" : "linear_gemv.f32_subgroup";
-  } else {
-    dispatch.shader = f16 ? "linear_gemv.f16" : "linear_gemv.f32";
-  }
-  dispatch.constants = constants;
-  dispatch.bindings = bindings;
-  dispatch.push = push_bytes(push);
-  dispatch.groups[0] = std::min(groups, limits.group_count[0]);
-  dispatch.groups[1] = divide_up(groups, dispatch.groups[0]);
-  dispatch.cost_bytes = linear_bytes(part);
-  dispatch.cost_flops = linear_flops(part);
-  dispatch.required_subgroup_size = plan.required_subgroup_size;
-  encoder.dispatch(dispatch);
+  dispatch_gemv(encoder, "linear_gemv", part, plan, constants, bindings, groups, 0);
 }
 
 }  // namespace riverhorse::vulkan

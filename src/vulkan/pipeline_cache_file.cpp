@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "vulkan/hash.h"
+#include "base/hash.h"
 
 namespace riverhorse::vulkan {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "vulkan/hash.h"
+#include "base/hash.h"
 
 namespace riverhorse::vulkan {
 
@@ -17,7 +17,7 @@ const EmbeddedShader& find_shader(std::string_view name) {
 }
 
 std::uint64_t shader_set_hash() {
-  std::uint64_t hash = hash_seed;
+  std::uint64_t hash = 0;
   for (const EmbeddedShader& each : embedded_shaders()) {
     hash = hash_bytes(std::as_bytes(std::span(each.name)), hash);
     hash = hash_bytes(std::as_bytes(each.words), hash);
