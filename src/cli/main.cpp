@@ -84,6 +84,7 @@ int run(int argc, char** argv) {
   add_convert_command(app);
   add_generate_command(app);
   add_forward_command(app);
+  add_eval_command(app);
   add_tokenize_command(app);
   add_train_command(app);
   add_selftest_command(app);
