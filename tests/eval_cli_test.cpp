@@ -83,7 +83,8 @@ TEST_F(EvalCli, TextsAgainstForward) {
               1e-5);
   const nlohmann::json first = total("--data " + rows + " --limit 1");
   EXPECT_EQ(first["documents"], 1);
-  EXPECT_NEAR(first["loss"].get<double>(), sum(losses_by_forward(bytes(hippo, true))) / hippo.size(), 1e-5);
+  EXPECT_NEAR(first["loss"].get<double>(),
+              sum(losses_by_forward(bytes(hippo, true))) / static_cast<double>(hippo.size()), 1e-5);
 }
 
 TEST_F(EvalCli, WindowsAgainstForward) {
@@ -140,6 +141,7 @@ TEST_F(EvalCli, RowsLeftOutAreCounted) {
   EXPECT_NE(result.err.find("left_out.jsonl:2: left out: there is no field \"text\""), std::string::npos)
       << result.err;
   EXPECT_NE(result.out.find("1 bad rows were left out"), std::string::npos) << result.out;
+  EXPECT_EQ(eval("--data " + rows + " --json").json()["rows_left_out"], 1);
 }
 
 TEST_F(EvalCli, Lambada) {

@@ -73,6 +73,7 @@ class Evaluation {
     report.model = options_.model.model;
     report.device = engine.device().info();
     report.dtype = options_.dtype;
+    for (const auto& source : sources_) report.rows_left_out += source->header().left_out;
     evaluate(engine, report);
     const std::string text = options_.json ? eval_json(report) : eval_table(report);
     std::fwrite(text.data(), 1, text.size(), stdout);
@@ -170,9 +171,6 @@ class Evaluation {
     notes.push_back("the first token of a text has no context and is not scored");
     notes.push_back(tokenizer_ ? "bytes: of the scored tokens, decoded; an end of text has none"
                                : "bytes: not known, as the model has no tokenizer to decode the tokens with");
-    std::uint64_t left_out = 0;
-    for (const auto& source : sources_) left_out += source->header().left_out;
-    if (left_out > 0) notes.push_back(fmt::format("{} bad rows were left out", left_out));
     return notes;
   }
 

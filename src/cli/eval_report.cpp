@@ -85,6 +85,7 @@ std::string eval_json(const EvalReport& report) {
                      {"dtype", dtype_name(report.dtype)},
                      {"files", files},
                      {"total", row_json(report.total)},
+                     {"rows_left_out", report.rows_left_out},
                      {"notes", report.notes}};
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -114,6 +115,7 @@ std::string eval_table(const EvalReport& report) {
   text += fmt::format("{} on {} ({}), {}\n", report.model, report.device.id(), report.device.name,
                       dtype_name(report.dtype));
   for (const std::string& note : report.notes) text += note + "\n";
+  if (report.rows_left_out > 0) text += fmt::format("{} bad rows were left out\n", report.rows_left_out);
   return text;
 }
 

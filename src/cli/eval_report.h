@@ -30,7 +30,8 @@ struct EvalReport {
   DType dtype = DType::f32;
   std::vector<EvalRow> files;
   EvalRow total;
-  std::vector<std::string> notes;  // how the figures came about
+  std::uint64_t rows_left_out = 0;  // of texts; a bad row of a task is an error
+  std::vector<std::string> notes;   // how the figures came about
 };
 
 std::vector<EvalMetric> metrics_of(const TextLoss& loss, double seconds);
