@@ -12,10 +12,12 @@
 namespace riverhorse {
 namespace {
 
-constexpr double kTolerance = 1e-5;
-
 class Evaluation : public test::OnDevice {
  protected:
+  // Of a log-probability. On Vulkan texts of different lengths go different ways through the mixer; model_golden_test
+  // allows 2e-4 of the largest logit there, which is about 10.
+  double tolerance() const { return on_cpu() ? 1e-5 : 2e-3; }
+
   Engine& engine() {
     if (!engine_) {
       EngineOptions options;
@@ -106,7 +108,7 @@ TEST_P(Evaluation, BatchesGiveTheScoresOfEachTextAlone) {
       if (scores[i].empty()) continue;
       const std::vector<TokenScore> expected = reference(texts[i].tokens, static_cast<std::size_t>(texts[i].first));
       for (std::size_t j = 0; j < expected.size(); ++j) {
-        EXPECT_NEAR(scores[i][j].log_probability, expected[j].log_probability, kTolerance) << i << " " << j;
+        EXPECT_NEAR(scores[i][j].log_probability, expected[j].log_probability, tolerance()) << i << " " << j;
         EXPECT_EQ(scores[i][j].greedy, expected[j].greedy) << i << " " << j;
         greedy += scores[i][j].greedy ? 1 : 0;
       }
@@ -158,8 +160,8 @@ TEST_P(Evaluation, LossOfDocumentsAndOfOnePackedText) {
     EXPECT_EQ(loss.documents, 3);
     EXPECT_EQ(loss.tokens_scored, 29 + 0 + 44);
     EXPECT_EQ(loss.tokens_read, loss.tokens_scored);
-    EXPECT_NEAR(loss.loss(), sum / 73, kTolerance);
-    EXPECT_NEAR(loss.perplexity(), std::exp(sum / 73), kTolerance * loss.perplexity());
+    EXPECT_NEAR(loss.loss(), sum / 73, tolerance());
+    EXPECT_NEAR(loss.perplexity(), std::exp(sum / 73), tolerance() * loss.perplexity());
     EXPECT_FALSE(loss.bytes || loss.bits_per_byte()) << "there is no tokenizer";
     EXPECT_EQ(last_done, 73u);
     EXPECT_EQ(last_total, 73u);
@@ -168,11 +170,11 @@ TEST_P(Evaluation, LossOfDocumentsAndOfOnePackedText) {
   const TextLoss packed = evaluate_loss(engine(), documents, nullptr, options);
   EXPECT_EQ(packed.documents, 3);
   EXPECT_EQ(packed.tokens_scored, 75);
-  EXPECT_NEAR(packed.nats, -reference_sum(documents.tokens(), 1), kTolerance * 75);
+  EXPECT_NEAR(packed.nats, -reference_sum(documents.tokens(), 1), tolerance() * 75);
   options.limit = 1;
   const TextLoss first = evaluate_loss(engine(), documents, nullptr, options);
   EXPECT_EQ(first.documents, 1);
-  EXPECT_NEAR(first.nats, -reference_sum(parts[0], 1), kTolerance * 29);
+  EXPECT_NEAR(first.nats, -reference_sum(parts[0], 1), tolerance() * 29);
 
   TextLoss both = first;
   both += packed;
@@ -204,7 +206,7 @@ TEST_P(Evaluation, SlidingWindows) {
     options.stride = stride;
     const TextLoss loss = evaluate_loss(engine(), documents, nullptr, options);
     EXPECT_EQ(loss.tokens_scored, 56 + 15 + 2);
-    EXPECT_NEAR(loss.loss(), sum / 73, kTolerance) << window << " " << stride;
+    EXPECT_NEAR(loss.loss(), sum / 73, tolerance()) << window << " " << stride;
     EXPECT_EQ(loss.tokens_read > loss.tokens_scored, window < 57 && stride < window - 1) << "windows overlap";
   }
   TextLossOptions options;
@@ -223,7 +225,7 @@ TEST_P(Evaluation, BitsPerByteCountTheBytesOfScoredTokens) {
   const TextLoss loss = evaluate_loss(engine(), documents, bytes.get(), {});
   EXPECT_EQ(loss.tokens_scored, 24);
   EXPECT_EQ(loss.bytes, 22u) << "neither the first byte nor the end of text";
-  EXPECT_NEAR(*loss.bits_per_byte(), -2 * reference_sum(text, 1) / std::log(2.0) / 22, 10 * kTolerance);
+  EXPECT_NEAR(*loss.bits_per_byte(), -2 * reference_sum(text, 1) / std::log(2.0) / 22, 10 * tolerance());
 }
 
 // ------------------------------------------------------------------------------------------------------- tasks
@@ -269,8 +271,8 @@ TEST_P(Evaluation, LastWords) {
     EXPECT_EQ(result.rows, 2);
     EXPECT_EQ(result.right, right);
     EXPECT_EQ(result.tokens_scored, tokens_scored);
-    EXPECT_NEAR(result.nats, nats, 2 * kTolerance);
-    EXPECT_NEAR(result.perplexity(), std::exp(nats / 2), 2 * kTolerance * result.perplexity());
+    EXPECT_NEAR(result.nats, nats, 2 * tolerance());
+    EXPECT_NEAR(result.perplexity(), std::exp(nats / 2), 2 * tolerance() * result.perplexity());
     EXPECT_DOUBLE_EQ(result.accuracy(), static_cast<double>(right) / 2);
   }
 }
