@@ -224,7 +224,8 @@ TEST_F(Cli, ConvertWritesAModelFolder) {
 
 TEST_F(Cli, EveryFlagIsInATest) {
   std::string tests;
-  for (const char* name : {"cli_test.cpp", "cli_model_test.cpp", "tokenize_cli_test.cpp", "train_cli_test.cpp"}) {
+  for (const char* name : {"cli_test.cpp", "cli_model_test.cpp", "tokenize_cli_test.cpp", "train_cli_test.cpp",
+                           "train_data_cli_test.cpp", "train_options_cli_test.cpp"}) {
     tests += read_whole_file(std::string(RIVERHORSE_SOURCE_DIR) + "/tests/" + name);
   }
   std::set<std::string> flags;

@@ -2,44 +2,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cli_fixture.h"
-#include "formats/tensor_file.h"
+#include "train_cli_fixture.h"
 
 namespace riverhorse {
 namespace {
-
-class TrainCli : public ProgramTest {
- protected:
-  // Bytes of a repeated line, as the presets' byte vocabulary has them.
-  static std::string tokens_file(const std::string& name, int repetitions, std::int64_t odd_one = 'x') {
-    std::vector<std::int64_t> tokens;
-    for (int i = 0; i < repetitions; ++i) {
-      for (const char letter : std::string("A river horse swims at night and sleeps by day.\n"))
-        tokens.push_back(letter);
-    }
-    tokens.push_back(odd_one);
-    const std::string path = temporary(name);
-    const auto count = static_cast<std::int64_t>(tokens.size());
-    write_safetensors(path, {{"tokens", make_host_tensor(std::span<const std::int64_t>(tokens), {count})}}, {});
-    return path;
-  }
-
-  static ChildResult train(const std::string& more, std::optional<std::size_t> interrupt_after = {}) {
-    return run(joined({"train", "--backend", "cpu"}, words(more)), {{"OMP_NUM_THREADS", "1"}}, interrupt_after);
-  }
-  static std::string small(const std::string& data, const std::string& output) {
-    return "--data " + data + " --output " + output + " --batch 2 --length 24 --learning-rate 5e-3 ";
-  }
-  static std::vector<nlohmann::json> rows(const std::string& folder) {
-    std::vector<nlohmann::json> rows;
-    std::ifstream file(folder + "/train.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      rows.push_back(nlohmann::json::parse(line));
-      rows.back().erase("tokens_per_second");
-    }
-    return rows;
-  }
-};
 
 TEST_F(TrainCli, FromNothingToAModelThatGenerates) {
   const std::string data = tokens_file("train.safetensors", 30), validation = tokens_file("held.safetensors", 2);
@@ -122,8 +88,11 @@ TEST_F(TrainCli, KilledAnywhereItGoesOnExactly) {
 // Every flag with a value that is not the default, as the checkpoint then has it; and again after --resume.
 TEST_F(TrainCli, EveryFlagArrives) {
   const std::string data = tokens_file("flags.safetensors", 3), folder = temporary("flags");
-  const std::vector<std::pair<std::string, nlohmann::json>> flags = {{"--data", data},
-                                                                     {"--validation-data", data},
+  const std::vector<std::pair<std::string, nlohmann::json>> flags = {{"--data", {data}},
+                                                                     {"--validation-data", {data}},
+                                                                     {"--column", "body"},
+                                                                     {"--field", "body"},
+                                                                     {"--validation-percent", 0.0},
                                                                      {"--steps", 2},
                                                                      {"--batch", 1},
                                                                      {"--accumulation", 2},
@@ -149,7 +118,8 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--conv", "fft"}};
   std::string command = "--config " + golden_folder + "/lm/h3-pure/config.json --output " + folder;
   for (const auto& [flag, value] : flags) {
-    command += " " + flag + " " + (value.is_string() ? value.get<std::string>() : value.dump());
+    const nlohmann::json& one = value.is_array() ? value[0] : value;
+    command += " " + flag + " " + (one.is_string() ? one.get<std::string>() : one.dump());
   }
   const auto expect_options = [&](const std::string& checkpoint, int steps) {
     const auto state = nlohmann::json::parse(read_whole_file(folder + "/" + checkpoint + "/trainer_state.json"));

@@ -6,8 +6,10 @@ foreach(name trainer_parts_test checkpoint_folder_test trainer_test)
 endforeach()
 
 if(TARGET riverhorse_program)
-  riverhorse_test(train_cli_test train_cli_test.cpp USES riverhorse_formats nlohmann_json::nlohmann_json
-                  LABELS program training)
-  target_compile_definitions(train_cli_test PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>")
-  add_dependencies(train_cli_test riverhorse_program)
+  foreach(name train_cli_test train_data_cli_test train_options_cli_test)
+    riverhorse_test(${name} ${name}.cpp USES riverhorse_formats riverhorse_data nlohmann_json::nlohmann_json
+                    LABELS program training)
+    target_compile_definitions(${name} PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>")
+    add_dependencies(${name} riverhorse_program)
+  endforeach()
 endif()

@@ -15,7 +15,12 @@ class FlagVisitor : public OptionVisitor {
  public:
   FlagVisitor(CLI::App& command, nlohmann::json& given) : command_(command), given_(given) {}
 
-  void text(const char* name, const char* help, std::string&) override { add<std::string>(name, help, "FILE"); }
+  void text(const char* name, const char* help, std::string& value) override {
+    add<std::string>(name, value.empty() ? help : fmt::format("{} (default: {})", help, value), "TEXT");
+  }
+  void texts(const char* name, const char* help, std::vector<std::string>&) override {
+    add<std::vector<std::string>>(name, help, "FILES");
+  }
   void integer(const char* name, const char* help, std::int64_t& value, std::int64_t, std::int64_t) override {
     add<std::int64_t>(name, fmt::format("{} (default: {})", help, value), "N");
   }

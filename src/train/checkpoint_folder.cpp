@@ -170,9 +170,14 @@ void write_checkpoint(const fs::path& folder, const TrainingCheckpoint& checkpoi
 
 }  // namespace
 
-std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) {
+std::map<std::string, std::string> read_tokenizer_files(const fs::path& path) {
   std::map<std::string, std::string> files;
   std::error_code ignored;
+  const bool is_file = fs::is_regular_file(path, ignored);
+  if (is_file && path.extension() == ".json" && path.filename() != "vocab.json") {
+    return {{"tokenizer.json", read_text_file(path, tokenizer_limit_bytes)}};
+  }
+  const fs::path folder = is_file ? path.parent_path() : path;
   for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
     if (fs::exists(folder / name, ignored)) files[name] = read_text_file(folder / name, tokenizer_limit_bytes);
   }

@@ -43,8 +43,9 @@ struct TrainingCheckpoint {
   std::map<std::string, std::string> tokenizer_files;  // text by name
 };
 
-// The tokenizer files that a model folder has.
-std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
+// The tokenizer files that a model folder has, by name; `path` may also be a file in it, or a tokenizer.json of any
+// name. Empty when there is none.
+std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& path);
 
 std::filesystem::path checkpoint_path(const std::filesystem::path& run, std::int64_t step);
 

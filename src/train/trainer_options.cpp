@@ -21,6 +21,7 @@ void visit_choice(OptionVisitor& visitor, const char* name, const char* help, En
 class Writer : public OptionVisitor {
  public:
   void text(const char* name, const char*, std::string& value) override { json[name] = value; }
+  void texts(const char* name, const char*, std::vector<std::string>& value) override { json[name] = value; }
   void integer(const char* name, const char*, std::int64_t& value, std::int64_t, std::int64_t) override {
     json[name] = value;
   }
@@ -44,6 +45,17 @@ class Reader : public OptionVisitor {
     if (found == nullptr) return;
     require(found->is_string(), name, *found, "a text");
     value = found->get<std::string>();
+  }
+  void texts(const char* name, const char*, std::vector<std::string>& value) override {
+    const nlohmann::json* found = find(name);
+    if (found == nullptr) return;
+    if (found->is_string()) {
+      value = {found->get<std::string>()};
+      return;
+    }
+    const auto is_text = [](const nlohmann::json& each) { return each.is_string(); };
+    require(found->is_array() && std::all_of(found->begin(), found->end(), is_text), name, *found, "a list of texts");
+    value = found->get<std::vector<std::string>>();
   }
   void integer(const char* name, const char*, std::int64_t& value, std::int64_t low, std::int64_t high) override {
     const nlohmann::json* found = find(name);
@@ -95,10 +107,16 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   constexpr std::int64_t many = std::int64_t{1} << 40, wide = std::int64_t{1} << 24;
   OptimizerOptions& optimizer = options.optimizer;
   ScheduleOptions& schedule = options.schedule;
-  visitor.text("data",
-               "Tokens to train on: a file of riverhorse tokenize, or a .safetensors with tokens (N), I32 or I64",
-               options.data);
-  visitor.text("validation_data", "Tokens to validate on, of the same kind", options.validation_data);
+  visitor.texts("data",
+                "What to train on: text (.txt, .csv, .json, .jsonl; patterns too), a file of riverhorse tokenize, or "
+                "a .safetensors with tokens (N), I32 or I64",
+                options.data);
+  visitor.texts("validation_data", "What to validate on, of the same kinds", options.validation_data);
+  visitor.text("column", "Column of .csv files", options.column);
+  visitor.text("field", "Field of .json and .jsonl files", options.field);
+  visitor.number("validation_percent",
+                 "Share of the documents of text to validate on instead; of a single document, its end",
+                 options.validation_percent, 0, 99.9);
   visitor.integer("steps", "Steps in all", options.steps, 1, many);
   visitor.integer("batch", "Sequences of a micro-batch", options.batch, 1, wide);
   visitor.integer("accumulation", "Micro-batches of a step", options.accumulation, 1, wide);

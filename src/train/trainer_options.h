@@ -14,7 +14,11 @@
 namespace riverhorse {
 
 struct TrainerOptions {
-  std::string data, validation_data;  // files; the trainer itself is given what they hold
+  // Files, or patterns of text files; the trainer itself is given what they hold.
+  std::vector<std::string> data, validation_data;
+  std::string column = "text";    // of .csv files
+  std::string field = "text";     // of .json and .jsonl files
+  double validation_percent = 0;  // of the documents of `data`, set aside
   std::int64_t steps = 1000;
   std::int64_t batch = 8;         // sequences of a micro-batch
   std::int64_t accumulation = 1;  // micro-batches of a step
@@ -36,6 +40,7 @@ class OptionVisitor {
  public:
   virtual ~OptionVisitor() = default;
   virtual void text(const char* name, const char* help, std::string& value) = 0;
+  virtual void texts(const char* name, const char* help, std::vector<std::string>& value) = 0;
   virtual void integer(const char* name, const char* help, std::int64_t& value, std::int64_t low,
                        std::int64_t high) = 0;
   virtual void number(const char* name, const char* help, double& value, double low, double high) = 0;
