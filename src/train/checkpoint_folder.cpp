@@ -90,6 +90,7 @@ nlohmann::ordered_json state_json(const TrainerState& state) {
   json["riverhorse"] = RIVERHORSE_VERSION;
   json["step"] = state.step;
   json["samples"] = state.samples;
+  json["tokens"] = state.tokens;
   json["micro_batches"] = state.micro_batches;
   json["data_tokens"] = state.data_tokens;
   json["validation_loss"] = optional(state.validation_loss);
@@ -138,6 +139,8 @@ TrainerState parse_state(const fs::path& path) {
   } catch (const Error& error) {
     throw Error(StatusCode::bad_file, error.what());
   }
+  // What wrote no tokens had no padding.
+  state.tokens = json.contains("tokens") ? count("tokens") : state.samples * state.options.length;
   return state;
 }
 
