@@ -19,9 +19,10 @@ TEST_F(TrainCli, FromNothingToAModelThatGenerates) {
                            "48 tokens a step", " MB on cpu:0", "done: "}) {
     EXPECT_NE(result.out.find(part), std::string::npos) << part << " is not in " << result.out;
   }
-  for (const char* part : {"step 30/30", "loss ", "tokens/s", "validation loss"}) {
+  for (const char* part : {"step 30/30", "loss ", "tokens/s", " MB  ", " left", "validation loss"}) {
     EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
   }
+  EXPECT_EQ(result.err.find("MFU"), std::string::npos) << "nobody said what the peak is: " << result.err;
   const auto log = rows(folder);
   ASSERT_EQ(log.size(), 30u);
   EXPECT_LT(log.back()["loss"].get<double>(), log.front()["loss"].get<double>() - 1);
@@ -114,12 +115,20 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--validation-tokens", 20},
                                                                      {"--checkpoint-every", 1},
                                                                      {"--keep", 2},
+                                                                     {"--reset-state-at-documents", true},
+                                                                     {"--auto-batch", true},
+                                                                     {"--tensorboard", true},
+                                                                     {"--peak-tflops", 0.5},
+                                                                     {"--sample-every", 2},
+                                                                     {"--sample-tokens", 3},
+                                                                     {"--prompt", "ab"},
                                                                      {"--seed", 5},
                                                                      {"--conv", "fft"}};
   std::string command = "--config " + golden_folder + "/lm/h3-pure/config.json --output " + folder;
   for (const auto& [flag, value] : flags) {
     const nlohmann::json& one = value.is_array() ? value[0] : value;
-    command += " " + flag + " " + (one.is_string() ? one.get<std::string>() : one.dump());
+    command += " " + flag;
+    if (!one.is_boolean()) command += " " + (one.is_string() ? one.get<std::string>() : one.dump());
   }
   const auto expect_options = [&](const std::string& checkpoint, int steps) {
     const auto state = nlohmann::json::parse(read_whole_file(folder + "/" + checkpoint + "/trainer_state.json"));
@@ -148,14 +157,15 @@ TEST_F(TrainCli, EveryFlagArrives) {
 
 TEST_F(TrainCli, TokenizerFilesAreCopied) {
   const std::string tokenizer = temporary("tokenizer"), folder = temporary("with_tokenizer");
-  std::filesystem::create_directories(tokenizer);
-  std::ofstream(tokenizer + "/merges.txt") << "a b\n";
+  const std::string text = write_file("tokenizer/text.txt", "river horse, river horse, river horse");
+  expect_success(run({"tokenize", "--input", text, "--train-bpe", "260", "--output", tokenizer + "/unused.tokens"}));
+  const std::string tokenizer_json = read_whole_file(tokenizer + "/tokenizer.json");
   const std::string data = tokens_file("copied.safetensors", 3);
   expect_success(train("--preset tiny --steps 1 --tokenizer " + tokenizer + " " + small(data, folder)));
-  EXPECT_EQ(read_whole_file(folder + "/step-00000001/merges.txt"), "a b\n");
+  EXPECT_EQ(read_whole_file(folder + "/step-00000001/tokenizer.json"), tokenizer_json);
   std::filesystem::remove_all(tokenizer);
   expect_success(train("--resume " + folder + " --steps 2 --keep 1"));
-  EXPECT_EQ(read_whole_file(folder + "/step-00000002/merges.txt"), "a b\n");
+  EXPECT_EQ(read_whole_file(folder + "/step-00000002/tokenizer.json"), tokenizer_json);
   EXPECT_FALSE(std::filesystem::exists(folder + "/step-00000001"));
 }
 
@@ -180,6 +190,7 @@ TEST_F(TrainCli, BadUsageIsStatus2) {
   expect_failure(train("--resume x --output y"), 2, "--resume");
   expect_failure(train("--resume x --length 5"), 2, "--length");
   expect_failure(train("--resume x --seed 5"), 2, "--seed");
+  expect_failure(train("--resume x --reset-state-at-documents"), 2, "--reset-state-at-documents");
   EXPECT_FALSE(std::filesystem::exists(output));
 
   expect_success(train(good + "--length 8 --steps 1"));

@@ -22,6 +22,7 @@ CheckedDeviceOptions checked_options(const DeviceChoiceOptions& options) {
   checked.device_options.cache_folder = options.cache;
   checked.device_options.minimal_features = options.safe_shaders;
   checked.device_options.validation = options.validation;
+  checked.device_options.memory_limit_bytes = options.memory_limit_mib << 20;
   checked.self_test = !options.no_selftest;
   return checked;
 }
@@ -102,6 +103,10 @@ std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options)
   if (!support.supported) {
     fail(StatusCode::unsupported, "{} ({}) cannot train: {}; without --backend and --device, one that does is taken",
          info.id(), info.name, support.reason);
+  }
+  if (options.memory_limit_mib > 0 && info.backend != BackendKind::cpu) {
+    fail(StatusCode::unsupported, "--memory-limit is for the cpu backend, and {} ({}) was chosen", info.id(),
+         info.name);
   }
   log_info(fmt::format("training on {} ({})", info.id(), info.name));
   return device;

@@ -34,6 +34,7 @@ struct DeviceChoiceOptions {
   bool safe_shaders = false;  // DeviceOptions::minimal_features
   bool validation = false;
   bool no_selftest = false;
+  std::uint64_t memory_limit_mib = 0;  // 0: none
 };
 void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
 

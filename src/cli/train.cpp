@@ -14,6 +14,7 @@
 #include "cli/tokenizer_option.h"
 #include "cli/train_data.h"
 #include "cli/train_flags.h"
+#include "cli/train_samples.h"
 #include "model/initialization.h"
 #include "train/trainer.h"
 
@@ -85,9 +86,10 @@ void check_usage(const TrainCommand& command) {
     if (!command.output.empty() || !command.tokenizer.empty() || !command.settings.empty()) {
       fail(StatusCode::invalid_argument, "--resume goes on in its folder: no --output, --tokenizer or --set");
     }
-    for (const char* fixed : {"length", "seed"}) {
+    for (const char* fixed : {"length", "seed", "reset_state_at_documents"}) {
       if (command.given.contains(fixed)) {
-        fail(StatusCode::invalid_argument, "--{} cannot change in a training that goes on (--resume)", fixed);
+        fail(StatusCode::invalid_argument, "{} cannot change in a training that goes on (--resume)",
+             flag_name(fixed));
       }
     }
     return;
@@ -159,7 +161,7 @@ void run(const TrainCommand& command) {
   check_usage(command);
   TrainingCheckpoint start = starting_point(command);
   const ModelConfig config = start.model.config;
-  const TrainerOptions options = start.state.options;
+  TrainerOptions options = start.state.options;
   const std::int64_t done = start.state.step;
   const std::string run_folder = command.resume.empty() ? command.output : command.resume;
   if (done >= options.steps) {
@@ -170,15 +172,21 @@ void run(const TrainCommand& command) {
   const std::shared_ptr<Device> device = open_training_device(command.device);
   const TrainingData data =
       open_training_data(options, tokenizer.get(), config.padded_vocab_size(), command.device.cache);
-  Trainer trainer(device, std::move(start), *data.train, data.validation.get(), run_folder);
+  TrainSamples samples(device, tokenizer.get(), options, run_folder, done);
+  const auto trainer = make_trainer(device, std::move(start), *data.train, data.validation.get(), run_folder);
+  options = trainer->state().options;
   print_plan(config, options, run_folder, *device, done);
-  const bool finished = trainer.run(interrupted, progress());
-  const std::string newest = checkpoint_path(run_folder, trainer.state().step).string();
+  const auto report = [&, line = progress()](const StepReport& step) {
+    line(step);
+    if (samples.wanted(step.step)) samples.add(trainer->model(), step.step);
+  };
+  const bool finished = trainer->run(interrupted, report);
+  const std::string newest = checkpoint_path(run_folder, trainer->state().step).string();
   if (finished) {
     fmt::print("done: {}\n", newest);
   } else {
-    fmt::print("stopped after step {} of {}, saved {}; go on with --resume {}\n", trainer.state().step, options.steps,
-               newest, run_folder);
+    fmt::print("stopped after step {} of {}, saved {}; go on with --resume {}\n", trainer->state().step,
+               options.steps, newest, run_folder);
   }
 }
 
@@ -192,7 +200,9 @@ void add_train_command(CLI::App& app) {
       "saves,\n"
       "and goes on with --resume FOLDER exactly as if it had not stopped, with the options it had unless given "
       "anew.\n"
-      "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl.");
+      "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl; tensorboard/ "
+      "and\n"
+      "samples.jsonl where they are asked for.");
   command->add_option("--preset", options->preset, "A new model: tiny, tiny-hybrid, 125m, 355m, ...")
       ->type_name("NAME")
       ->check(CLI::IsMember(model_preset_names()));
@@ -212,6 +222,11 @@ void add_train_command(CLI::App& app) {
       ->type_name("PATH");
   add_trainer_flags(*command, options->given);
   add_device_options(*command, options->device);
+  command
+      ->add_option("--memory-limit", options->device.memory_limit_mib,
+                   "cpu: most memory that tensors may take (default: what is free)")
+      ->type_name("MIB")
+      ->check(CLI::Range(1, 1 << 30));
   command->callback([options] { run(*options); });
 }
 
