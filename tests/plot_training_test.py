@@ -38,7 +38,8 @@ class PlotTraining(unittest.TestCase):
 
     def plot(self, *arguments):
         output = os.path.join(self.folder.name, "page.html")
-        result = subprocess.run([sys.executable, SCRIPT, *arguments, "--output", output], capture_output=True, text=True)
+        command = [sys.executable, SCRIPT, *arguments, "--output", output]
+        result = subprocess.run(command, capture_output=True, text=True)
         return result, output
 
     def page(self, *arguments):
@@ -82,7 +83,8 @@ class PlotTraining(unittest.TestCase):
         labels = [text.text for text in panels[3].findall(SVG + "text")]
         self.assertIn("step", labels)
         self.assertIn("80,000", labels)
-        self.assertEqual(labels[1:-1], [label for label in labels[1:-1] if label.replace(",", "").replace(".", "").isdigit()])
+        for label in labels[1:-1]:
+            float(label.replace(",", ""))
 
     def test_long_runs_are_thinned_and_short_ones_are_points(self):
         log = self.write("long/train.jsonl", "".join(json.dumps(row(step)) + "\n" for step in range(1, 5001)))
