@@ -34,7 +34,8 @@ TEST_F(TrainOptions, SamplesAreShownAndChangeNothing) {
   EXPECT_EQ(step, 6);
 
   // Going on from a step continues that log too; without a prompt a text begins with the end of one before it.
-  expect_success(train("--resume " + with + " --steps 8 --prompt= --sample-every 1"));
+  expect_success(run({"train", "--resume", with, "--steps", "8", "--sample-every", "1", "--prompt", ""},
+                     {{"OMP_NUM_THREADS", "1"}}));
   EXPECT_NE(read_whole_file(with + "/samples.jsonl").find("{\"step\":8,\"prompt\":\"\""), std::string::npos);
   const std::string samples = read_whole_file(with + "/samples.jsonl");
   EXPECT_EQ(std::count(samples.begin(), samples.end(), '\n'), 5);
