@@ -128,7 +128,9 @@ TEST_F(TrainCli, EveryFlagArrives) {
   for (const auto& [flag, value] : flags) {
     const nlohmann::json& one = value.is_array() ? value[0] : value;
     command += " " + flag;
-    if (!one.is_boolean()) command += " " + (one.is_string() ? one.get<std::string>() : one.dump());
+    if (one.is_boolean()) continue;
+    command += ' ';
+    command += one.is_string() ? one.get<std::string>() : one.dump();
   }
   const auto expect_options = [&](const std::string& checkpoint, int steps) {
     const auto state = nlohmann::json::parse(read_whole_file(folder + "/" + checkpoint + "/trainer_state.json"));
