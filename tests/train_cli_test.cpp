@@ -163,7 +163,8 @@ TEST_F(TrainCli, TokenizerFilesAreCopied) {
   expect_success(run({"tokenize", "--input", text, "--train-bpe", "260", "--output", tokenizer + "/unused.tokens"}));
   const std::string tokenizer_json = read_whole_file(tokenizer + "/tokenizer.json");
   const std::string data = tokens_file("copied.safetensors", 3);
-  expect_success(train("--preset tiny --steps 1 --tokenizer " + tokenizer + " " + small(data, folder)));
+  expect_success(
+      train("--preset tiny --set vocab_size=260 --steps 1 --tokenizer " + tokenizer + " " + small(data, folder)));
   EXPECT_EQ(read_whole_file(folder + "/step-00000001/tokenizer.json"), tokenizer_json);
   std::filesystem::remove_all(tokenizer);
   expect_success(train("--resume " + folder + " --steps 2 --keep 1"));

@@ -127,7 +127,15 @@ TrainingCheckpoint starting_point(const TrainCommand& command) {
 
 // The one that text goes through, which is the one that the checkpoints have files of; null when there is none.
 std::unique_ptr<Tokenizer> find_training_tokenizer(const TrainCommand& command, const Checkpoint& model) {
-  if (!command.tokenizer.empty()) return load_named_tokenizer(command.tokenizer);
+  if (!command.tokenizer.empty()) {
+    std::unique_ptr<Tokenizer> tokenizer = load_named_tokenizer(command.tokenizer);
+    if (tokenizer->vocab_size() > model.config.vocab_size) {
+      fail(StatusCode::invalid_argument,
+           "the tokenizer {} has {} tokens, and the model's vocabulary {}; make the model with --set vocab_size={}",
+           command.tokenizer, tokenizer->vocab_size(), model.config.vocab_size, tokenizer->vocab_size());
+    }
+    return tokenizer;
+  }
   if (!command.from.empty() || !command.resume.empty()) return find_tokenizer(model.folder, model.config.vocab_size);
   return fitting_byte_tokenizer(model.config.vocab_size);
 }

@@ -26,18 +26,15 @@ bool is_text(const std::vector<std::string>& paths) {
   return pattern || std::find(kinds.begin(), kinds.end(), extension) != kinds.end();
 }
 
-void check_vocabulary(const std::string& what, std::int64_t tokens, std::int64_t vocabulary) {
-  if (tokens <= vocabulary) return;
-  fail(StatusCode::invalid_argument,
-       "{} has a vocabulary of {} tokens, and the model's has {}; take the model's tokenizer, or make the model with "
-       "--set vocab_size={}",
-       what, tokens, vocabulary, tokens);
-}
-
 std::unique_ptr<TokenSource> open_token_file(const std::string& path, const Tokenizer* tokenizer,
                                              std::int64_t vocabulary) {
   auto file = std::make_unique<TokenFile>(path);
-  check_vocabulary(path, static_cast<std::int64_t>(file->header().vocab_size), vocabulary);
+  if (file->header().vocab_size > static_cast<std::uint64_t>(vocabulary)) {
+    fail(StatusCode::invalid_argument,
+         "{} has tokens of a vocabulary of {}, and the model's has {}; tokenize with the model's tokenizer, or make "
+         "the model with --set vocab_size={}",
+         path, file->header().vocab_size, vocabulary, file->header().vocab_size);
+  }
   if (tokenizer != nullptr && file->header().tokenizer_hash != tokenizer->fingerprint()) {
     log_warning(fmt::format("{} was made with another tokenizer than the one that goes into the checkpoints", path));
   }
@@ -73,7 +70,6 @@ Dataset open_text(const TrainerOptions& options, const std::vector<std::string>&
          "--set vocab_size=257",
          paths[0], vocabulary);
   }
-  check_vocabulary("the tokenizer", tokenizer->vocab_size(), vocabulary);
   DatasetOptions dataset;
   dataset.split = {validation_percent, static_cast<std::uint64_t>(options.seed)};
   dataset.progress = [progress = progress_line("tokenizing")](std::uint64_t done, std::uint64_t total) {

@@ -16,9 +16,10 @@ struct TrainingData {
 };
 
 // Opens what options.data and options.validation_data name, for a model of `vocabulary` tokens. A single name that is
-// no kind of text (.txt, .csv, .json, .jsonl) and no pattern is a file of tokens. Text goes through `tokenizer`
-// (null: there is none) and is kept in the folder `cache`, as open_dataset. Errors: invalid_argument for what does
-// not go together; those of TokenFile, read_safetensors and open_dataset; cancelled at Ctrl-C.
+// no kind of text (.txt, .csv, .json, .jsonl) and no pattern is a file of tokens. Text goes through `tokenizer`,
+// which fits the model (null: there is none), and is kept in the folder `cache`, as open_dataset. Errors:
+// invalid_argument for what does not go together; those of TokenFile, read_safetensors and open_dataset; cancelled at
+// Ctrl-C.
 TrainingData open_training_data(const TrainerOptions& options, const Tokenizer* tokenizer, std::int64_t vocabulary,
                                 const std::string& cache);
 
