@@ -9,8 +9,8 @@ riverhorse_packages_build=(
   nlohmann-json3-dev libcli11-dev libfmt-dev libzip-dev libpcre2-dev libopenblas-dev
   libvulkan-dev libvulkan-volk-dev libvkfft-dev glslang-dev glslang-tools spirv-tools "spirv-tools-dev?"
 )
-# To run on any machine: lavapipe is the Vulkan device where there is no GPU.
-riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers)
+# To run on any machine: lavapipe is the Vulkan device where there is no GPU; samples/plot_training is Python.
+riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers python3)
 riverhorse_packages_test=(libgtest-dev vulkan-validationlayers)
 riverhorse_packages_ci=(ccache git clang-format-14 clang-tidy-14)
 

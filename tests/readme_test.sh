@@ -8,7 +8,7 @@ program_dir=$(realpath "$1")
 mkdir -p "$2"
 work=$(realpath "$2")
 rm -rf "${work:?}"/*
-ln -s "$source_dir/tests" "$source_dir/LICENSE" "$work"
+ln -s "$source_dir/tests" "$source_dir/samples" "$source_dir/LICENSE" "$work"
 
 awk '/^<!-- tested -->/ { wanted = 1; next }
      /^```sh/ && wanted { inside = 1; next }

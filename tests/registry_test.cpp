@@ -93,6 +93,24 @@ TEST(ChooseDevice, RefusesWhatIsNotThere) {
   expect_choice_error(StatusCode::not_found, list_of({}), "", "", "no device");
 }
 
+TEST(ChooseTrainingDevice, TakesTheBestThatTrainsUnlessOneIsNamed) {
+  const DeviceList all = list_of({big, small, soft, cpu});
+  const auto chosen_for = [&](std::string_view backend, std::string_view name, const std::string& trains) {
+    const auto training = [&](const DeviceInfo& info) {
+      EXPECT_NE(info.type, DeviceType::software);
+      return Support{trains.find(info.id()) != std::string::npos, "no backward pass"};
+    };
+    return choose_training_device(all, backend, name, training).id();
+  };
+  EXPECT_EQ(chosen_for("", "", "cpu:0"), "cpu:0");
+  EXPECT_EQ(chosen_for("auto", "", "vulkan:1 cpu:0"), "vulkan:1");
+  EXPECT_EQ(chosen_for("", "", "vulkan:0 vulkan:1 cpu:0"), "vulkan:0");
+  // Never another than the one that was asked for.
+  EXPECT_EQ(chosen_for("vulkan", "", "cpu:0"), "vulkan:0");
+  EXPECT_EQ(chosen_for("", "small", "cpu:0"), "vulkan:1");
+  EXPECT_THROW(chosen_for("", "", ""), Error);
+}
+
 TEST(ListDevices, HasTheCpuAndSaysWhyNoCuda) {
   const DeviceList list = list_devices();
   ASSERT_FALSE(list.devices.empty());

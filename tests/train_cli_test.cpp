@@ -2,44 +2,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cli_fixture.h"
-#include "formats/tensor_file.h"
+#include "train_cli_fixture.h"
 
 namespace riverhorse {
 namespace {
-
-class TrainCli : public ProgramTest {
- protected:
-  // Bytes of a repeated line, as the presets' byte vocabulary has them.
-  static std::string tokens_file(const std::string& name, int repetitions, std::int64_t odd_one = 'x') {
-    std::vector<std::int64_t> tokens;
-    for (int i = 0; i < repetitions; ++i) {
-      for (const char letter : std::string("A river horse swims at night and sleeps by day.\n"))
-        tokens.push_back(letter);
-    }
-    tokens.push_back(odd_one);
-    const std::string path = temporary(name);
-    const auto count = static_cast<std::int64_t>(tokens.size());
-    write_safetensors(path, {{"tokens", make_host_tensor(std::span<const std::int64_t>(tokens), {count})}}, {});
-    return path;
-  }
-
-  static ChildResult train(const std::string& more, std::optional<std::size_t> interrupt_after = {}) {
-    return run(joined({"train", "--backend", "cpu"}, words(more)), {{"OMP_NUM_THREADS", "1"}}, interrupt_after);
-  }
-  static std::string small(const std::string& data, const std::string& output) {
-    return "--data " + data + " --output " + output + " --batch 2 --length 24 --learning-rate 5e-3 ";
-  }
-  static std::vector<nlohmann::json> rows(const std::string& folder) {
-    std::vector<nlohmann::json> rows;
-    std::ifstream file(folder + "/train.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      rows.push_back(nlohmann::json::parse(line));
-      rows.back().erase("tokens_per_second");
-    }
-    return rows;
-  }
-};
 
 TEST_F(TrainCli, FromNothingToAModelThatGenerates) {
   const std::string data = tokens_file("train.safetensors", 30), validation = tokens_file("held.safetensors", 2);
@@ -53,9 +19,10 @@ TEST_F(TrainCli, FromNothingToAModelThatGenerates) {
                            "48 tokens a step", " MB on cpu:0", "done: "}) {
     EXPECT_NE(result.out.find(part), std::string::npos) << part << " is not in " << result.out;
   }
-  for (const char* part : {"step 30/30", "loss ", "tokens/s", "validation loss"}) {
+  for (const char* part : {"step 30/30", "loss ", "tokens/s", " MB  ", " left", "validation loss"}) {
     EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
   }
+  EXPECT_EQ(result.err.find("MFU"), std::string::npos) << "nobody said what the peak is: " << result.err;
   const auto log = rows(folder);
   ASSERT_EQ(log.size(), 30u);
   EXPECT_LT(log.back()["loss"].get<double>(), log.front()["loss"].get<double>() - 1);
@@ -122,8 +89,11 @@ TEST_F(TrainCli, KilledAnywhereItGoesOnExactly) {
 // Every flag with a value that is not the default, as the checkpoint then has it; and again after --resume.
 TEST_F(TrainCli, EveryFlagArrives) {
   const std::string data = tokens_file("flags.safetensors", 3), folder = temporary("flags");
-  const std::vector<std::pair<std::string, nlohmann::json>> flags = {{"--data", data},
-                                                                     {"--validation-data", data},
+  const std::vector<std::pair<std::string, nlohmann::json>> flags = {{"--data", {data}},
+                                                                     {"--validation-data", {data}},
+                                                                     {"--column", "body"},
+                                                                     {"--field", "body"},
+                                                                     {"--validation-percent", 0.0},
                                                                      {"--steps", 2},
                                                                      {"--batch", 1},
                                                                      {"--accumulation", 2},
@@ -145,11 +115,22 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--validation-tokens", 20},
                                                                      {"--checkpoint-every", 1},
                                                                      {"--keep", 2},
+                                                                     {"--reset-state-at-documents", true},
+                                                                     {"--auto-batch", true},
+                                                                     {"--tensorboard", true},
+                                                                     {"--peak-tflops", 0.5},
+                                                                     {"--sample-every", 2},
+                                                                     {"--sample-tokens", 3},
+                                                                     {"--prompt", "ab"},
                                                                      {"--seed", 5},
                                                                      {"--conv", "fft"}};
   std::string command = "--config " + golden_folder + "/lm/h3-pure/config.json --output " + folder;
   for (const auto& [flag, value] : flags) {
-    command += " " + flag + " " + (value.is_string() ? value.get<std::string>() : value.dump());
+    const nlohmann::json& one = value.is_array() ? value[0] : value;
+    command += " " + flag;
+    if (one.is_boolean()) continue;
+    command += ' ';
+    command += one.is_string() ? one.get<std::string>() : one.dump();
   }
   const auto expect_options = [&](const std::string& checkpoint, int steps) {
     const auto state = nlohmann::json::parse(read_whole_file(folder + "/" + checkpoint + "/trainer_state.json"));
@@ -178,14 +159,16 @@ TEST_F(TrainCli, EveryFlagArrives) {
 
 TEST_F(TrainCli, TokenizerFilesAreCopied) {
   const std::string tokenizer = temporary("tokenizer"), folder = temporary("with_tokenizer");
-  std::filesystem::create_directories(tokenizer);
-  std::ofstream(tokenizer + "/merges.txt") << "a b\n";
+  const std::string text = write_file("tokenizer/text.txt", "river horse, river horse, river horse");
+  expect_success(run({"tokenize", "--input", text, "--train-bpe", "260", "--output", tokenizer + "/unused.tokens"}));
+  const std::string tokenizer_json = read_whole_file(tokenizer + "/tokenizer.json");
   const std::string data = tokens_file("copied.safetensors", 3);
-  expect_success(train("--preset tiny --steps 1 --tokenizer " + tokenizer + " " + small(data, folder)));
-  EXPECT_EQ(read_whole_file(folder + "/step-00000001/merges.txt"), "a b\n");
+  expect_success(
+      train("--preset tiny --set vocab_size=260 --steps 1 --tokenizer " + tokenizer + " " + small(data, folder)));
+  EXPECT_EQ(read_whole_file(folder + "/step-00000001/tokenizer.json"), tokenizer_json);
   std::filesystem::remove_all(tokenizer);
   expect_success(train("--resume " + folder + " --steps 2 --keep 1"));
-  EXPECT_EQ(read_whole_file(folder + "/step-00000002/merges.txt"), "a b\n");
+  EXPECT_EQ(read_whole_file(folder + "/step-00000002/tokenizer.json"), tokenizer_json);
   EXPECT_FALSE(std::filesystem::exists(folder + "/step-00000001"));
 }
 
@@ -210,6 +193,7 @@ TEST_F(TrainCli, BadUsageIsStatus2) {
   expect_failure(train("--resume x --output y"), 2, "--resume");
   expect_failure(train("--resume x --length 5"), 2, "--length");
   expect_failure(train("--resume x --seed 5"), 2, "--seed");
+  expect_failure(train("--resume x --reset-state-at-documents"), 2, "--reset-state-at-documents");
   EXPECT_FALSE(std::filesystem::exists(output));
 
   expect_success(train(good + "--length 8 --steps 1"));

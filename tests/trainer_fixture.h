@@ -1,6 +1,8 @@
 // The tiny golden training: a model of three layers and the bytes of a few lines that it can learn.
 #pragma once
 
+#include <fmt/core.h>
+
 #include <filesystem>
 #include <fstream>
 

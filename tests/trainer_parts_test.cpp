@@ -62,7 +62,7 @@ TEST(Batches, EverySampleOnceAnEpoch) {
     EXPECT_EQ(*scored.rbegin() - *scored.begin(), 7 * 33 - 1) << "without gaps";
     std::vector<std::int64_t> order;
     for (std::int64_t i = 0; i < 33; ++i) {
-      const std::int64_t first = batches.first_token(epoch * 33 + i);
+      const std::int64_t first = batches.sample(epoch * 33 + i).begin;
       order.push_back(first);
       for (std::int64_t t = 0; t < length; ++t) {
         EXPECT_EQ(ids[static_cast<std::size_t>(i * length + t)], first + t);
@@ -78,15 +78,15 @@ TEST(Batches, TheSeedDecidesAndAnyPositionCanBeRead) {
   const MemoryTokens source(counted(500));
   const Batches a(source, 8, 1), b(source, 8, 1), c(source, 8, 2);
   std::vector<std::int64_t> first, second, other;
-  for (std::int64_t i = 0; i < 62; ++i) first.push_back(a.first_token(i));
-  for (std::int64_t i = 61; i >= 0; --i) second.insert(second.begin(), b.first_token(i));
-  for (std::int64_t i = 0; i < 62; ++i) other.push_back(c.first_token(i));
+  for (std::int64_t i = 0; i < 62; ++i) first.push_back(a.sample(i).begin);
+  for (std::int64_t i = 61; i >= 0; --i) second.insert(second.begin(), b.sample(i).begin);
+  for (std::int64_t i = 0; i < 62; ++i) other.push_back(c.sample(i).begin);
   EXPECT_EQ(first, second);
   EXPECT_NE(first, other);
   // Across the end of an epoch.
   std::vector<std::int32_t> ids(16), targets(16);
   a.read(61, ids, targets);
-  EXPECT_EQ(ids[8], a.first_token(62));
+  EXPECT_EQ(ids[8], a.sample(62).begin);
 }
 
 TEST(Batches, TooLittleDataIsRefused) {
@@ -129,9 +129,47 @@ TEST(Schedule, Values) {
   EXPECT_DOUBLE_EQ(schedule_factor(options, 4, 4), 0.5);
 }
 
+// Documents of 1, 2, 7, 1 and 12 tokens, counted upwards.
+class Documents : public MemoryTokens {
+ public:
+  Documents() : MemoryTokens(counted(23)) {}
+  std::span<const std::int64_t> document_ends() const override { return ends_; }
+
+ private:
+  std::vector<std::int64_t> ends_ = {1, 3, 10, 11, 23};
+};
+
+TEST(BatchesTest, NoSampleCrossesTheEndOfADocument) {
+  const Documents source;
+  const Batches batches(source, 4, 9, true);
+  ASSERT_EQ(batches.samples_per_epoch(), 0 + 1 + 2 + 0 + 3);
+  std::vector<std::int32_t> ids(6 * 4), targets(6 * 4);
+  std::vector<std::vector<std::int32_t>> orders;
+  for (const std::int64_t epoch : {0, 1}) {
+    batches.read(epoch * 6, ids, targets);
+    std::vector<std::int32_t> seen;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (targets[i] < 0) {
+        EXPECT_EQ(ids[i], 0) << "padding";
+        EXPECT_EQ(targets[i], -1);
+        continue;
+      }
+      EXPECT_EQ(targets[i], ids[i] + 1);
+      seen.push_back(targets[i]);
+    }
+    orders.push_back(seen);
+    std::sort(seen.begin(), seen.end());
+    // Every token is a target once, but for the first of each document.
+    EXPECT_EQ(seen, (std::vector<std::int32_t>{2, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22}));
+  }
+  EXPECT_NE(orders[0], orders[1]) << "shuffled anew each epoch";
+  EXPECT_THROW(Batches(MemoryTokens({3}), 4, 9, true), Error);
+}
+
 TEST(TrainerOptionsJson, ThereAndBack) {
   TrainerOptions options = tiny_options();
-  options.data = "a file";
+  options.data = {"a file", "another"};
+  options.tensorboard = true;
   options.optimizer.recipe = OptimizerRecipe::safari;
   options.optimizer.ssm_learning_rate = 1e-3;
   options.schedule.kind = ScheduleKind::wsd;
@@ -160,6 +198,8 @@ TEST(TrainerOptionsJson, WhatIsWrongIsNamed) {
   EXPECT_NE(refusal(R"({"ssm_learning_rate": "x"})").find("ssm_learning_rate is"), std::string::npos);
   EXPECT_NE(refusal(R"({"schedule": "stairs"})").find("constant, linear, cosine, wsd"), std::string::npos);
   EXPECT_NE(refusal(R"({"data": 3})").find("data is 3"), std::string::npos);
+  EXPECT_NE(refusal(R"({"data": ["a", 3]})").find("must be a list of texts"), std::string::npos);
+  EXPECT_NE(refusal(R"({"tensorboard": 1})").find("tensorboard is 1; it must be true or false"), std::string::npos);
 }
 
 StepReport row_of(std::int64_t step) {
@@ -167,6 +207,9 @@ StepReport row_of(std::int64_t step) {
   report.step = step;
   report.loss = 1.0 / 3;
   report.tokens = step * 10;
+  report.memory_bytes = 4096;
+  report.seconds_left = 1.5;
+  if (step == 2) report.mfu = 0.25;
   if (step == 2) report.validation_loss = 0.5;
   return report;
 }
@@ -189,14 +232,20 @@ TEST(TrainingLogFiles, RowsAreWrittenAndNotDoubled) {
   for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(rows[i]["step"], i + 1);
   EXPECT_EQ(rows[0]["loss"].get<double>(), 1.0 / 3);
   EXPECT_EQ(rows[1]["validation_loss"], 0.5);
+  EXPECT_EQ(rows[1]["mfu"], 0.25);
+  EXPECT_EQ(rows[1]["memory_bytes"], 4096);
+  EXPECT_EQ(rows[1]["seconds_left"], 1.5);
+  EXPECT_TRUE(rows[2]["mfu"].is_null());
   EXPECT_TRUE(rows[2]["validation_loss"].is_null());
   std::ifstream csv(folder / "run/train.csv");
   std::vector<std::string> lines;
   for (std::string line; std::getline(csv, line);) lines.push_back(line);
   ASSERT_EQ(lines.size(), 4u);
   EXPECT_EQ(lines[0],
-            "step,loss,perplexity,learning_rate,gradient_norm,tokens_per_second,tokens,skipped,validation_loss");
-  EXPECT_EQ(lines[2], "2,0.3333333333333333,1.3956124250860895,0,0,0.0,20,0,0.5");
+            "step,loss,perplexity,learning_rate,gradient_norm,tokens_per_second,mfu,memory_bytes,seconds_left,tokens,"
+            "skipped,validation_loss");
+  EXPECT_EQ(lines[2], "2,0.3333333333333333,1.3956124250860895,0,0,0.0,0.25,4096,1.5,20,0,0.5");
+  EXPECT_EQ(lines[3], "3,0.3333333333333333,1.3956124250860895,0,0,0.0,,4096,1.5,30,0,");
   { TrainingLog log(folder / "run", 0); }
   EXPECT_TRUE(log_rows(folder / "run").empty()) << "a new training starts a new log";
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "train/training_flops.h"
 #include "trainer_fixture.h"
 
 namespace riverhorse::test {
@@ -26,7 +27,9 @@ TrainingCheckpoint fresh(const TrainerOptions& options) {
 // What the log says, without the clock.
 std::vector<nlohmann::json> timeless_rows(const std::filesystem::path& run) {
   std::vector<nlohmann::json> rows = log_rows(run);
-  for (nlohmann::json& row : rows) row.erase("tokens_per_second");
+  for (nlohmann::json& row : rows) {
+    for (const char* name : {"tokens_per_second", "seconds_left", "memory_bytes"}) row.erase(name);
+  }
   return rows;
 }
 
@@ -159,6 +162,107 @@ TEST(TrainerTest, ValidationIsTokenWeighted) {
   Trainer trainer(cpu(), fresh(options), data, &validation, folder / "run");
   EXPECT_NE(*trainer.validate(), losses[0]);
   EXPECT_FALSE(Trainer(cpu(), fresh(options), data, nullptr, folder / "run").validate());
+}
+
+// Two documents, whose lines a sample may not mix.
+class TwoDocuments : public MemoryTokens {
+ public:
+  TwoDocuments() : MemoryTokens(tiny_text(2)) {}
+  std::span<const std::int64_t> document_ends() const override { return ends_; }
+
+ private:
+  std::vector<std::int64_t> ends_ = {37, 100};
+};
+
+TEST(TrainerTest, StateIsResetAtDocuments) {
+  const TemporaryFolder folder;
+  const TwoDocuments data;
+  TrainerOptions options = tiny_options();
+  options.reset_state_at_documents = true;
+  options.steps = 2;
+  Trainer trainer(cpu(), fresh(options), data, &data, folder / "run");
+  // Each document by itself, cut into sequences of 16 that begin with an empty state.
+  TrainerCoreOptions core_options;
+  core_options.micro_batch = {1, 16};
+  TrainerCore core(cpu(), tiny_model(), core_options);
+  const std::vector<std::int32_t> text = tiny_text(2);
+  double sum = 0;
+  for (const auto& [begin, end] : {std::pair<std::size_t, std::size_t>{0, 37}, {37, 100}}) {
+    for (std::size_t first = begin; first + 1 < end; first += 16) {
+      std::vector<std::int32_t> ids(16, 0), targets(16, -1);
+      for (std::size_t i = 0; i < 16 && first + i + 1 < end; ++i) {
+        ids[i] = text[first + i];
+        targets[i] = text[first + i + 1];
+      }
+      sum += core.evaluate(ids, targets).loss_sum;
+    }
+  }
+  EXPECT_NEAR(*trainer.validate(), sum / 98, 1e-6);
+  trainer.run({}, {});
+  // 3 + 4 samples of 98 targets an epoch; the 8 samples of two steps are all of them, and one again.
+  EXPECT_GT(trainer.state().tokens, 98);
+  EXPECT_LE(trainer.state().tokens, 98 + 16);
+  EXPECT_EQ(log_rows(folder / "run").back()["tokens"], trainer.state().tokens);
+}
+
+TEST(TrainerTest, MfuIsOfThePeakThatIsGiven) {
+  const TemporaryFolder folder;
+  const MemoryTokens data(tiny_text(4));
+  TrainerOptions options = tiny_options();
+  options.steps = 1;
+  options.peak_tflops = 0.5;
+  const double flops = training_flops_per_token(tiny_model().config, options.length);
+  Trainer trainer(cpu(), fresh(options), data, nullptr, folder / "run");
+  trainer.run({}, [&](const StepReport& report) {
+    EXPECT_DOUBLE_EQ(report.mfu.value(), report.tokens_per_second * flops / 0.5e12);
+    EXPECT_EQ(report.memory_bytes, cpu()->memory_usage().used_bytes);
+    EXPECT_NE(report_line(report).find("  MFU "), std::string::npos) << report_line(report);
+  });
+  EXPECT_TRUE(log_rows(folder / "run")[0]["mfu"].is_number());
+}
+
+TEST(TrainerTest, AutoBatchTakesWhatFits) {
+  const TemporaryFolder folder;
+  const MemoryTokens data(tiny_text(8)), validation(tiny_text(2));
+  TrainerOptions options = tiny_options();
+  options.steps = 4;
+  const auto with_batch = [&](std::int64_t batch, std::int64_t accumulation) {
+    options.batch = batch;
+    options.accumulation = accumulation;
+    return fresh(options);
+  };
+  const auto limited = [](std::uint64_t bytes) -> std::shared_ptr<Device> {
+    DeviceOptions device_options;
+    device_options.memory_limit_bytes = bytes;
+    return open_cpu_device(cpu_device_info(), device_options);
+  };
+  const std::shared_ptr<Device> large = limited(0);
+  make_trainer(large, with_batch(8, 1), data, &validation, folder / "whole")->run({}, {});
+  const std::shared_ptr<Device> small = limited(0);
+  make_trainer(small, with_batch(2, 1), data, &validation, folder / "unused");
+  const std::uint64_t limit = small->memory_usage().peak_used_bytes;
+  ASSERT_LT(limit, large->memory_usage().peak_used_bytes);
+
+  try {
+    make_trainer(limited(limit), with_batch(8, 1), data, &validation, folder / "refused");
+    ADD_FAILURE() << "there is not enough memory";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), StatusCode::out_of_memory);
+  }
+  options.auto_batch = true;
+  const auto halved = make_trainer(limited(limit), with_batch(8, 1), data, &validation, folder / "halved");
+  EXPECT_EQ(halved->state().options.batch, 2);
+  EXPECT_EQ(halved->state().options.accumulation, 4);
+  halved->run({}, {});
+  const auto whole_rows = log_rows(folder / "whole"), halved_rows = log_rows(folder / "halved");
+  ASSERT_EQ(halved_rows.size(), 4u);
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(halved_rows[i]["loss"].get<double>(), whole_rows[i]["loss"].get<double>(), 1e-4) << i;
+  }
+  EXPECT_NEAR(halved_rows[3]["validation_loss"].get<double>(), whole_rows[3]["validation_loss"].get<double>(), 1e-4);
+  // An odd batch, and one that cannot be made smaller.
+  EXPECT_EQ(make_trainer(limited(limit), with_batch(3, 2), data, nullptr, folder / "odd")->state().options.batch, 1);
+  EXPECT_THROW(make_trainer(limited(1 << 10), with_batch(8, 1), data, nullptr, folder / "never"), Error);
 }
 
 TEST(TrainerTest, WrongDataIsRefused) {

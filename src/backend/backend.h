@@ -261,9 +261,10 @@ struct DeviceOptions {
   // Pretends the device has no more than 16 KiB of shared memory and 128 invocations and none of the optional
   // features: the path that must work everywhere. For tests, and what a failed self test falls back to.
   bool minimal_features = false;
-  bool validation = false;           // Vulkan: the validation layer, messages counted; an error if it is absent
-  double submission_limit_ms = 8.0;  // no submission is longer, by measured time, so that no desktop freezes
-  std::string cache_folder;          // pipeline and plan cache; empty: the user's cache folder; "none": no cache
+  bool validation = false;               // Vulkan: the validation layer, messages counted; an error if it is absent
+  double submission_limit_ms = 8.0;      // no submission is longer, by measured time, so that no desktop freezes
+  std::uint64_t memory_limit_bytes = 0;  // cpu: no more is given to tensors, as if that were all; 0: no limit
+  std::string cache_folder;              // pipeline and plan cache; empty: the user's cache folder; "none": no cache
 };
 
 // Why a backend shows no device: "no Vulkan loader (libvulkan.so.1) was found; install ...".
@@ -284,6 +285,12 @@ DeviceList list_devices();
 // ("vulkan:1"), or a part of a name. Software devices are taken only when named or when the only one of an
 // explicitly chosen backend. Errors: not_found, invalid_argument; never another device than asked for.
 DeviceInfo choose_device(const DeviceList& list, std::string_view backend, std::string_view device);
+
+// For a training. A choice by name is choose_device's, whether it trains or not; otherwise the first device for which
+// `training` says yes, software devices left out, and each that is passed over is named with the reason in the log.
+// Errors: those of choose_device; unsupported when none trains.
+DeviceInfo choose_training_device(const DeviceList& list, std::string_view backend, std::string_view device,
+                                  const std::function<Support(const DeviceInfo&)>& training);
 
 std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions& options);
 

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "cpu/cpu_device.h"
 #ifdef RIVERHORSE_WITH_VULKAN
 #include "vulkan/device.h"
@@ -119,6 +120,18 @@ DeviceInfo choose_device(const DeviceList& list, std::string_view backend, std::
          listed(matches));
   }
   return *matches.front();
+}
+
+DeviceInfo choose_training_device(const DeviceList& list, std::string_view backend, std::string_view device,
+                                  const std::function<Support(const DeviceInfo&)>& training) {
+  if (!device.empty() || !(backend.empty() || backend == "auto")) return choose_device(list, backend, device);
+  for (const DeviceInfo& each : list.devices) {
+    if (each.type == DeviceType::software) continue;
+    const Support support = training(each);
+    if (support.supported) return each;
+    log_info(fmt::format("{} ({}) is passed over: {}", each.id(), each.name, support.reason));
+  }
+  fail(StatusCode::unsupported, "there is no device that trains");
 }
 
 std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions& options) {

@@ -9,10 +9,23 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "engine/selftest.h"
 
 namespace riverhorse::cli {
 namespace {
+
+CheckedDeviceOptions checked_options(const DeviceChoiceOptions& options) {
+  CheckedDeviceOptions checked;
+  checked.backend = options.backend;
+  checked.device = options.device;
+  checked.device_options.cache_folder = options.cache;
+  checked.device_options.minimal_features = options.safe_shaders;
+  checked.device_options.validation = options.validation;
+  checked.device_options.memory_limit_bytes = options.memory_limit_mib << 20;
+  checked.self_test = !options.no_selftest;
+  return checked;
+}
 
 volatile std::sig_atomic_t interrupt_count = 0;
 
@@ -40,7 +53,7 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
       ->type_name("DEVICE");
   command
       .add_option("--cache", options.cache,
-                  "Folder for compiled pipelines and self-test results, or none (default: the user's cache folder)")
+                  "Folder for what can be made again (pipelines, self tests, tokens), or none (default: the user's)")
       ->type_name("FOLDER");
   command.add_flag("--safe-shaders", options.safe_shaders,
                    "Use only what every Vulkan 1.1 device has: slower, for drivers that compute wrongly");
@@ -70,14 +83,33 @@ void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {
 }
 
 std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {
-  CheckedDeviceOptions checked;
-  checked.backend = options.backend;
-  checked.device = options.device;
-  checked.device_options.cache_folder = options.cache;
-  checked.device_options.minimal_features = options.safe_shaders;
-  checked.device_options.validation = options.validation;
-  checked.self_test = !options.no_selftest;
-  return open_checked_device(checked);
+  return open_checked_device(checked_options(options));
+}
+
+std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options) {
+  CheckedDeviceOptions checked = checked_options(options);
+  const auto training = [&](const DeviceInfo& info) {
+    try {
+      return open_device(info, checked.device_options)->supports(Feature::training);
+    } catch (const Error& error) {
+      return Support{false, error.what()};
+    }
+  };
+  const DeviceInfo info = choose_training_device(list_devices(), options.backend, options.device, training);
+  checked.backend.clear();
+  checked.device = info.id();
+  std::shared_ptr<Device> device = open_checked_device(checked);
+  const Support support = device->supports(Feature::training);
+  if (!support.supported) {
+    fail(StatusCode::unsupported, "{} ({}) cannot train: {}; without --backend and --device, one that does is taken",
+         info.id(), info.name, support.reason);
+  }
+  if (options.memory_limit_mib > 0 && info.backend != BackendKind::cpu) {
+    fail(StatusCode::unsupported, "--memory-limit is for the cpu backend, and {} ({}) was chosen", info.id(),
+         info.name);
+  }
+  log_info(fmt::format("training on {} ({})", info.id(), info.name));
+  return device;
 }
 
 bool interrupted() { return interrupt_count != 0; }

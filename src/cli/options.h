@@ -30,10 +30,11 @@ void add_model_options(CLI::App& command, ModelOptions& options, bool required =
 struct DeviceChoiceOptions {
   std::string backend;        // "auto" or empty, "cpu", "vulkan", "cuda"
   std::string device;         // an index, an id ("vulkan:1") or a part of a name
-  std::string cache;          // pipeline and self-test cache; empty: the user's cache folder; "none": no cache
+  std::string cache;          // pipelines, self tests, tokens; empty: the user's cache folder; "none": no cache
   bool safe_shaders = false;  // DeviceOptions::minimal_features
   bool validation = false;
   bool no_selftest = false;
+  std::uint64_t memory_limit_mib = 0;  // 0: none
 };
 void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
 
@@ -46,6 +47,10 @@ void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
 // safer shaders, saying so, when it fails. Errors: as choose_device and open_device; unsupported when the safer
 // shaders fail too.
 std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options);
+
+// The same for a training: when nobody chose backend or device, the best one that trains (choose_training_device).
+// Says which was taken. Errors: unsupported when the chosen one does not train.
+std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options);
 
 // True once the user has pressed Ctrl-C (the second time ends the program at once). Commands that take long ask
 // it between steps, end cleanly, and throw Error(StatusCode::cancelled) if the result is incomplete.

@@ -2,7 +2,6 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <string>
 
@@ -11,6 +10,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/tokenizer_option.h"
 #include "data/bpe_trainer.h"
 #include "data/dataset.h"
 
@@ -28,19 +28,6 @@ struct TokenizeOptions {
   SplitOptions split;
   int threads = 0;
 };
-
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) fail(StatusCode::not_found, "there is no tokenizer {}", path.string());
-  if (path.extension() == ".json" && path.filename() != "vocab.json") return load_gpt2_tokenizer(path);
-  const std::filesystem::path folder = std::filesystem::is_directory(path) ? path : path.parent_path();
-  std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(folder, std::numeric_limits<std::int32_t>::max());
-  if (tokenizer == nullptr) {
-    fail(StatusCode::not_found, "{}: no tokenizer.json, nor vocab.json with merges.txt; --bytes needs no file",
-         folder.empty() ? "." : folder.string());
-  }
-  return tokenizer;
-}
 
 // From the documents that train: those that validate stay unseen.
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizeOptions& options) {
@@ -107,7 +94,7 @@ void run(const TokenizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const std::unique_ptr<Tokenizer> tokenizer = options.bytes           ? make_byte_tokenizer()
                                                : options.train_bpe > 0 ? train_tokenizer(options)
-                                                                       : load_tokenizer(options.tokenizer);
+                                                                       : load_named_tokenizer(options.tokenizer);
   DatasetOptions dataset;
   dataset.split = options.split;
   dataset.threads = options.threads;

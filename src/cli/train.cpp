@@ -5,17 +5,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <limits>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/tokenizer_option.h"
+#include "cli/train_data.h"
 #include "cli/train_flags.h"
-#include "data/memory_tokens.h"
-#include "data/token_file.h"
-#include "formats/json.h"
+#include "cli/train_samples.h"
 #include "model/initialization.h"
 #include "train/trainer.h"
 
@@ -30,32 +29,6 @@ struct TrainCommand {
   nlohmann::json given = nlohmann::json::object();
   DeviceChoiceOptions device;
 };
-
-std::unique_ptr<TokenSource> open_token_file(const std::string& path, std::int64_t vocabulary) {
-  auto file = std::make_unique<TokenFile>(path);
-  if (file->header().vocab_size > static_cast<std::uint64_t>(vocabulary)) {
-    fail(StatusCode::invalid_argument,
-         "{} has tokens of a vocabulary of {}, and the model's has {}; tokenize with the model's tokenizer, or make "
-         "the model with --set vocab_size={}",
-         path, file->header().vocab_size, vocabulary, file->header().vocab_size);
-  }
-  return file;
-}
-
-// The one place that knows which files hold tokens.
-std::unique_ptr<TokenSource> open_tokens(const std::string& path, std::int64_t vocabulary) {
-  if (!path.ends_with(".safetensors")) return open_token_file(path, vocabulary);
-  const std::vector<std::int64_t> wide = to_integers(read_safetensors(path).at("tokens"));
-  std::vector<std::int32_t> tokens(wide.size());
-  for (std::size_t i = 0; i < wide.size(); ++i) {
-    if (wide[i] < 0 || wide[i] >= vocabulary) {
-      fail(StatusCode::bad_file, "{}: token {} of {} has id {}; the model's vocabulary is 0 to {}", path, i,
-           wide.size(), wide[i], vocabulary - 1);
-    }
-    tokens[i] = static_cast<std::int32_t>(wide[i]);
-  }
-  return std::make_unique<MemoryTokens>(std::move(tokens));
-}
 
 // `config` with every key=value put in.
 ModelConfig with_settings(const ModelConfig& config, const std::vector<std::string>& settings) {
@@ -113,15 +86,17 @@ void check_usage(const TrainCommand& command) {
     if (!command.output.empty() || !command.tokenizer.empty() || !command.settings.empty()) {
       fail(StatusCode::invalid_argument, "--resume goes on in its folder: no --output, --tokenizer or --set");
     }
-    for (const char* fixed : {"length", "seed"}) {
+    for (const char* fixed : {"length", "seed", "reset_state_at_documents"}) {
       if (command.given.contains(fixed)) {
-        fail(StatusCode::invalid_argument, "--{} cannot change in a training that goes on (--resume)", fixed);
+        fail(StatusCode::invalid_argument, "{} cannot change in a training that goes on (--resume)",
+             flag_name(fixed));
       }
     }
     return;
   }
   if (command.output.empty()) fail(StatusCode::invalid_argument, "--output is required: the folder of the training");
-  if (!command.given.contains("data")) fail(StatusCode::invalid_argument, "--data is required: tokens to train on");
+  if (!command.given.contains("data"))
+    fail(StatusCode::invalid_argument, "--data is required: text or tokens to train on");
   if (!list_checkpoints(command.output).empty()) {
     fail(StatusCode::invalid_argument,
          "{} has checkpoints of an earlier training; go on with --resume {}, or choose "
@@ -142,14 +117,27 @@ TrainingCheckpoint starting_point(const TrainCommand& command) {
   start.state.options = parse_trainer_options(command.given, "train");
   start.model = starting_model(command, static_cast<std::uint64_t>(start.state.options.seed));
   for (const std::string& warning : start.model.warnings) log_warning(warning);
-  const bool elsewhere = !command.tokenizer.empty();
-  if (elsewhere || !command.from.empty()) {
-    start.tokenizer_files = read_tokenizer_files(elsewhere ? command.tokenizer : start.model.folder.string());
-  }
-  if (elsewhere && start.tokenizer_files.empty()) {
-    fail(StatusCode::not_found, "{}: there is no tokenizer.json, vocab.json or merges.txt in it", command.tokenizer);
+  if (!command.tokenizer.empty()) {
+    start.tokenizer_files = read_tokenizer_files(command.tokenizer);
+  } else if (!command.from.empty()) {
+    start.tokenizer_files = read_tokenizer_files(start.model.folder);
   }
   return start;
+}
+
+// The one that text goes through, which is the one that the checkpoints have files of; null when there is none.
+std::unique_ptr<Tokenizer> find_training_tokenizer(const TrainCommand& command, const Checkpoint& model) {
+  if (!command.tokenizer.empty()) {
+    std::unique_ptr<Tokenizer> tokenizer = load_named_tokenizer(command.tokenizer);
+    if (tokenizer->vocab_size() > model.config.vocab_size) {
+      fail(StatusCode::invalid_argument,
+           "the tokenizer {} has {} tokens, and the model's vocabulary {}; make the model with --set vocab_size={}",
+           command.tokenizer, tokenizer->vocab_size(), model.config.vocab_size, tokenizer->vocab_size());
+    }
+    return tokenizer;
+  }
+  if (!command.from.empty() || !command.resume.empty()) return find_tokenizer(model.folder, model.config.vocab_size);
+  return fitting_byte_tokenizer(model.config.vocab_size);
 }
 
 void print_plan(const ModelConfig& config, const TrainerOptions& options, const std::string& run, Device& device,
@@ -181,26 +169,32 @@ void run(const TrainCommand& command) {
   check_usage(command);
   TrainingCheckpoint start = starting_point(command);
   const ModelConfig config = start.model.config;
-  const TrainerOptions options = start.state.options;
+  TrainerOptions options = start.state.options;
   const std::int64_t done = start.state.step;
   const std::string run_folder = command.resume.empty() ? command.output : command.resume;
   if (done >= options.steps) {
     fmt::print("{}: all {} steps are done; more with --steps\n", run_folder, options.steps);
     return;
   }
-  const auto data = open_tokens(options.data, config.padded_vocab_size());
-  const auto validation =
-      options.validation_data.empty() ? nullptr : open_tokens(options.validation_data, config.padded_vocab_size());
-  const std::shared_ptr<Device> device = open_chosen_device(command.device);
-  Trainer trainer(device, std::move(start), *data, validation.get(), run_folder);
+  const std::unique_ptr<Tokenizer> tokenizer = find_training_tokenizer(command, start.model);
+  const std::shared_ptr<Device> device = open_training_device(command.device);
+  const TrainingData data =
+      open_training_data(options, tokenizer.get(), config.padded_vocab_size(), command.device.cache);
+  TrainSamples samples(device, tokenizer.get(), options, run_folder, done);
+  const auto trainer = make_trainer(device, std::move(start), *data.train, data.validation.get(), run_folder);
+  options = trainer->state().options;
   print_plan(config, options, run_folder, *device, done);
-  const bool finished = trainer.run(interrupted, progress());
-  const std::string newest = checkpoint_path(run_folder, trainer.state().step).string();
+  const auto report = [&, line = progress()](const StepReport& step) {
+    line(step);
+    if (samples.wanted(step.step)) samples.add(trainer->model(), step.step);
+  };
+  const bool finished = trainer->run(interrupted, report);
+  const std::string newest = checkpoint_path(run_folder, trainer->state().step).string();
   if (finished) {
     fmt::print("done: {}\n", newest);
   } else {
-    fmt::print("stopped after step {} of {}, saved {}; go on with --resume {}\n", trainer.state().step, options.steps,
-               newest, run_folder);
+    fmt::print("stopped after step {} of {}, saved {}; go on with --resume {}\n", trainer->state().step,
+               options.steps, newest, run_folder);
   }
 }
 
@@ -214,7 +208,9 @@ void add_train_command(CLI::App& app) {
       "saves,\n"
       "and goes on with --resume FOLDER exactly as if it had not stopped, with the options it had unless given "
       "anew.\n"
-      "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl.");
+      "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl; tensorboard/ "
+      "and\n"
+      "samples.jsonl where they are asked for.");
   command->add_option("--preset", options->preset, "A new model: tiny, tiny-hybrid, 125m, 355m, ...")
       ->type_name("NAME")
       ->check(CLI::IsMember(model_preset_names()));
@@ -227,10 +223,18 @@ void add_train_command(CLI::App& app) {
   command->add_option("--resume", options->resume, "The folder of a training to go on with")->type_name("FOLDER");
   command->add_option("-o,--output", options->output, "The folder of a new training; made if absent")
       ->type_name("FOLDER");
-  command->add_option("--tokenizer", options->tokenizer, "Folder whose tokenizer files go into the checkpoints")
-      ->type_name("FOLDER");
+  command
+      ->add_option("--tokenizer", options->tokenizer,
+                   "A model folder or a tokenizer.json: text goes through it, and its files into the checkpoints "
+                   "(default: that of --from; bytes for a new model of at most 512 tokens)")
+      ->type_name("PATH");
   add_trainer_flags(*command, options->given);
   add_device_options(*command, options->device);
+  command
+      ->add_option("--memory-limit", options->device.memory_limit_mib,
+                   "cpu: most memory that tensors may take (default: what is free)")
+      ->type_name("MIB")
+      ->check(CLI::Range(1, 1 << 30));
   command->callback([options] { run(*options); });
 }
 

@@ -15,7 +15,17 @@ class FlagVisitor : public OptionVisitor {
  public:
   FlagVisitor(CLI::App& command, nlohmann::json& given) : command_(command), given_(given) {}
 
-  void text(const char* name, const char* help, std::string&) override { add<std::string>(name, help, "FILE"); }
+  void text(const char* name, const char* help, std::string& value) override {
+    add<std::string>(name, value.empty() ? help : fmt::format("{} (default: {})", help, value), "TEXT");
+  }
+  void texts(const char* name, const char* help, std::vector<std::string>&) override {
+    add<std::vector<std::string>>(name, help, "FILES");
+  }
+  void flag(const char* name, const char* help, bool&) override {
+    // --tensorboard=false takes back in --resume what the training had.
+    const auto keep = [&given = given_, name](std::int64_t count) { given[name] = count > 0; };
+    command_.add_flag_function(flag_name(name), keep, help);
+  }
   void integer(const char* name, const char* help, std::int64_t& value, std::int64_t, std::int64_t) override {
     add<std::int64_t>(name, fmt::format("{} (default: {})", help, value), "N");
   }
@@ -33,10 +43,8 @@ class FlagVisitor : public OptionVisitor {
  private:
   template <typename Value>
   CLI::Option* add(const std::string& name, const std::string& help, const char* type) {
-    std::string flag = "--" + name;
-    std::replace(flag.begin(), flag.end(), '_', '-');
     const auto keep = [&given = given_, name](const Value& value) { given[name] = value; };
-    return command_.add_option_function<Value>(flag, keep, help)->type_name(type);
+    return command_.add_option_function<Value>(flag_name(name), keep, help)->type_name(type);
   }
 
   CLI::App& command_;
@@ -44,6 +52,11 @@ class FlagVisitor : public OptionVisitor {
 };
 
 }  // namespace
+
+std::string flag_name(std::string option) {
+  std::replace(option.begin(), option.end(), '_', '-');
+  return "--" + option;
+}
 
 void add_trainer_flags(CLI::App& command, nlohmann::json& given) {
   TrainerOptions defaults;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <string>
 
 namespace CLI {
 class App;
@@ -9,7 +10,10 @@ class App;
 
 namespace riverhorse::cli {
 
-// A flag for every option of visit_options(): --learning-rate for learning_rate. What the user gives is put into
+// "--learning-rate" of "learning_rate".
+std::string flag_name(std::string option);
+
+// A flag for every option of visit_options(). What the user gives is put into
 // `given` under the option's name; `given` outlives the parse.
 void add_trainer_flags(CLI::App& command, nlohmann::json& given);
 

@@ -92,7 +92,8 @@ class CpuRecording final : public Recording {
 
 class CpuDevice final : public Device {
  public:
-  explicit CpuDevice(DeviceInfo info) : info_(std::move(info)), memory_(std::make_shared<MemoryCount>()) {}
+  CpuDevice(DeviceInfo info, std::uint64_t memory_limit_bytes)
+      : info_(std::move(info)), memory_(std::make_shared<MemoryCount>()), memory_limit_bytes_(memory_limit_bytes) {}
 
   const DeviceInfo& info() const override { return info_; }
 
@@ -114,6 +115,15 @@ class CpuDevice final : public Device {
       fail(StatusCode::out_of_memory,
            "{} MiB of host memory were asked for, but {} MiB are available: choose a smaller model or batch",
            size_bytes >> 20, available >> 20);
+    }
+    const std::uint64_t held = memory_->used;
+    if (memory_limit_bytes_ > 0 && size_bytes > memory_limit_bytes_ - std::min(memory_limit_bytes_, held)) {
+      fail(
+          StatusCode::out_of_memory,
+          "{:.1f} MiB were asked for, and {:.1f} of the {:.1f} MiB that the cpu backend may use are in use: choose a "
+          "smaller model or batch, or a higher limit",
+          static_cast<double>(size_bytes) / (1 << 20), static_cast<double>(held) / (1 << 20),
+          static_cast<double>(memory_limit_bytes_) / (1 << 20));
     }
     const std::shared_ptr<MemoryCount> memory = memory_;
     auto buffer = std::make_shared<CpuBuffer>(size_bytes, [memory](std::uint64_t size) { memory->used -= size; });
@@ -202,6 +212,7 @@ class CpuDevice final : public Device {
 
   DeviceInfo info_;
   std::shared_ptr<MemoryCount> memory_;
+  std::uint64_t memory_limit_bytes_;  // 0: none
   std::atomic<std::uint64_t> allocations_{0};
   std::atomic<std::uint64_t> recordings_{0};
   std::atomic<std::uint64_t> submissions_{0};
@@ -281,11 +292,11 @@ DeviceInfo cpu_device_info() {
   return info;
 }
 
-std::unique_ptr<Device> open_cpu_device(const DeviceInfo& info, const DeviceOptions&) {
+std::unique_ptr<Device> open_cpu_device(const DeviceInfo& info, const DeviceOptions& options) {
   if (info.backend != BackendKind::cpu) {
     fail(StatusCode::invalid_argument, "{} is not a device of the cpu backend", info.id());
   }
-  return std::make_unique<cpu::CpuDevice>(info);
+  return std::make_unique<cpu::CpuDevice>(info, options.memory_limit_bytes);
 }
 
 }  // namespace riverhorse

@@ -20,6 +20,12 @@ std::string Tokenizer::decode(const std::vector<std::int32_t>& ids) const {
   return text;
 }
 
+std::unique_ptr<Tokenizer> fitting_byte_tokenizer(std::int64_t vocab_size) {
+  if (vocab_size > kLargestByteVocabulary) return nullptr;
+  std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+  return tokenizer->vocab_size() <= vocab_size ? std::move(tokenizer) : nullptr;
+}
+
 std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& folder, std::int64_t vocab_size) {
   const std::filesystem::path tokenizer_json = folder / "tokenizer.json";
   const std::filesystem::path vocab_json = folder / "vocab.json";
@@ -31,9 +37,7 @@ std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& folder, s
     // One without the other is a mistake: loading names the file that is missing.
     tokenizer = load_gpt2_tokenizer(vocab_json, merges_txt);
   } else {
-    const bool fits = vocab_size <= kLargestByteVocabulary;
-    tokenizer = fits ? make_byte_tokenizer() : nullptr;
-    return tokenizer != nullptr && tokenizer->vocab_size() <= vocab_size ? std::move(tokenizer) : nullptr;
+    return fitting_byte_tokenizer(vocab_size);
   }
   if (tokenizer->vocab_size() > vocab_size) {
     fail(StatusCode::bad_file, "the tokenizer in {} has {} ids, but the model's vocabulary has {}", folder.string(),

@@ -34,6 +34,9 @@ class Tokenizer {
 // One token a byte: ids 0 to 255, and 256 for end of text.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
+// The same for a model of `vocab_size` tokens without a tokenizer of its own: null unless that is 257 to 512.
+std::unique_ptr<Tokenizer> fitting_byte_tokenizer(std::int64_t vocab_size);
+
 // GPT-2's byte-level BPE from `tokenizer.json`, or from `vocab.json` and `merges.txt`. Errors: bad_file.
 std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& tokenizer_json);
 std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& vocab_json,

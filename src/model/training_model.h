@@ -35,6 +35,7 @@ class TrainingModel {
   const ModelConfig& config() const { return config_; }
   const TrainingShape& shape() const { return shape_; }
   ParameterArena& parameters() { return arena_; }
+  const ParameterArena& parameters() const { return arena_; }
 
   // What the host writes before a micro-batch, and reads after it.
   const Tensor& ids() const { return ids_; }          // (R) i32

@@ -34,30 +34,60 @@ std::uint64_t permuted(std::uint64_t index, std::uint64_t count, std::uint64_t k
   return index;
 }
 
-Batches::Batches(const TokenSource& source, std::int64_t length, std::uint64_t seed)
-    : source_(source), length_(length), seed_(seed), samples_((source.size() - 1) / length) {
-  if (samples_ < 1) {
-    fail(StatusCode::invalid_argument, "the data has {} tokens; samples of length {} need at least {}", source.size(),
-         length, length + 1);
+void read_sample(const TokenSource& source, const Sample& sample, std::span<std::int32_t> ids,
+                 std::span<std::int32_t> targets) {
+  const auto count = static_cast<std::size_t>(sample.targets);
+  std::vector<std::int32_t> tokens(count + 1);
+  source.read(sample.begin, tokens);
+  std::copy_n(tokens.begin(), count, ids.begin());
+  std::copy_n(tokens.begin() + 1, count, targets.begin());
+  std::fill(ids.begin() + sample.targets, ids.end(), 0);
+  std::fill(targets.begin() + sample.targets, targets.end(), -1);
+}
+
+DocumentSamples::DocumentSamples(const TokenSource& source, std::int64_t length) : source_(source), length_(length) {
+  std::int64_t begin = 0, samples = 0;
+  for (const std::int64_t end : source.document_ends()) {
+    samples += (end - begin - 1 + length - 1) / length;
+    ends_.push_back(samples);
+    begin = end;
   }
 }
 
-std::int64_t Batches::first_token(std::int64_t position) const {
+Sample DocumentSamples::at(std::int64_t index) const {
+  // The first document that ends after it; those without samples are stepped over.
+  const auto document = std::upper_bound(ends_.begin(), ends_.end(), index) - ends_.begin();
+  const std::span<const std::int64_t> tokens = source_.document_ends();
+  const auto number = static_cast<std::size_t>(document);
+  const std::int64_t first_sample = document == 0 ? 0 : ends_[number - 1];
+  const std::int64_t first_token = document == 0 ? 0 : tokens[number - 1];
+  const std::int64_t begin = first_token + (index - first_sample) * length_;
+  return {begin, std::min(length_, tokens[number] - 1 - begin)};
+}
+
+Batches::Batches(const TokenSource& source, std::int64_t length, std::uint64_t seed, bool within_documents)
+    : source_(source), length_(length), seed_(seed), samples_((source.size() - 1) / length) {
+  if (within_documents) samples_ = documents_.emplace(source, length).count();
+  if (samples_ >= 1) return;
+  if (within_documents) fail(StatusCode::invalid_argument, "the data has no document of two tokens or more");
+  fail(StatusCode::invalid_argument, "the data has {} tokens; samples of length {} need at least {}", source.size(),
+       length, length + 1);
+}
+
+Sample Batches::sample(std::int64_t position) const {
   const std::uint64_t key = epoch_key(seed_, position / samples_);
+  const auto index = static_cast<std::int64_t>(
+      permuted(static_cast<std::uint64_t>(position % samples_), static_cast<std::uint64_t>(samples_), key));
+  if (documents_) return documents_->at(index);
   const std::int64_t left_over = source_.size() - 1 - samples_ * length_;
   const auto begin = static_cast<std::int64_t>(mix_bits(key) % static_cast<std::uint64_t>(left_over + 1));
-  const std::uint64_t index =
-      permuted(static_cast<std::uint64_t>(position % samples_), static_cast<std::uint64_t>(samples_), key);
-  return begin + static_cast<std::int64_t>(index) * length_;
+  return {begin + index * length_, length_};
 }
 
 void Batches::read(std::int64_t position, std::span<std::int32_t> ids, std::span<std::int32_t> targets) const {
   const auto length = static_cast<std::size_t>(length_);
-  std::vector<std::int32_t> sample(length + 1);
   for (std::size_t begin = 0; begin < ids.size(); begin += length, ++position) {
-    source_.read(first_token(position), sample);
-    std::copy_n(sample.begin(), length, ids.begin() + static_cast<std::ptrdiff_t>(begin));
-    std::copy_n(sample.begin() + 1, length, targets.begin() + static_cast<std::ptrdiff_t>(begin));
+    read_sample(source_, sample(position), ids.subspan(begin, length), targets.subspan(begin, length));
   }
 }
 

@@ -90,6 +90,7 @@ nlohmann::ordered_json state_json(const TrainerState& state) {
   json["riverhorse"] = RIVERHORSE_VERSION;
   json["step"] = state.step;
   json["samples"] = state.samples;
+  json["tokens"] = state.tokens;
   json["micro_batches"] = state.micro_batches;
   json["data_tokens"] = state.data_tokens;
   json["validation_loss"] = optional(state.validation_loss);
@@ -138,6 +139,8 @@ TrainerState parse_state(const fs::path& path) {
   } catch (const Error& error) {
     throw Error(StatusCode::bad_file, error.what());
   }
+  // What wrote no tokens had no padding.
+  state.tokens = json.contains("tokens") ? count("tokens") : state.samples * state.options.length;
   return state;
 }
 
@@ -170,9 +173,14 @@ void write_checkpoint(const fs::path& folder, const TrainingCheckpoint& checkpoi
 
 }  // namespace
 
-std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) {
+std::map<std::string, std::string> read_tokenizer_files(const fs::path& path) {
   std::map<std::string, std::string> files;
   std::error_code ignored;
+  const bool is_file = fs::is_regular_file(path, ignored);
+  if (is_file && path.extension() == ".json" && path.filename() != "vocab.json") {
+    return {{"tokenizer.json", read_text_file(path, tokenizer_limit_bytes)}};
+  }
+  const fs::path folder = is_file ? path.parent_path() : path;
   for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
     if (fs::exists(folder / name, ignored)) files[name] = read_text_file(folder / name, tokenizer_limit_bytes);
   }

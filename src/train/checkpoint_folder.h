@@ -2,9 +2,8 @@
 // (config.json, model.safetensors, tokenizer files) with the state of the training beside it:
 //
 //   optimizer.safetensors   first_moment.<parameter> and second_moment.<parameter>, f32
-//   trainer_state.json      version, step, samples, micro_batches, data_tokens, validation_loss, best_loss,
-//   best_step,
-//                           options
+//   trainer_state.json      version, step, samples, tokens, micro_batches, data_tokens, validation_loss, best_loss,
+//                           best_step, options
 //
 // A checkpoint is written as tmp-step-00001000, every file synced, and renamed: what is called step-* is whole, and a
 // crash at any byte leaves those before it whole. One is removed by renaming it to tmp-* first. Whatever is called
@@ -27,6 +26,7 @@ namespace riverhorse {
 struct TrainerState {
   std::int64_t step = 0;                  // done
   std::int64_t samples = 0;               // read: the position in the data
+  std::int64_t tokens = 0;                // targets trained on
   std::int64_t micro_batches = 0;         // done, which dropout counts
   std::int64_t data_tokens = 0;           // of the data that the position is in
   std::optional<double> validation_loss;  // of this checkpoint
@@ -43,8 +43,9 @@ struct TrainingCheckpoint {
   std::map<std::string, std::string> tokenizer_files;  // text by name
 };
 
-// The tokenizer files that a model folder has.
-std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
+// The tokenizer files that a model folder has, by name; `path` may also be a file in it, or a tokenizer.json of any
+// name. Empty when there is none.
+std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& path);
 
 std::filesystem::path checkpoint_path(const std::filesystem::path& run, std::int64_t step);
 

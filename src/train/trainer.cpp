@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
+#include "train/training_flops.h"
 
 namespace riverhorse {
 namespace {
@@ -25,6 +27,13 @@ TrainerCoreOptions core_options(const TrainerOptions& options) {
   return core;
 }
 
+std::int64_t smallest_factor(std::int64_t number) {
+  for (std::int64_t factor = 2; factor * factor <= number; ++factor) {
+    if (number % factor == 0) return factor;
+  }
+  return number;
+}
+
 std::string duration_text(double seconds) {
   const auto whole = static_cast<std::int64_t>(std::ceil(seconds));
   if (whole >= 3600) return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
@@ -35,10 +44,12 @@ std::string duration_text(double seconds) {
 }  // namespace
 
 std::string report_line(const StepReport& report) {
-  std::string line =
-      fmt::format("step {}/{}  loss {:.4f}  ppl {:.2f}  lr {:.2e}  norm {:.2f}  {:.0f} tokens/s  {} left",
-                  report.step, report.steps, report.loss, report.perplexity(), report.learning_rate,
-                  report.gradient_norm, report.tokens_per_second, duration_text(report.seconds_left));
+  std::string line = fmt::format("step {}/{}  loss {:.4f}  ppl {:.2f}  lr {:.2e}  norm {:.2f}  {:.0f} tokens/s",
+                                 report.step, report.steps, report.loss, report.perplexity(), report.learning_rate,
+                                 report.gradient_norm, report.tokens_per_second);
+  if (report.mfu) line += fmt::format("  MFU {:.1f}%", 100 * *report.mfu);
+  line += fmt::format("  {:.1f} MB  {} left", static_cast<double>(report.memory_bytes) / 1e6,
+                      duration_text(report.seconds_left));
   if (report.skipped) line += "  (left out: the gradient norm is too large or not finite)";
   if (report.validation_loss) {
     line += fmt::format("  validation loss {:.4f}  ppl {:.2f}", *report.validation_loss,
@@ -51,13 +62,23 @@ Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const
                  const TokenSource* validation, std::filesystem::path run)
     : checkpoint_(std::move(start)),
       core_(std::move(device), checkpoint_.model, core_options(checkpoint_.state.options)),
-      batches_(data, checkpoint_.state.options.length, static_cast<std::uint64_t>(checkpoint_.state.options.seed)),
+      batches_(data, checkpoint_.state.options.length, static_cast<std::uint64_t>(checkpoint_.state.options.seed),
+               checkpoint_.state.options.reset_state_at_documents),
       validation_(validation),
-      run_(std::move(run)) {
-  if (validation_ != nullptr && validation_->size() < 2) {
-    fail(StatusCode::invalid_argument, "the validation data has {} tokens; it needs at least 2", validation_->size());
-  }
+      run_(std::move(run)),
+      flops_per_token_(training_flops_per_token(checkpoint_.model.config, checkpoint_.state.options.length)) {
   TrainerState& state = checkpoint_.state;
+  if (validation_ != nullptr) {
+    if (validation_->size() < 2) {
+      fail(StatusCode::invalid_argument, "the validation data has {} tokens; it needs at least 2",
+           validation_->size());
+    }
+    if (state.options.reset_state_at_documents) validation_documents_.emplace(*validation_, state.options.length);
+    if (validation_documents_ && validation_documents_->count() == 0) {
+      fail(StatusCode::invalid_argument, "the validation data has no document of two tokens or more");
+    }
+    core_.prepare_evaluation();
+  }
   if (state.step > 0) {
     if (data.size() != state.data_tokens) {
       fail(StatusCode::invalid_argument,
@@ -87,35 +108,59 @@ StepReport Trainer::step() {
   state.step = core_.steps_done();
   state.micro_batches = core_.micro_batches_done();
   state.samples += options.samples_per_step();
+  state.tokens += result.scored;
+  return next_report(result, factor, seconds_since(start));
+}
+
+StepReport Trainer::next_report(const StepResult& result, double rate_factor, double seconds) const {
+  const TrainerState& state = checkpoint_.state;
+  const TrainerOptions& options = state.options;
   StepReport report;
   report.step = state.step;
   report.steps = options.steps;
   report.loss = result.loss;
-  report.learning_rate = options.optimizer.learning_rate * factor;
+  report.learning_rate = options.optimizer.learning_rate * rate_factor;
   report.gradient_norm = result.gradient_norm;
   report.skipped = result.skipped;
-  report.tokens = state.samples * options.length;
-  report.tokens_per_second = static_cast<double>(count) / seconds_since(start);
+  report.tokens = state.tokens;
+  report.tokens_per_second = static_cast<double>(result.scored) / seconds;
+  if (options.peak_tflops > 0) {
+    report.mfu = report.tokens_per_second * flops_per_token_ / (options.peak_tflops * 1e12);
+  }
+  report.memory_bytes = core_.model().device().memory_usage().used_bytes;
   return report;
+}
+
+Checkpoint Trainer::model() const {
+  Checkpoint model = checkpoint_.model;
+  const ParameterArena& arena = core_.model().parameters();
+  model.file.tensors = arena.download(arena.values());
+  return model;
+}
+
+Sample Trainer::validation_sample(std::int64_t index) const {
+  if (validation_documents_) return validation_documents_->at(index);
+  const std::int64_t length = checkpoint_.state.options.length;
+  return {index * length, std::min(length, validation_->size() - 1 - index * length)};
 }
 
 std::optional<double> Trainer::validate() {
   if (validation_ == nullptr) return std::nullopt;
   const TrainerOptions& options = checkpoint_.state.options;
-  const std::int64_t most = options.validation_tokens > 0 ? options.validation_tokens : validation_->size();
-  const std::int64_t scored = std::min(validation_->size() - 1, most);
+  const std::int64_t samples =
+      validation_documents_ ? validation_documents_->count() : (validation_->size() - 2) / options.length + 1;
+  std::int64_t left = options.validation_tokens > 0 ? options.validation_tokens : validation_->size();
   const auto length = static_cast<std::size_t>(options.length);
-  std::vector<std::int32_t> ids, targets, piece(length + 1);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(options.batch) * length), targets(ids.size());
   EvaluationResult sum;
-  for (std::int64_t begin = 0; begin < scored;) {
+  for (std::int64_t index = 0; index < samples && left > 0;) {
     // What the data does not fill of the micro-batch is not scored.
-    ids.assign(static_cast<std::size_t>(options.batch) * length, 0);
-    targets.assign(ids.size(), -1);
-    for (std::size_t row = 0; row < ids.size() && begin < scored; row += length, begin += options.length) {
-      const auto tokens = static_cast<std::size_t>(std::min(options.length, scored - begin));
-      validation_->read(begin, std::span(piece).first(tokens + 1));
-      std::copy_n(piece.begin(), tokens, ids.begin() + static_cast<std::ptrdiff_t>(row));
-      std::copy_n(piece.begin() + 1, tokens, targets.begin() + static_cast<std::ptrdiff_t>(row));
+    for (std::size_t row = 0; row < ids.size(); row += length) {
+      Sample sample;
+      if (index < samples && left > 0) sample = validation_sample(index++);
+      sample.targets = std::min(sample.targets, left);
+      left -= sample.targets;
+      read_sample(*validation_, sample, std::span(ids).subspan(row, length), std::span(targets).subspan(row, length));
     }
     const EvaluationResult result = core_.evaluate(ids, targets);
     sum.loss_sum += result.loss_sum;
@@ -134,7 +179,7 @@ void Trainer::save(const std::optional<double>& validation_loss) {
   }
   TrainingCheckpoint whole = checkpoint_;
   const ParameterArena& arena = core_.model().parameters();
-  whole.model.file.tensors = arena.download(arena.values());
+  whole.model = model();
   whole.first_moments = arena.download(core_.optimizer().first_moments());
   whole.second_moments = arena.download(core_.optimizer().second_moments());
   save_training_checkpoint(run_, whole);
@@ -145,7 +190,7 @@ bool Trainer::run(const StopFunction& stop, const ReportFunction& report) {
   const TrainerOptions& options = state.options;
   make_folder(run_);
   const FolderLock lock(run_);
-  TrainingLog log(run_, state.step);
+  TrainingLog log(run_, state.step, options.tensorboard);
   const Clock::time_point start = Clock::now();
   const std::int64_t first = state.step;
   bool stopped = false;
@@ -165,6 +210,24 @@ bool Trainer::run(const StopFunction& stop, const ReportFunction& report) {
     if (report) report(now);
   }
   return state.step >= options.steps;
+}
+
+std::unique_ptr<Trainer> make_trainer(const std::shared_ptr<Device>& device, TrainingCheckpoint start,
+                                      const TokenSource& data, const TokenSource* validation,
+                                      const std::filesystem::path& run) {
+  TrainerOptions& options = start.state.options;
+  while (true) {
+    try {
+      return std::make_unique<Trainer>(device, start, data, validation, run);
+    } catch (const Error& error) {
+      if (error.code() != StatusCode::out_of_memory || !options.auto_batch || options.batch == 1) throw;
+      const std::int64_t factor = smallest_factor(options.batch);
+      options.batch /= factor;
+      options.accumulation *= factor;
+      log_warning(fmt::format("a micro-batch of {} sequences does not fit ({}); --batch {} --accumulation {} instead",
+                              options.batch * factor, error.what(), options.batch, options.accumulation));
+    }
+  }
 }
 
 }  // namespace riverhorse

@@ -18,7 +18,8 @@ namespace riverhorse {
 using StopFunction = std::function<bool()>;
 using ReportFunction = std::function<void(const StepReport&)>;
 
-// One line for people: step, loss, perplexity, learning rate, speed, time left, validation.
+// One line for people: step, loss, perplexity, learning rate, speed, MFU where it is known, memory, time left,
+// validation.
 std::string report_line(const StepReport& report);
 
 class Trainer {
@@ -36,21 +37,34 @@ class Trainer {
   bool run(const StopFunction& stop, const ReportFunction& report);
 
   const TrainerState& state() const { return checkpoint_.state; }
+  // The model as it is now; not while a step runs.
+  Checkpoint model() const;
   TrainerCore& core() { return core_; }
 
-  // The mean loss of the validation data's tokens, each counted once, read in pieces of the length of a sample;
-  // empty without data.
+  // The mean loss of the validation data's tokens, each counted once, read in pieces of the length of a sample,
+  // which with reset_state_at_documents begin anew with each document; empty without data.
   std::optional<double> validate();
 
  private:
   StepReport step();
+  StepReport next_report(const StepResult& result, double rate_factor, double seconds) const;
+  Sample validation_sample(std::int64_t index) const;
   void save(const std::optional<double>& validation_loss);
 
   TrainingCheckpoint checkpoint_;  // of its tensors only those of the start, until it is in the core
   TrainerCore core_;
   Batches batches_;
   const TokenSource* validation_;
+  std::optional<DocumentSamples> validation_documents_;  // where no sample may cross their ends
   std::filesystem::path run_;
+  double flops_per_token_;
 };
+
+// A Trainer. With the option auto_batch and too little memory for it, its micro-batch is halved and the accumulation
+// doubled (an odd one is divided by its smallest factor), announced in the log, until it fits: a step has the same
+// samples. Errors: as Trainer; out_of_memory when a micro-batch of one sequence does not fit.
+std::unique_ptr<Trainer> make_trainer(const std::shared_ptr<Device>& device, TrainingCheckpoint start,
+                                      const TokenSource& data, const TokenSource* validation,
+                                      const std::filesystem::path& run);
 
 }  // namespace riverhorse

@@ -104,9 +104,13 @@ double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const
   return run(*gradients_, ids, targets).loss_sum / scored;
 }
 
+void TrainerCore::prepare_evaluation() {
+  if (!evaluation_) evaluation_ = device_->record([&](Encoder& encoder) { model_.record_evaluation(encoder); }, {});
+}
+
 EvaluationResult TrainerCore::evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
   check(ids, targets, true);
-  if (!evaluation_) evaluation_ = device_->record([&](Encoder& encoder) { model_.record_evaluation(encoder); }, {});
+  prepare_evaluation();
   return run(*evaluation_, ids, targets);
 }
 

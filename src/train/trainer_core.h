@@ -41,6 +41,7 @@ class TrainerCore {
   TrainerCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const TrainerCoreOptions& options);
 
   TrainingModel& model() { return model_; }
+  const TrainingModel& model() const { return model_; }
   Optimizer& optimizer() { return optimizer_; }
   std::int64_t steps_done() const { return steps_done_; }
   // Goes on after `steps` steps and `micro_batches` micro-batches, which dropout counts.
@@ -55,6 +56,8 @@ class TrainerCore {
   // The gradients of one micro-batch's mean loss, in the arena; no update. Returns that loss.
   double gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
 
+  // Allocates what evaluate() needs, which otherwise its first call does. Errors: out_of_memory.
+  void prepare_evaluation();
   // Loss of one micro-batch, no gradients, no dropout.
   EvaluationResult evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
 

@@ -21,6 +21,8 @@ void visit_choice(OptionVisitor& visitor, const char* name, const char* help, En
 class Writer : public OptionVisitor {
  public:
   void text(const char* name, const char*, std::string& value) override { json[name] = value; }
+  void texts(const char* name, const char*, std::vector<std::string>& value) override { json[name] = value; }
+  void flag(const char* name, const char*, bool& value) override { json[name] = value; }
   void integer(const char* name, const char*, std::int64_t& value, std::int64_t, std::int64_t) override {
     json[name] = value;
   }
@@ -44,6 +46,23 @@ class Reader : public OptionVisitor {
     if (found == nullptr) return;
     require(found->is_string(), name, *found, "a text");
     value = found->get<std::string>();
+  }
+  void texts(const char* name, const char*, std::vector<std::string>& value) override {
+    const nlohmann::json* found = find(name);
+    if (found == nullptr) return;
+    if (found->is_string()) {
+      value = {found->get<std::string>()};
+      return;
+    }
+    const auto is_text = [](const nlohmann::json& each) { return each.is_string(); };
+    require(found->is_array() && std::all_of(found->begin(), found->end(), is_text), name, *found, "a list of texts");
+    value = found->get<std::vector<std::string>>();
+  }
+  void flag(const char* name, const char*, bool& value) override {
+    const nlohmann::json* found = find(name);
+    if (found == nullptr) return;
+    require(found->is_boolean(), name, *found, "true or false");
+    value = found->get<bool>();
   }
   void integer(const char* name, const char*, std::int64_t& value, std::int64_t low, std::int64_t high) override {
     const nlohmann::json* found = find(name);
@@ -95,10 +114,16 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   constexpr std::int64_t many = std::int64_t{1} << 40, wide = std::int64_t{1} << 24;
   OptimizerOptions& optimizer = options.optimizer;
   ScheduleOptions& schedule = options.schedule;
-  visitor.text("data",
-               "Tokens to train on: a file of riverhorse tokenize, or a .safetensors with tokens (N), I32 or I64",
-               options.data);
-  visitor.text("validation_data", "Tokens to validate on, of the same kind", options.validation_data);
+  visitor.texts("data",
+                "What to train on: text (.txt, .csv, .json, .jsonl; patterns too), a file of riverhorse tokenize, or "
+                "a .safetensors with tokens (N), I32 or I64",
+                options.data);
+  visitor.texts("validation_data", "What to validate on, of the same kinds", options.validation_data);
+  visitor.text("column", "Column of .csv files", options.column);
+  visitor.text("field", "Field of .json and .jsonl files", options.field);
+  visitor.number("validation_percent",
+                 "Share of the documents of text to validate on instead; of a single document, its end",
+                 options.validation_percent, 0, 99.9);
   visitor.integer("steps", "Steps in all", options.steps, 1, many);
   visitor.integer("batch", "Sequences of a micro-batch", options.batch, 1, wide);
   visitor.integer("accumulation", "Micro-batches of a step", options.accumulation, 1, wide);
@@ -125,6 +150,17 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   visitor.integer("validation_tokens", "Most tokens of a validation; 0: all", options.validation_tokens, 0, many);
   visitor.integer("checkpoint_every", "Steps between checkpoints", options.checkpoint_every, 1, many);
   visitor.integer("keep", "Checkpoints that are kept, besides the best", options.keep, 1, many);
+  visitor.flag("reset_state_at_documents", "No sequence crosses the end of a document; the rest of it is padding",
+               options.reset_state_at_documents);
+  visitor.flag("auto_batch", "Where memory is short, a smaller batch and as much more accumulation",
+               options.auto_batch);
+  visitor.flag("tensorboard", "Also writes event files for TensorBoard", options.tensorboard);
+  visitor.number("peak_tflops", "Peak of the device in 10^12 operations a second, for MFU; 0: no MFU",
+                 options.peak_tflops, 0, 1e9);
+  visitor.integer("sample_every", "Steps between texts generated to look at; 0: never", options.sample_every, 0,
+                  many);
+  visitor.integer("sample_tokens", "Tokens of such a text", options.sample_tokens, 1, wide);
+  visitor.text("prompt", "What such a text begins with", options.prompt);
   visitor.integer("seed", "Of the order of the data, dropout and new weights", options.seed, 0,
                   std::numeric_limits<std::int64_t>::max());
   visit_choice(visitor, "conv", "Long convolution", options.conv, {"auto", "chunked", "fft"});

@@ -14,7 +14,11 @@
 namespace riverhorse {
 
 struct TrainerOptions {
-  std::string data, validation_data;  // files; the trainer itself is given what they hold
+  // Files, or patterns of text files; the trainer itself is given what they hold.
+  std::vector<std::string> data, validation_data;
+  std::string column = "text";    // of .csv files
+  std::string field = "text";     // of .json and .jsonl files
+  double validation_percent = 0;  // of the documents of `data`, set aside
   std::int64_t steps = 1000;
   std::int64_t batch = 8;         // sequences of a micro-batch
   std::int64_t accumulation = 1;  // micro-batches of a step
@@ -24,8 +28,15 @@ struct TrainerOptions {
   std::int64_t validate_every = 0;     // steps; 0: with every checkpoint only
   std::int64_t validation_tokens = 0;  // at most so many; 0: all
   std::int64_t checkpoint_every = 1000;
-  std::int64_t keep = 3;  // checkpoints, and the best besides
-  std::int64_t seed = 0;  // of the order of the data, dropout, and new weights
+  std::int64_t keep = 3;                  // checkpoints, and the best besides
+  bool reset_state_at_documents = false;  // no sequence crosses the end of a document
+  bool auto_batch = false;                // a smaller batch and more accumulation where memory is short
+  bool tensorboard = false;               // event files too
+  double peak_tflops = 0;                 // of the device; 0: not known, and no MFU
+  std::int64_t sample_every = 0;          // steps between texts that are generated; 0: never
+  std::int64_t sample_tokens = 64;        // of each
+  std::string prompt;                     // what they begin with
+  std::int64_t seed = 0;                  // of the order of the data, dropout, and new weights
   ConvAlgorithm conv = ConvAlgorithm::automatic;
 
   std::int64_t samples_per_step() const { return batch * accumulation; }
@@ -36,6 +47,8 @@ class OptionVisitor {
  public:
   virtual ~OptionVisitor() = default;
   virtual void text(const char* name, const char* help, std::string& value) = 0;
+  virtual void texts(const char* name, const char* help, std::vector<std::string>& value) = 0;
+  virtual void flag(const char* name, const char* help, bool& value) = 0;
   virtual void integer(const char* name, const char* help, std::int64_t& value, std::int64_t low,
                        std::int64_t high) = 0;
   virtual void number(const char* name, const char* help, double& value, double low, double high) = 0;

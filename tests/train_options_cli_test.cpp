@@ -1,0 +1,107 @@
+// What riverhorse train shows and does besides training: logs, event files, samples, a batch that fits.
+#include <algorithm>
+
+#include "train_cli_fixture.h"
+
+namespace riverhorse {
+namespace {
+
+class TrainOptions : public TrainCli {};
+
+TEST_F(TrainOptions, SamplesAreShownAndChangeNothing) {
+  const std::string data = tokens_file("samples.safetensors", 20);
+  const std::string with = temporary("with_samples"), without = temporary("without_samples");
+  const std::string options =
+      "--preset tiny-hybrid --set resid_pdrop=0.1 --steps 6 --sample-tokens 5 --prompt River ";
+  const ChildResult sampled = train(options + "--sample-every 2 " + small(data, with));
+  expect_success(sampled);
+  const ChildResult plain = train(options + small(data, without));
+  expect_success(plain);
+  EXPECT_EQ(rows(with), rows(without));
+  EXPECT_EQ(read_whole_file(with + "/step-00000006/model.safetensors"),
+            read_whole_file(without + "/step-00000006/model.safetensors"));
+  EXPECT_EQ(plain.err.find("sample of step"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(without + "/samples.jsonl"));
+  std::ifstream log(with + "/samples.jsonl");
+  std::int64_t step = 0;
+  for (std::string line; std::getline(log, line);) {
+    const auto row = nlohmann::json::parse(line);
+    EXPECT_EQ(row["step"], step += 2);
+    EXPECT_EQ(row["prompt"], "River");
+    const std::string shown = "sample of step " + std::to_string(step) + ": " + row["text"].dump() + "\n";
+    EXPECT_NE(sampled.err.find(shown), std::string::npos) << shown << " is not in " << sampled.err;
+  }
+  EXPECT_EQ(step, 6);
+
+  // Going on from a step continues that log too; without a prompt a text begins with the end of one before it.
+  expect_success(run({"train", "--resume", with, "--steps", "8", "--sample-every", "1", "--prompt", ""},
+                     {{"OMP_NUM_THREADS", "1"}}));
+  EXPECT_NE(read_whole_file(with + "/samples.jsonl").find("{\"step\":8,\"prompt\":\"\""), std::string::npos);
+  const std::string samples = read_whole_file(with + "/samples.jsonl");
+  EXPECT_EQ(std::count(samples.begin(), samples.end(), '\n'), 5);
+  expect_failure(train("--preset tiny --set vocab_size=600 --sample-every 1 " + small(data, temporary("no_text"))), 2,
+                 "--sample-every needs a tokenizer");
+}
+
+TEST_F(TrainOptions, LogsHaveEveryField) {
+  const std::string data = tokens_file("fields.safetensors", 5), folder = temporary("fields");
+  const ChildResult result = train("--preset tiny --steps 2 --peak-tflops 1 --tensorboard " + small(data, folder));
+  expect_success(result);
+  EXPECT_NE(result.err.find("  MFU "), std::string::npos) << result.err;
+  std::ifstream jsonl(folder + "/train.jsonl"), csv(folder + "/train.csv");
+  std::string line, header;
+  std::getline(jsonl, line);
+  std::getline(csv, header);
+  std::string names;
+  const auto row = nlohmann::ordered_json::parse(line);
+  for (const auto& [name, value] : row.items()) names += (names.empty() ? "" : ",") + name;
+  EXPECT_EQ(names, header);
+  for (const char* name :
+       {"step", "loss", "perplexity", "learning_rate", "tokens_per_second", "mfu", "memory_bytes"}) {
+    EXPECT_GT(row[name].get<double>(), 0) << name;
+  }
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder + "/tensorboard"), {}), 1);
+  expect_success(train("--resume " + folder + " --steps 3"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder + "/tensorboard"), {}), 2);
+  expect_success(train("--resume " + folder + " --steps 4 --tensorboard=false"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder + "/tensorboard"), {}), 2);
+}
+
+TEST_F(TrainOptions, ABatchThatDoesNotFitIsHalved) {
+  const std::string data = tokens_file("batch.safetensors", 40);
+  const auto start = [&](const std::string& folder, const std::string& more) {
+    return train("--preset tiny --steps 2 --batch 32 --length 24 --data " + data + " --output " + temporary(folder) +
+                 " " + more);
+  };
+  expect_success(start("whole_batch", ""));
+  std::string line;
+  std::ifstream log(temporary("whole_batch") + "/train.jsonl");
+  std::getline(log, line);
+  const auto bytes = nlohmann::json::parse(line)["memory_bytes"].get<std::uint64_t>();
+  const std::string limit = "--memory-limit " + std::to_string(bytes * 3 / 4 >> 20) + " ";
+  expect_failure(start("too_small", limit), 1, "MiB that the cpu backend may use are in use");
+  const ChildResult halved = start("halved_batch", limit + "--auto-batch");
+  expect_success(halved);
+  EXPECT_NE(halved.err.find("does not fit"), std::string::npos) << halved.err;
+  EXPECT_NE(halved.out.find("\"batch\": 16,\n \"accumulation\": 2"), std::string::npos) << halved.out;
+  const auto whole = rows(temporary("whole_batch")), parts = rows(temporary("halved_batch"));
+  ASSERT_EQ(parts.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_NEAR(parts[i]["loss"].get<double>(), whole[i]["loss"].get<double>(), 1e-4);
+  }
+  expect_failure(start("never", "--memory-limit 0"), 2, "--memory-limit");
+}
+
+TEST_F(TrainOptions, DocumentsMayBeKeptApart) {
+  std::string lines;
+  for (int i = 0; i < 20; ++i) lines += "\"Horse " + std::to_string(i) + " swims.\"\n";
+  const std::string data = write_file("apart/data.jsonl", lines), folder = temporary("apart/run");
+  expect_success(train("--preset tiny --steps 1 --reset-state-at-documents " + small(data, folder)));
+  // Two samples of one document each: 14 or 15 letters, of which all but the first are targets, and its end.
+  const auto tokens = rows(folder)[0]["tokens"].get<int>();
+  EXPECT_GE(tokens, 2 * 14);
+  EXPECT_LE(tokens, 2 * 15);
+}
+
+}  // namespace
+}  // namespace riverhorse
