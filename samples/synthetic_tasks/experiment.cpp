@@ -67,7 +67,8 @@ command_line read_command_line(int argc, char** argv, const std::string& default
 
 std::string config_json(const mixer& model, const data_set& data, const recipe& how) {
   return "{\"n_embd\": " + std::to_string(how.width) + ", \"n_layer\": " + std::to_string(how.layers) +
-         ", \"vocab_size\": " + std::to_string(data.vocab_size) + ", \"embed_pdrop\": 0.1, " + model.fields + "}";
+         ", \"vocab_size\": " + std::to_string(data.vocab_size) +
+         ", \"embed_pdrop\": " + std::to_string(how.dropout) + ", " + model.fields + "}";
 }
 
 }  // namespace
@@ -101,6 +102,7 @@ std::vector<epoch_result> train(const rh::device& device, const mixer& model, co
   for (int epoch = 1; epoch <= how.epochs; ++epoch) {
     random.shuffle(order);
     epoch_result result;
+    std::int64_t scored = 0;
     for (std::size_t begin = 0; begin < order.size(); begin += batch) {
       sequence ids, targets;
       for (std::size_t i = begin; i < std::min(begin + batch, order.size()); ++i) {
@@ -111,8 +113,9 @@ std::vector<epoch_result> train(const rh::device& device, const mixer& model, co
       }
       const riverhorse_step_result step = trainer.step(ids, targets);
       result.train_loss += step.loss * static_cast<double>(step.scored);
+      scored += step.scored;
     }
-    result.train_loss /= static_cast<double>(data.train.targets.size());
+    result.train_loss /= static_cast<double>(scored);
     const riverhorse_evaluation test = trainer.evaluate(data.test.ids, data.test.targets);
     result.test_loss = test.loss_sum / static_cast<double>(test.scored);
     result.accuracy = 100.0 * static_cast<double>(test.correct) / static_cast<double>(test.scored);

@@ -25,6 +25,7 @@ struct recipe {
   int width = 32, layers = 2;  // of the model
   double learning_rate = 5e-4;
   double weight_decay = 0.1;
+  double dropout = 0.1;  // of the embedding
 };
 
 struct epoch_result {
