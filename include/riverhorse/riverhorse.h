@@ -357,9 +357,10 @@ RIVERHORSE_API riverhorse_status riverhorse_session_load(riverhorse_session* ses
 
 /* ----------------------------------------------------------------------------------------------------- training */
 
+/* Its members are those of riverhorse_model_options. */
 typedef struct riverhorse_device_options {
   uint32_t struct_size;
-  int32_t safe_shaders; /* these seven: as in riverhorse_model_options */
+  int32_t safe_shaders;
   int32_t skip_self_test;
   int32_t validation;
   double submission_limit_ms;
