@@ -1,6 +1,7 @@
 // The C++ wrapper: what it adds to the C functions (ownership, exceptions, callbacks that may throw).
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <riverhorse/riverhorse.hpp>
 #include <stdexcept>
 #include <string>
@@ -102,6 +103,43 @@ TEST(Wrapper, SessionsOutliveTheirModelAndMove) {
   rh::session text = make();
   rh::session moved = std::move(text);
   EXPECT_GE(moved.step(), 0);
+}
+
+rh::trainer small_trainer() {
+  riverhorse_device_options on = rh::device_options();
+  on.backend = "cpu";
+  riverhorse_trainer_options options = rh::trainer_options();
+  options.config_json = R"({"n_embd": 16, "n_layer": 1, "vocab_size": 8, "ssm_d_state": 8})";
+  options.batch = 2;
+  options.length = 4;
+  return rh::trainer(rh::device(on), options);  // keeps the device alive
+}
+
+TEST(Wrapper, TrainsSavesAndResumes) {
+  rh::trainer trainer = small_trainer();
+  const std::vector<std::int32_t> ids = {1, 2, 3, 4, 5, 6, 7, 0}, targets = {-1, -1, -1, 3, -1, -1, -1, 2};
+  EXPECT_EQ(trainer.step(ids, targets).scored, 2);
+  EXPECT_EQ(trainer.step(ids).scored, 6);
+  EXPECT_EQ(trainer.evaluate({1, 2, 3, 4}, {2, 3, 4, 5}).scored, 4);
+  EXPECT_EQ(trainer.info().sequences, 4);
+
+  const std::string run = testing::TempDir() + "wrapper_test.training";
+  trainer.save(run);
+  riverhorse_device_options on = rh::device_options();
+  on.backend = "cpu";
+  const rh::device device(on);
+  rh::trainer resumed = rh::trainer::resume(device, run);
+  EXPECT_EQ(resumed.info().step, 2);
+  EXPECT_EQ(resumed.step(ids).loss, trainer.step(ids).loss);
+  std::filesystem::remove_all(run);
+}
+
+TEST(Wrapper, RefusesWhatAreNoWholeSequences) {
+  rh::trainer trainer = small_trainer();
+  EXPECT_THROW(trainer.step({1, 2, 3}), rh::api_error);
+  EXPECT_THROW(trainer.step({1, 2, 3, 4}, {1, 2, 3}), rh::api_error);
+  EXPECT_THROW(trainer.evaluate({}), rh::api_error);
+  EXPECT_THROW(trainer.step({1, 2, 3, 8}), rh::api_error);
 }
 
 }  // namespace

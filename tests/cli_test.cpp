@@ -1,4 +1,5 @@
 // The program's manners: help, usage errors, devices on machines that lack this and that, models on disk.
+#include <filesystem>
 #include <regex>
 #include <set>
 

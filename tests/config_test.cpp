@@ -125,6 +125,17 @@ TEST(Config, WritingAndReadingBackKeepsEverything) {
   EXPECT_EQ(back.eos_token_id, 2);
 }
 
+// A field of ours: what is H3 is written as the original writes it.
+TEST(Config, GatingIsWrittenWhereItIsOff) {
+  EXPECT_TRUE(parse(with("")).ssm_gating);
+  EXPECT_EQ(model_config_json(parse(with(R"("ssm_gating": true)"))).find("ssm_gating"), std::string::npos);
+  const std::string written = model_config_json(parse(with(R"("ssm_gating": false)")));
+  EXPECT_FALSE(parse(written).ssm_gating);
+  EXPECT_EQ(model_config_json(parse(written)), written);
+  EXPECT_THROW(parse(with(R"("ssm_gating": 0)")), Error);
+  EXPECT_THROW(parse(with(R"("ssm_gating": false, "ssm_head_dim": 8)")), Error);
+}
+
 // The fields of a golden configuration come back with the same values.
 TEST(Config, WritesTheOriginalsFieldNames) {
   for (const char* name : {"h3-pure", "h3-hybrid", "h3-hybrid-rotary", "h3-headdim"}) {

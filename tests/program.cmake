@@ -2,6 +2,8 @@
 riverhorse_test(selftest_test selftest_test.cpp USES riverhorse_selftest LABELS program)
 
 riverhorse_test(api_test api_test.cpp api_session_test.cpp api_generate_test.cpp USES riverhorse::riverhorse LABELS api)
+riverhorse_test(api_trainer_test api_trainer_test.cpp USES riverhorse::riverhorse LABELS api training)
+set_property(TEST api_trainer_test APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 riverhorse_test(api_wrapper_test api_wrapper_test.cpp USES riverhorse::riverhorse LABELS api)
 set_target_properties(api_wrapper_test PROPERTIES CXX_STANDARD 17)
 

@@ -1,9 +1,11 @@
 # Training, on every device that trains.
-riverhorse_test(training_model_test training_model_test.cpp
-  USES riverhorse_train riverhorse_engine riverhorse_model riverhorse_checkpoint riverhorse_registry nlohmann_json::nlohmann_json
-       $<TARGET_NAME_IF_EXISTS:riverhorse_vulkan>
-  LABELS training)
-if(TARGET riverhorse_vulkan)
-  target_compile_definitions(training_model_test PRIVATE RIVERHORSE_HAS_VULKAN)
-endif()
-set_property(TEST training_model_test APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
+foreach(name training_model_test s4d_test)
+  riverhorse_test(${name} ${name}.cpp
+    USES riverhorse_train riverhorse_engine riverhorse_model riverhorse_checkpoint riverhorse_registry
+         nlohmann_json::nlohmann_json $<TARGET_NAME_IF_EXISTS:riverhorse_vulkan>
+    LABELS training)
+  if(TARGET riverhorse_vulkan)
+    target_compile_definitions(${name} PRIVATE RIVERHORSE_HAS_VULKAN)
+  endif()
+  set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
+endforeach()

@@ -13,13 +13,15 @@
  * array they only return that number; with a capacity that is too small they fail and still set the number.
  *
  * Threads. Different models may be used by different threads at once. A model and its sessions take one call at a
- * time: calls from several threads wait for each other. Callbacks run during the call that they were given to; from
- * within one, the functions riverhorse_model_... of the same model may be called, those of its sessions are refused
- * with RIVERHORSE_INVALID_ARGUMENT. A callback must not throw C++ exceptions or jump out.
+ * time, and so do an opened device and its trainers: calls from several threads wait for each other. Callbacks run
+ * during the call that they were given to; from within one, the functions riverhorse_model_... of the same model may
+ * be called, those of its sessions are refused with RIVERHORSE_INVALID_ARGUMENT. A callback must not throw C++
+ * exceptions or jump out.
  *
- * Lifetimes. A session keeps its model alive: they may be freed in any order. All freeing functions accept null.
- * Free models before main() returns, not in a static destructor: GPU drivers unload in exit handlers of their own,
- * and what is freed after them may crash (programs that did so crashed at exit on NVIDIA's).
+ * Lifetimes. A session keeps its model alive, and a trainer its device: they may be freed in any order. All freeing
+ * functions accept null. Free models and trainers before main() returns, not in a static destructor: GPU drivers
+ * unload in exit handlers of their own, and what is freed after them may crash (programs that did so crashed at exit
+ * on NVIDIA's).
  *
  * Token ids are int32_t in [0, vocab_size). Texts are UTF-8 and have an explicit size in bytes; paths and names are
  * zero-terminated UTF-8.
@@ -94,11 +96,27 @@ RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_STRING = 2,      /* one of the stop strings was completed */
   RIVERHORSE_STOP_CALLBACK = 3     /* the callback asked to stop */
 };
+
+/* What decays, and how fast the dynamics of the SSMs learn. */
+RIVERHORSE_ENUM(riverhorse_recipe) {
+  RIVERHORSE_RECIPE_GROUPED = 0, /* decay of the weights only; the dynamics learn as all else */
+  RIVERHORSE_RECIPE_SAFARI = 1   /* decay of weights and vectors; the dynamics learn at most at 1e-3 */
+};
+
+/* Of the learning rate, after the warm-up. */
+RIVERHORSE_ENUM(riverhorse_schedule) {
+  RIVERHORSE_SCHEDULE_CONSTANT = 0,
+  RIVERHORSE_SCHEDULE_LINEAR = 1, /* a straight line to the final fraction at the last step */
+  RIVERHORSE_SCHEDULE_COSINE = 2, /* half a wave to it */
+  RIVERHORSE_SCHEDULE_WSD = 3     /* constant, then a straight line over the last part */
+};
 /* clang-format on */
 
 typedef struct riverhorse_device_list riverhorse_device_list;
 typedef struct riverhorse_model riverhorse_model;
 typedef struct riverhorse_session riverhorse_session;
+typedef struct riverhorse_device riverhorse_device;
+typedef struct riverhorse_trainer riverhorse_trainer;
 
 /* Called now and then with the work done so far, in units of its own (bytes, tokens). Nonzero cancels the call in
  * progress, which then returns RIVERHORSE_CANCELLED. */
@@ -336,6 +354,120 @@ RIVERHORSE_API riverhorse_status riverhorse_session_save(riverhorse_session* ses
  * then unchanged. */
 RIVERHORSE_API riverhorse_status riverhorse_session_load(riverhorse_session* session, const char* path,
                                                          int64_t* tokens_reused);
+
+/* ----------------------------------------------------------------------------------------------------- training */
+
+/* Its members are those of riverhorse_model_options. */
+typedef struct riverhorse_device_options {
+  uint32_t struct_size;
+  int32_t safe_shaders;
+  int32_t skip_self_test;
+  int32_t validation;
+  double submission_limit_ms;
+  const char* backend;
+  const char* device;
+  const char* cache_folder;
+} riverhorse_device_options;
+
+/* Opens a device to train on. The device asked for is the one used, or the call fails; where none is, it is the best
+ * one, or the cpu if that does not train.
+ * Errors: NOT_FOUND, UNSUPPORTED. */
+RIVERHORSE_API riverhorse_status riverhorse_device_open(const riverhorse_device_options* options,
+                                                        riverhorse_device** device);
+/* The device is given back when its last trainer is freed too. */
+RIVERHORSE_API void riverhorse_device_free(riverhorse_device* device);
+
+/* Where a training begins, and how it runs. The model is exactly one of `preset`, `config_json` and `model_path`. In
+ * a step AdamW takes the gradients of the mean loss over the scored tokens, scaled down to a norm of `clip_norm`. */
+typedef struct riverhorse_trainer_options {
+  uint32_t struct_size;
+  riverhorse_conv conv;
+  riverhorse_recipe recipe;
+  riverhorse_schedule schedule;
+  const char* preset;       /* a new model: "tiny", "tiny-hybrid", "125m", "355m", ... */
+  const char* config_json;  /* a new model: the text of a config.json */
+  const char* model_path;   /* the weights of a model folder, .safetensors or .pt file, as riverhorse_model_load */
+  uint64_t seed;            /* of a new model's values, and of dropout; below 2^63 */
+  int64_t batch;            /* B, sequences at once; default 8. More of them in a step are done B at a time */
+  int64_t length;           /* L, tokens of a sequence; default 1024 */
+  double learning_rate;     /* the largest; default 6e-4 */
+  double ssm_learning_rate; /* of the dynamics of the SSMs; default by recipe */
+  double beta1;             /* default 0.9 */
+  double beta2;             /* default 0.95 */
+  double epsilon;           /* default 1e-8 */
+  double weight_decay;      /* default 0.1; negative: none */
+  double clip_norm;         /* default 1; negative: no clipping */
+  double skip_above;        /* steps of a larger gradient norm change nothing; default: only those not finite */
+  int64_t warmup_steps;     /* in which the learning rate rises from 0 */
+  int64_t schedule_steps;   /* steps until the final fraction; needed by every schedule but the constant one */
+  double final_fraction;    /* of the learning rate; default 0.1; negative: 0 */
+  double decay_fraction;    /* of schedule_steps: the decay of WSD; default 0.2 */
+  int64_t keep_checkpoints; /* in the folder of riverhorse_trainer_save; default 3 */
+} riverhorse_trainer_options;
+
+/* A training before its first step; all memory is allocated here.
+ * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED (a device that does not train), OUT_OF_MEMORY. */
+RIVERHORSE_API riverhorse_status riverhorse_trainer_create(riverhorse_device* device,
+                                                           const riverhorse_trainer_options* options,
+                                                           riverhorse_trainer** trainer);
+
+/* Goes on exactly where a trainer was saved, with its options: `folder` is what riverhorse_trainer_save was given, of
+ * which the newest whole checkpoint is taken, or one checkpoint's folder. Errors: as above; NOT_FOUND for a folder
+ * without one. */
+RIVERHORSE_API riverhorse_status riverhorse_trainer_resume(riverhorse_device* device, const char* folder,
+                                                           riverhorse_trainer** trainer);
+RIVERHORSE_API void riverhorse_trainer_free(riverhorse_trainer* trainer);
+
+typedef struct riverhorse_trainer_info {
+  uint32_t struct_size;
+  int64_t batch;           /* B */
+  int64_t length;          /* L */
+  int64_t step;            /* done */
+  int64_t sequences;       /* of all steps: where in its data a caller goes on */
+  int64_t parameter_count; /* the tied embedding counted once */
+  int64_t vocab_size;
+  int64_t padded_vocab_size; /* ids and targets are below it */
+  char device_id[32];
+} riverhorse_trainer_info;
+
+/* Fills `info`, whose struct_size is set by the caller. */
+RIVERHORSE_API riverhorse_status riverhorse_trainer_get_info(const riverhorse_trainer* trainer,
+                                                             riverhorse_trainer_info* info);
+
+typedef struct riverhorse_step_result {
+  uint32_t struct_size;
+  int32_t skipped;      /* 1: the gradient norm was above skip_above or not finite, and nothing was changed */
+  int64_t step;         /* this one, from 1 */
+  int64_t scored;       /* tokens */
+  double loss;          /* mean over them, natural logarithm, before the update */
+  double gradient_norm; /* before clipping */
+  double learning_rate; /* of this step */
+} riverhorse_step_result;
+
+/* One step on `sequences` sequences, any number above 0, each from an empty state: `ids` (sequences, L) and
+ * `targets` (sequences, L), the id that should follow each token, -1 where nothing is scored. Null targets: the next
+ * id of each sequence, and -1 at its end. `result` may be null.
+ * INVALID_ARGUMENT: an id or a target out of range, or no target at all; nothing was changed then. */
+RIVERHORSE_API riverhorse_status riverhorse_trainer_step(riverhorse_trainer* trainer, const int32_t* ids,
+                                                         const int32_t* targets, size_t sequences,
+                                                         riverhorse_step_result* result);
+
+typedef struct riverhorse_evaluation {
+  uint32_t struct_size;
+  double loss_sum; /* over the scored tokens, natural logarithm */
+  int64_t scored;  /* tokens */
+  int64_t correct; /* of them, where the largest logit was the target's */
+} riverhorse_evaluation;
+
+/* The loss of such sequences, without dropout; changes nothing. Errors: as riverhorse_trainer_step. */
+RIVERHORSE_API riverhorse_status riverhorse_trainer_evaluate(riverhorse_trainer* trainer, const int32_t* ids,
+                                                             const int32_t* targets, size_t sequences,
+                                                             riverhorse_evaluation* result);
+
+/* Writes the checkpoint <folder>/step-<the step, 8 digits>, whole or not at all: a model folder for
+ * riverhorse_model_load, with the state of the training beside it. Makes `folder` if it is absent, and removes all
+ * its checkpoints but the newest. IO_ERROR: the folder is in use by another process too. */
+RIVERHORSE_API riverhorse_status riverhorse_trainer_save(riverhorse_trainer* trainer, const char* folder);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -42,6 +42,8 @@ Struct make() {
 inline riverhorse_model_options model_options() { return make<riverhorse_model_options>(); }
 inline riverhorse_sampling_options sampling_options() { return make<riverhorse_sampling_options>(); }
 inline riverhorse_generate_options generate_options() { return make<riverhorse_generate_options>(); }
+inline riverhorse_device_options device_options() { return make<riverhorse_device_options>(); }
+inline riverhorse_trainer_options trainer_options() { return make<riverhorse_trainer_options>(); }
 
 struct absent_backend {
   std::string backend, reason;
@@ -254,6 +256,85 @@ inline std::vector<std::int32_t> step(const std::vector<session*>& sessions) {
   check(riverhorse_sessions_step(handles.data(), handles.size(), tokens.data()));
   return tokens;
 }
+
+// A device to train on. Shared ownership is by its trainers, in the library: it may be destroyed before them.
+class device {
+ public:
+  explicit device(const riverhorse_device_options& options = device_options()) {
+    riverhorse_device* raw = nullptr;
+    check(riverhorse_device_open(&options, &raw));
+    handle_.reset(raw);
+  }
+
+  riverhorse_device* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct deleter {
+    void operator()(riverhorse_device* handle) const noexcept { riverhorse_device_free(handle); }
+  };
+  std::unique_ptr<riverhorse_device, deleter> handle_;
+};
+
+class trainer {
+ public:
+  trainer(const device& on, const riverhorse_trainer_options& options) {
+    riverhorse_trainer* raw = nullptr;
+    check(riverhorse_trainer_create(on.get(), &options, &raw));
+    handle_.reset(raw);
+  }
+
+  static trainer resume(const device& on, const std::string& folder) {
+    riverhorse_trainer* raw = nullptr;
+    check(riverhorse_trainer_resume(on.get(), folder.c_str(), &raw));
+    return trainer(raw);
+  }
+
+  riverhorse_trainer_info info() const {
+    auto value = make<riverhorse_trainer_info>();
+    check(riverhorse_trainer_get_info(get(), &value));
+    return value;
+  }
+
+  // `ids` and `targets` (sequences, length); empty targets: the next id of each sequence.
+  riverhorse_step_result step(const std::vector<std::int32_t>& ids, const std::vector<std::int32_t>& targets = {}) {
+    auto result = make<riverhorse_step_result>();
+    const std::size_t sequences = count_sequences(ids, targets);
+    check(riverhorse_trainer_step(get(), ids.data(), targets.empty() ? nullptr : targets.data(), sequences, &result));
+    return result;
+  }
+
+  riverhorse_evaluation evaluate(const std::vector<std::int32_t>& ids,
+                                 const std::vector<std::int32_t>& targets = {}) {
+    auto result = make<riverhorse_evaluation>();
+    const std::size_t sequences = count_sequences(ids, targets);
+    check(riverhorse_trainer_evaluate(get(), ids.data(), targets.empty() ? nullptr : targets.data(), sequences,
+                                      &result));
+    return result;
+  }
+
+  void save(const std::string& folder) { check(riverhorse_trainer_save(get(), folder.c_str())); }
+
+  riverhorse_trainer* get() const noexcept { return handle_.get(); }
+
+ private:
+  explicit trainer(riverhorse_trainer* handle) : handle_(handle) {}
+
+  // The C functions see pointers only, so sizes are compared here.
+  std::size_t count_sequences(const std::vector<std::int32_t>& ids, const std::vector<std::int32_t>& targets) const {
+    const auto length = static_cast<std::size_t>(info().length);
+    if (ids.size() % length != 0 || (!targets.empty() && targets.size() != ids.size())) {
+      throw api_error(RIVERHORSE_INVALID_ARGUMENT,
+                      std::to_string(ids.size()) + " ids and " + std::to_string(targets.size()) +
+                          " targets are no whole sequences of " + std::to_string(length) + " tokens each");
+    }
+    return ids.size() / length;
+  }
+
+  struct deleter {
+    void operator()(riverhorse_trainer* handle) const noexcept { riverhorse_trainer_free(handle); }
+  };
+  std::unique_ptr<riverhorse_trainer, deleter> handle_;
+};
 
 }  // namespace riverhorse_api
 

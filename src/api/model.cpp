@@ -5,19 +5,20 @@
 
 #include "api/guard.h"
 #include "api/objects.h"
+#include "api/read_options.h"
 #include "base/log.h"
-#include "engine/selftest.h"
 #include "model/checkpoint.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;
 using riverhorse::api::guarded;
 using riverhorse::api::ModelState;
+using riverhorse::api::positive_or;
+using riverhorse::api::read_conv;
 using riverhorse::api::require;
+using riverhorse::api::text_or_empty;
 
 namespace {
-
-std::string text_or_empty(const char* text) { return text == nullptr ? std::string() : std::string(text); }
 
 riverhorse::DType read_dtype(riverhorse_dtype dtype) {
   switch (dtype) {
@@ -26,34 +27,6 @@ riverhorse::DType read_dtype(riverhorse_dtype dtype) {
     case RIVERHORSE_DTYPE_F16: return riverhorse::DType::f16;
   }
   fail(StatusCode::invalid_argument, "options.dtype is {}, not one of riverhorse_dtype", static_cast<int>(dtype));
-}
-
-riverhorse::ConvAlgorithm read_conv(riverhorse_conv conv) {
-  switch (conv) {
-    case RIVERHORSE_CONV_AUTO: return riverhorse::ConvAlgorithm::automatic;
-    case RIVERHORSE_CONV_CHUNKED: return riverhorse::ConvAlgorithm::chunked;
-    case RIVERHORSE_CONV_FFT: return riverhorse::ConvAlgorithm::fft;
-  }
-  fail(StatusCode::invalid_argument, "options.conv is {}, not one of riverhorse_conv", static_cast<int>(conv));
-}
-
-template <typename T>
-T positive_or(T value, T default_value, const char* name) {
-  if (value < 0) fail(StatusCode::invalid_argument, "options.{} is {}: it cannot be negative", name, value);
-  return value == 0 ? default_value : value;
-}
-
-riverhorse::CheckedDeviceOptions device_options(const riverhorse_model_options& options) {
-  riverhorse::CheckedDeviceOptions result;
-  result.backend = text_or_empty(options.backend);
-  result.device = text_or_empty(options.device);
-  result.self_test = options.skip_self_test == 0;
-  result.device_options.minimal_features = options.safe_shaders != 0;
-  result.device_options.validation = options.validation != 0;
-  result.device_options.cache_folder = text_or_empty(options.cache_folder);
-  result.device_options.submission_limit_ms =
-      positive_or(options.submission_limit_ms, result.device_options.submission_limit_ms, "submission_limit_ms");
-  return result;
 }
 
 riverhorse::EngineOptions engine_options(const riverhorse_model_options& options) {
@@ -89,7 +62,7 @@ riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model
     require(path, "path");
     require(model, "model");
     const riverhorse_model_options given = riverhorse::api::read_options(options, "options");
-    const riverhorse::CheckedDeviceOptions for_device = device_options(given);
+    const riverhorse::CheckedDeviceOptions for_device = riverhorse::api::read_device(given);
     const riverhorse::EngineOptions for_engine = engine_options(given);
 
     riverhorse::CheckpointOptions for_checkpoint;

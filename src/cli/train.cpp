@@ -34,6 +34,7 @@ struct TrainCommand {
 ModelConfig with_settings(const ModelConfig& config, const std::vector<std::string>& settings) {
   if (settings.empty()) return config;
   nlohmann::json json = nlohmann::json::parse(model_config_json(config));
+  json.emplace("ssm_gating", config.ssm_gating);  // written only where it is off
   for (const std::string& setting : settings) {
     const std::size_t equals = setting.find('=');
     const std::string key = setting.substr(0, equals);

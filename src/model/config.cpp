@@ -165,6 +165,11 @@ void read_state_space(FieldReader& fields, ModelConfig& config) {
   if (discretization != "bilinear" && discretization != "zoh") fields.bad("ssm_disc", "\"bilinear\" or \"zoh\"");
   config.ssm_disc = discretization == "zoh" ? Discretization::zoh : Discretization::bilinear;
 
+  fields.boolean("ssm_gating", config.ssm_gating);
+  if (!config.ssm_gating && config.ssm_head_dim != 1) {
+    fields.bad("ssm_gating", fmt::format("true where ssm_head_dim is {}, not 1", config.ssm_head_dim));
+  }
+
   // The original misspells this field; people who correct it mean the same.
   fields.boolean("ssm_use_fast_fttconv", config.ssm_use_fast_fttconv);
   if (fields.find("ssm_use_fast_fftconv") != nullptr) {
@@ -236,6 +241,7 @@ std::string model_config_json(const ModelConfig& config) {
   json["ssm_mode"] = config.ssm_mode;
   json["ssm_measure"] = config.ssm_measure;
   json["ssm_disc"] = config.ssm_disc == Discretization::zoh ? "zoh" : "bilinear";
+  if (!config.ssm_gating) json["ssm_gating"] = false;  // what is H3 has the original's fields and no other
   json["ssm_use_fast_fttconv"] = config.ssm_use_fast_fttconv;
   json["resid_pdrop"] = config.resid_pdrop;
   json["embed_pdrop"] = config.embed_pdrop;

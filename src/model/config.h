@@ -25,6 +25,9 @@ struct ModelConfig {
   std::string ssm_mode = "diag";
   std::string ssm_measure = "diag-lin";
   Discretization ssm_disc = Discretization::bilinear;
+  // false: pure S4D instead of H3, y = conv(K, v) + D v; the layers have no q, no k and no shift SSM. A field of
+  // ours, which config.json has only where it is false; needs ssm_head_dim 1.
+  bool ssm_gating = true;
   bool ssm_use_fast_fttconv = false;  // the original's spelling; chooses HeadOrder for ssm_head_dim > 1
   double resid_pdrop = 0.0;
   double embed_pdrop = 0.0;

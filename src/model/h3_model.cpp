@@ -60,8 +60,13 @@ class H3Model::Loader {
   // Several tensors one after another along the first dimension.
   Tensor joined(const std::vector<std::string>& names, DType dtype, Shape shape) {
     Tensor whole = device_.allocate_tensor(dtype, shape);
+    write(names, whole);
+    return whole;
+  }
+
+  void write(const std::vector<std::string>& names, const Tensor& whole) {
     const auto parts = static_cast<std::int64_t>(names.size());
-    const std::int64_t rows = shape[0] / parts;
+    const std::int64_t rows = whole.shape[0] / parts;
     for (std::int64_t i = 0; i < parts; ++i) {
       const std::string& name = names[static_cast<std::size_t>(i)];
       const HostTensor& source = checkpoint_.file.at(name);
@@ -73,7 +78,23 @@ class H3Model::Loader {
       done_bytes_ += source.bytes.size();
       if (progress_) progress_(std::min(done_bytes_, total_bytes_), total_bytes_);
     }
-    return whole;
+  }
+
+  // Weights and biases of q, k and v. S4D is H3 with q = k = 1, which a weight of 0 and a bias of 1 give exactly.
+  void projections(const std::string& mixer, const ModelConfig& config, Layer& layer) {
+    const std::int64_t width = config.n_embd;
+    if (config.ssm_gating) {
+      layer.qkv_weight = joined({mixer + "q_proj.weight", mixer + "k_proj.weight", mixer + "v_proj.weight"}, dtype_,
+                                {3 * width, width});
+      layer.qkv_bias =
+          joined({mixer + "q_proj.bias", mixer + "k_proj.bias", mixer + "v_proj.bias"}, DType::f32, {3 * width});
+      return;
+    }
+    layer.qkv_weight = device_.allocate_tensor(dtype_, {3 * width, width});  // zero-filled
+    layer.qkv_bias = device_.allocate_tensor(DType::f32, {3 * width});
+    write({mixer + "v_proj.weight"}, layer.qkv_weight.slice(2 * width, width));
+    write({mixer + "v_proj.bias"}, layer.qkv_bias.slice(2 * width, width));
+    upload_constant(device_, 1.0f, layer.qkv_bias.slice(0, 2 * width));
   }
 
   NormWeights norm(const std::string& prefix, const ModelConfig& config) {
@@ -93,9 +114,13 @@ class H3Model::Loader {
     raw.b = floats(prefix + "kernel.kernel.B", {rows, modes, 2});
     raw.c = floats(prefix + "kernel.kernel.C", {heads, modes, 2});
     raw.d = vector(prefix + "D", heads);
-    raw.shift_b = floats(prefix + "ssm_k_kernel.kernel.B", {width, config.ssm_d_state});
-    raw.shift_c = floats(prefix + "ssm_k_kernel.kernel.C", {width, config.ssm_d_state});
-    raw.shift_d = vector(prefix + "ssm_k_D", width);
+    if (config.ssm_gating) {
+      raw.shift_b = floats(prefix + "ssm_k_kernel.kernel.B", {width, config.ssm_d_state});
+      raw.shift_c = floats(prefix + "ssm_k_kernel.kernel.C", {width, config.ssm_d_state});
+      raw.shift_d = vector(prefix + "ssm_k_D", width);
+    } else {
+      set_identity_shift(device_, config, raw);
+    }
     raw.discretization = config.ssm_disc;
     H3Filter filter;
     filter.a = device_.allocate_tensor(DType::f32, {heads, modes, 4});
@@ -139,10 +164,7 @@ H3Model::H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, D
       layer.out_weight = load.matrix(mixer + "out_proj.weight", width, width);
       layer.out_bias = load.vector(mixer + "out_proj.bias", width);
     } else {
-      layer.qkv_weight = load.joined({mixer + "q_proj.weight", mixer + "k_proj.weight", mixer + "v_proj.weight"},
-                                     dtype_, {3 * width, width});
-      layer.qkv_bias =
-          load.joined({mixer + "q_proj.bias", mixer + "k_proj.bias", mixer + "v_proj.bias"}, DType::f32, {3 * width});
+      load.projections(mixer, config_, layer);
       layer.filter = load.filter(mixer, config_);
       layer.out_weight = load.matrix(mixer + "output_linear.weight", width, width);
       layer.out_bias = load.vector(mixer + "output_linear.bias", width);

@@ -46,7 +46,8 @@ ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint&
     ranges_[i].first = end;
     for (const ParameterSpec& spec : table) {
       if (parameter_group(spec.name) != parameter_groups[i]) continue;
-      const Place place{follows_projection(spec.name) ? end : aligned(end), spec.shape};
+      const bool follows = checkpoint.config.ssm_gating && follows_projection(spec.name);
+      const Place place{follows ? end : aligned(end), spec.shape};
       end = place.begin + place.count();
       places_.emplace(spec.name, place);
     }

@@ -36,16 +36,23 @@ void add_attention(Table& table, const std::string& mixer, const ModelConfig& co
   table.linear(mixer + "out_proj", config.n_embd, config.n_embd);
 }
 
-void add_h3(Table& table, const std::string& mixer, const ModelConfig& config) {
+// Of H3, or with ssm_gating off of what is left of it, S4D.
+void add_state_space(Table& table, const std::string& mixer, const ModelConfig& config) {
   const std::int64_t width = config.n_embd;           // D
   const std::int64_t heads = config.heads();          // H
   const std::int64_t states = config.ssm_d_state;     // N
   const std::int64_t modes = config.ssm_d_state / 2;  // n
-  table.vector(mixer + "ssm_k_D", width);
+  if (config.ssm_gating) table.vector(mixer + "ssm_k_D", width);
   table.vector(mixer + "D", heads);
-  for (const char* projection : {"q_proj", "k_proj", "v_proj"}) table.linear(mixer + projection, width, width);
-  table.tensor(mixer + "ssm_k_kernel.kernel.B", {width, states});
-  table.tensor(mixer + "ssm_k_kernel.kernel.C", {1, width, states});
+  if (config.ssm_gating) {
+    table.linear(mixer + "q_proj", width, width);
+    table.linear(mixer + "k_proj", width, width);
+  }
+  table.linear(mixer + "v_proj", width, width);
+  if (config.ssm_gating) {
+    table.tensor(mixer + "ssm_k_kernel.kernel.B", {width, states});
+    table.tensor(mixer + "ssm_k_kernel.kernel.C", {1, width, states});
+  }
   table.tensor(mixer + "kernel.kernel.C", {1, heads, modes, 2});
   table.vector(mixer + "kernel.kernel.log_dt", heads);
   table.tensor(mixer + "kernel.kernel.B", {heads, modes, 2});
@@ -64,7 +71,7 @@ std::vector<ParameterSpec> parameter_table(const ModelConfig& config) {
     if (config.is_attention(layer)) {
       add_attention(table, block + "mixer.", config);
     } else {
-      add_h3(table, block + "mixer.", config);
+      add_state_space(table, block + "mixer.", config);
     }
     table.layer_norm(block + "norm1", config.n_embd);
     table.linear(block + "mlp.fc1", config.inner_width(), config.n_embd);

@@ -1,6 +1,7 @@
 #include "model/training_model.h"
 
 #include "base/error.h"
+#include "model/upload.h"
 
 namespace riverhorse {
 
@@ -23,6 +24,11 @@ std::shared_ptr<Device> training_device(std::shared_ptr<Device> device, const Mo
   if (shape.batch < 1 || shape.length < 1) {
     fail(StatusCode::invalid_argument, "a micro-batch of {} sequences of {} tokens; both must be positive",
          shape.batch, shape.length);
+  }
+  constexpr std::int64_t most_rows = std::int64_t{1} << 31;  // no product of sizes overflows then
+  if (shape.batch > most_rows / shape.length) {
+    fail(StatusCode::invalid_argument, "a micro-batch of {} sequences of {} tokens; at most {} tokens are possible",
+         shape.batch, shape.length, most_rows);
   }
   return device;
 }
@@ -102,10 +108,14 @@ H3Parameters TrainingModel::ssm(const std::string& mixer, bool gradients) const 
   p.b = find("kernel.kernel.B");
   p.c = find("kernel.kernel.C").reshape({config_.heads(), modes, 2});
   p.d = find("D");
+  p.discretization = config_.ssm_disc;
+  if (!config_.ssm_gating) {
+    set_identity_shift(*device_, config_, p);  // as gradients: where those go that nothing reads
+    return p;
+  }
   p.shift_b = find("ssm_k_kernel.kernel.B");
   p.shift_c = find("ssm_k_kernel.kernel.C").reshape({config_.n_embd, config_.ssm_d_state});
   p.shift_d = find("ssm_k_D");
-  p.discretization = config_.ssm_disc;
   return p;
 }
 
@@ -140,9 +150,14 @@ TrainingModel::Layer TrainingModel::make_layer(std::int64_t index) const {
   }
   const std::int64_t heads = config_.heads();
   const std::int64_t modes = config_.ssm_d_state / 2;
-  layer.qkv = linear({mixer + "q_proj", mixer + "k_proj", mixer + "v_proj"});
   layer.out = linear({mixer + "output_linear"});
   layer.qkv_rows = activation({3 * width, rows});
+  if (config_.ssm_gating) {
+    layer.qkv = linear({mixer + "q_proj", mixer + "k_proj", mixer + "v_proj"});
+  } else {
+    layer.qkv = linear({mixer + "v_proj"});
+    upload_constant(*device_, 1.0f, layer.qkv_rows.slice(0, 2 * width));
+  }
   layer.y = activation({width, rows});
   layer.ssm = ssm(mixer, false);
   layer.d_ssm = ssm(mixer, true);
@@ -156,6 +171,12 @@ TrainingModel::Layer TrainingModel::make_layer(std::int64_t index) const {
   layer.d_filter = {floats({heads, modes, 2}), floats({heads, modes, 2}), floats({heads}),
                     floats({width, config_.ssm_d_state})};
   return layer;
+}
+
+// S4D is H3 with q = k = 1: these rows are written once, and only those of v are projected.
+Tensor TrainingModel::projected(const Layer& layer, const Tensor& qkv_rows) const {
+  if (layer.attention || config_.ssm_gating) return qkv_rows;
+  return qkv_rows.slice(2 * config_.n_embd, config_.n_embd);
 }
 
 Dropout TrainingModel::dropout(double p, std::int64_t site, bool training) const {
@@ -205,7 +226,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, bool trai
   in.x = layer.x1;
   in.weight = layer.qkv.weight;
   in.bias = layer.qkv.bias;
-  in.y = layer.qkv_rows;
+  in.y = projected(layer, layer.qkv_rows);
   in.y_transposed = !layer.attention;
   encoder.linear(in);
   if (layer.attention) {
@@ -262,7 +283,6 @@ void TrainingModel::record_loss(Encoder& encoder, bool training) const {
 void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) const {
   const Layer& layer = layers_[static_cast<std::size_t>(index)];
   const std::int64_t width = config_.n_embd;
-  const std::int64_t rows = shape_.rows();
   const Tensor d_y = d_y_.reshape(layer.y.shape);
   const Tensor d_qkv = d_qkv_.reshape(layer.qkv_rows.shape);
   LinearBackwardArgs out;
@@ -298,7 +318,7 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
     encoder.discretize_backward({layer.ssm, layer.filter, layer.d_filter, layer.d_ssm});
   }
   LinearBackwardArgs in;
-  in.d_y = layer.attention ? d_qkv.reshape({rows, 3 * width}) : d_qkv.reshape({3 * width, rows});
+  in.d_y = projected(layer, d_qkv);
   in.y_transposed = !layer.attention;
   in.x = layer.x1;
   in.weight = layer.qkv.weight;

@@ -70,7 +70,7 @@ class TrainingModel {
     Tensor residual1, residual2;      // (R, D) f32: r1, r2
     Tensor statistics1, statistics2;  // (R, 2) f32
     Tensor x1, x2;                    // (R, D) act
-    Tensor qkv_rows;                  // (R, 3 D) act, after rotary; of an H3 layer (3 D, R)
+    Tensor qkv_rows;                  // (R, 3 D) act, after rotary; of an H3 layer (3 D, R), of S4D with q = k = 1
     Tensor y;                         // (R, D) act; of an H3 layer (D, R)
     Tensor log_sum_exp;               // (B, heads, L) f32
     Tensor pre_activation, hidden;    // (R, inner) act
@@ -81,6 +81,8 @@ class TrainingModel {
   H3Parameters ssm(const std::string& mixer, bool gradients) const;
   Layer make_layer(std::int64_t index) const;
   Tensor activation(Shape shape) const;
+  // The part of such rows, or of their gradient, that the projection writes.
+  Tensor projected(const Layer& layer, const Tensor& qkv_rows) const;
 
   // Sites of dropout: the embedding, two residual additions and the attention of each layer, the last addition.
   Dropout dropout(double p, std::int64_t site, bool training) const;

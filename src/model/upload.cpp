@@ -75,4 +75,21 @@ void upload_converted(Device& device, const HostTensor& source, const Tensor& ta
   }
 }
 
+void upload_constant(Device& device, float value, const Tensor& target) {
+  const Tensor flat = target.reshape({target.count()});
+  const std::vector<float> values(static_cast<std::size_t>(std::min(piece_elements, flat.count())), value);
+  for (std::int64_t begin = 0; begin < flat.count(); begin += piece_elements) {
+    const std::int64_t length = std::min(piece_elements, flat.count() - begin);
+    const HostTensor piece = make_host_tensor(std::span(values).first(static_cast<std::size_t>(length)), {length});
+    upload_converted(device, piece, flat.slice(begin, length), "a constant");
+  }
+}
+
+void set_identity_shift(Device& device, const ModelConfig& config, H3Parameters& parameters) {
+  parameters.shift_b = device.allocate_tensor(DType::f32, {config.n_embd, config.ssm_d_state});  // zero-filled
+  parameters.shift_c = device.allocate_tensor(DType::f32, {config.n_embd, config.ssm_d_state});
+  parameters.shift_d = device.allocate_tensor(DType::f32, {config.n_embd});
+  upload_constant(device, 1.0f, parameters.shift_d);
+}
+
 }  // namespace riverhorse

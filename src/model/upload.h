@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "formats/tensor_file.h"
+#include "model/config.h"
 
 namespace riverhorse {
 
@@ -12,5 +13,11 @@ namespace riverhorse {
 // 16 MiB of staging on the host, none where the dtypes agree. `name` is for errors.
 // Errors: bad_file for another dtype, or a finite value that f16 cannot hold; internal when the counts differ.
 void upload_converted(Device& device, const HostTensor& source, const Tensor& target, std::string_view name);
+
+// Writes `value` to all elements of `target` (f32 or f16).
+void upload_constant(Device& device, float value, const Tensor& target);
+
+// The shift SSM of a model without one (ssm_gating off): its filter lets the keys through as they are.
+void set_identity_shift(Device& device, const ModelConfig& config, H3Parameters& parameters);
 
 }  // namespace riverhorse

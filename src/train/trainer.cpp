@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "train/core_checkpoint.h"
 #include "train/training_flops.h"
 
 namespace riverhorse {
@@ -17,15 +18,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-TrainerCoreOptions core_options(const TrainerOptions& options) {
-  TrainerCoreOptions core;
-  core.micro_batch = {options.batch, options.length};
-  core.conv = options.conv;
-  core.optimizer = options.optimizer;
-  core.seed = static_cast<std::uint64_t>(options.seed);
-  return core;
-}
 
 std::int64_t smallest_factor(std::int64_t number) {
   for (std::int64_t factor = 2; factor * factor <= number; ++factor) {
@@ -79,21 +71,13 @@ Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const
     }
     core_.prepare_evaluation();
   }
-  if (state.step > 0) {
-    if (data.size() != state.data_tokens) {
-      fail(StatusCode::invalid_argument,
-           "the data has {} tokens, and the checkpoint of step {} was trained on data of {}; going on needs the same",
-           data.size(), state.step, state.data_tokens);
-    }
-    const ParameterArena& arena = core_.model().parameters();
-    arena.upload(core_.optimizer().first_moments(), checkpoint_.first_moments);
-    arena.upload(core_.optimizer().second_moments(), checkpoint_.second_moments);
-    core_.resume_at(state.step, state.micro_batches);
+  if (state.step > 0 && data.size() != state.data_tokens) {
+    fail(StatusCode::invalid_argument,
+         "the data has {} tokens, and the checkpoint of step {} was trained on data of {}; going on needs the same",
+         data.size(), state.step, state.data_tokens);
   }
   state.data_tokens = data.size();
-  checkpoint_.model.file.tensors.clear();
-  checkpoint_.first_moments.clear();
-  checkpoint_.second_moments.clear();
+  restore_core(core_, checkpoint_);
 }
 
 StepReport Trainer::step() {
@@ -177,12 +161,7 @@ void Trainer::save(const std::optional<double>& validation_loss) {
     state.best_loss = validation_loss;
     state.best_step = state.step;
   }
-  TrainingCheckpoint whole = checkpoint_;
-  const ParameterArena& arena = core_.model().parameters();
-  whole.model = model();
-  whole.first_moments = arena.download(core_.optimizer().first_moments());
-  whole.second_moments = arena.download(core_.optimizer().second_moments());
-  save_training_checkpoint(run_, whole);
+  save_training_checkpoint(run_, with_core(checkpoint_, core_));
 }
 
 bool Trainer::run(const StopFunction& stop, const ReportFunction& report) {

@@ -109,9 +109,17 @@ void TrainerCore::prepare_evaluation() {
 }
 
 EvaluationResult TrainerCore::evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
-  check(ids, targets, true);
+  check(ids, targets, false);
   prepare_evaluation();
-  return run(*evaluation_, ids, targets);
+  const auto rows = static_cast<std::size_t>(model_.shape().rows());
+  EvaluationResult sum;
+  for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
+    const EvaluationResult part = run(*evaluation_, ids.subspan(begin, rows), targets.subspan(begin, rows));
+    sum.loss_sum += part.loss_sum;
+    sum.scored += part.scored;
+    sum.correct += part.correct;
+  }
+  return sum;
 }
 
 }  // namespace riverhorse

@@ -58,10 +58,11 @@ class TrainerCore {
 
   // Allocates what evaluate() needs, which otherwise its first call does. Errors: out_of_memory.
   void prepare_evaluation();
-  // Loss of one micro-batch, no gradients, no dropout.
+  // Loss over any number of micro-batches, as step(): no gradients, no dropout.
   EvaluationResult evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
 
  private:
+  // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
   // Writes a micro-batch and runs `recording` on it; returns what it made of it.
   EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,

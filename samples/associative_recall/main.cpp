@@ -1,0 +1,11 @@
+// Associative recall: pairs of a key and a value, then a key again; what was its value? Trains H3, pure attention and
+// pure S4D on it, and draws how well each has learnt to look back. --help lists the options.
+#include "synthetic_tasks/experiment.h"
+
+int main(int argc, char** argv) {
+  return synthetic_tasks::run(
+      argc, argv, "associative recall", {99.8, 100.0, 86.0}, [](const synthetic_tasks::recipe& how) {
+        return synthetic_tasks::make_data_set(synthetic_tasks::associative_recall(), how.train_examples,
+                                              how.test_examples, how.seed);
+      });
+}

@@ -1,0 +1,34 @@
+#include "train/core_checkpoint.h"
+
+namespace riverhorse {
+
+TrainerCoreOptions core_options(const TrainerOptions& options) {
+  TrainerCoreOptions core;
+  core.micro_batch = {options.batch, options.length};
+  core.conv = options.conv;
+  core.optimizer = options.optimizer;
+  core.seed = static_cast<std::uint64_t>(options.seed);
+  return core;
+}
+
+void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
+  if (checkpoint.state.step > 0) {
+    const ParameterArena& arena = core.model().parameters();
+    arena.upload(core.optimizer().first_moments(), checkpoint.first_moments);
+    arena.upload(core.optimizer().second_moments(), checkpoint.second_moments);
+    core.resume_at(checkpoint.state.step, checkpoint.state.micro_batches);
+  }
+  checkpoint.model.file.tensors.clear();
+  checkpoint.first_moments.clear();
+  checkpoint.second_moments.clear();
+}
+
+TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core) {
+  const ParameterArena& arena = core.model().parameters();
+  checkpoint.model.file.tensors = arena.download(arena.values());
+  checkpoint.first_moments = arena.download(core.optimizer().first_moments());
+  checkpoint.second_moments = arena.download(core.optimizer().second_moments());
+  return checkpoint;
+}
+
+}  // namespace riverhorse

@@ -1,0 +1,18 @@
+// Between a trainer's core, whose tensors are on a device, and a checkpoint, whose tensors are files.
+#pragma once
+
+#include "train/checkpoint_folder.h"
+#include "train/trainer_core.h"
+
+namespace riverhorse {
+
+TrainerCoreOptions core_options(const TrainerOptions& options);
+
+// Puts the moments and counts of `checkpoint` into `core`, which was made from its model; nothing before its first
+// step. Frees the checkpoint's tensors: from here on they are in the core.
+void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint);
+
+// `checkpoint`, with the weights and moments that `core` has now.
+TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core);
+
+}  // namespace riverhorse
