@@ -1,0 +1,6 @@
+#include "encoder.h"
+#include "kernel.cuh"
+
+namespace riverhorse::cuda {
+
+}  // namespace riverhorse::cuda
