@@ -153,6 +153,14 @@ T __ldg(const T* address) {
   return *address;
 }
 template <typename T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <typename T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+template <typename T>
 T atomicAdd(T* address, T value) {
   const T before = *address;
   *address = before + value;
