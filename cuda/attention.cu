@@ -1,6 +1,4 @@
 #include "encoder.h"
 #include "kernel.cuh"
 
-namespace riverhorse::cuda {
-
-}  // namespace riverhorse::cuda
+namespace riverhorse::cuda {}  // namespace riverhorse::cuda

@@ -1,5 +1,5 @@
-// out[column] += the sum over all rows of value(row, column), in an order that depends on the shape only: partial sums
-// of `column_sum_rows` rows each, then a sum of those.
+// out[column] += the sum over all rows of value(row, column), in an order that depends on the shape only: partial
+// sums of `column_sum_rows` rows each, then a sum of those.
 #pragma once
 
 #include <cstdint>

@@ -11,7 +11,8 @@ __global__ void convert(const In* in, Out* out, std::int64_t count) {
   for (std::int64_t i = first_element(); i < count; i += element_stride()) out[i] = from_float<Out>(to_float(in[i]));
 }
 
-__global__ void advance_positions(const std::int32_t* slots, std::int32_t* positions, int batch, std::int32_t tokens) {
+__global__ void advance_positions(const std::int32_t* slots, std::int32_t* positions, int batch,
+                                  std::int32_t tokens) {
   for (std::int64_t b = first_element(); b < batch; b += element_stride()) positions[slots[b]] += tokens;
 }
 
@@ -21,9 +22,9 @@ void CudaEncoder::record_copy(const CopyArgs& args) {
   add("copy", [args](cudaStream_t stream) {
     const std::int64_t count = args.in.count();
     if (args.in.dtype == args.out.dtype) {
-      check(cudaMemcpyAsync(data<void>(args.out), data<void>(args.in), args.in.size_bytes(), cudaMemcpyDefault,
-                            stream),
-            "copy");
+      check(
+          cudaMemcpyAsync(data<void>(args.out), data<void>(args.in), args.in.size_bytes(), cudaMemcpyDefault, stream),
+          "copy");
       return;
     }
     with_activation(args.in.dtype, [&](auto in) {

@@ -38,9 +38,9 @@ CudaBuffer::CudaBuffer(int device, std::uint64_t size_bytes, bool on_host, cudaS
   const cudaError_t error =
       on_host ? cudaHostAlloc(&address, bytes, cudaHostAllocDefault) : cudaMalloc(&address, bytes);
   if (error != cudaSuccess) {
-    check(error, fmt::format("allocating {} MiB of {} memory", size_bytes >> 20,
-                             on_host ? "page-locked host" : "device")
-                     .c_str());
+    check(error,
+          fmt::format("allocating {} MiB of {} memory", size_bytes >> 20, on_host ? "page-locked host" : "device")
+              .c_str());
   }
   address_ = static_cast<std::byte*>(address);
   check(cudaMemsetAsync(address_, 0, bytes, stream), "cudaMemset");

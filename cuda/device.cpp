@@ -151,7 +151,8 @@ class CudaDevice final : public Device {
     return buffer;
   }
   MemoryUsage memory_usage() const override {
-    return {.allocated_bytes = memory_->allocated, .used_bytes = memory_->allocated, .peak_used_bytes = memory_->peak};
+    return {
+        .allocated_bytes = memory_->allocated, .used_bytes = memory_->allocated, .peak_used_bytes = memory_->peak};
   }
   std::uint64_t memory_free_bytes() const override {
     check(cudaSetDevice(info_.index), "cudaSetDevice");
@@ -172,7 +173,8 @@ class CudaDevice final : public Device {
   std::span<std::byte> mapped(const Tensor& tensor) override {
     check_transfer("mapped", tensor, tensor.size_bytes());
     if (!buffer_of(tensor).on_host()) {
-      fail(StatusCode::invalid_argument, "mapped: the tensor is in device memory; allocate it for upload or readback");
+      fail(StatusCode::invalid_argument,
+           "mapped: the tensor is in device memory; allocate it for upload or readback");
     }
     return {data<std::byte>(tensor), tensor.size_bytes()};
   }
@@ -310,8 +312,8 @@ std::vector<DeviceInfo> list_devices(std::string& reason) {
     info.type = DeviceType::software;
 #endif
     info.driver = fmt::format("CUDA driver {}", version_text(driver));
-    info.api = fmt::format("CUDA {}, compute capability {}.{}", version_text(runtime), properties.major,
-                           properties.minor);
+    info.api =
+        fmt::format("CUDA {}, compute capability {}.{}", version_text(runtime), properties.major, properties.minor);
     std::memcpy(info.uuid.data(), properties.uuid.bytes, info.uuid.size());
     info.memory_total_bytes = info.memory_free_bytes = properties.totalGlobalMem;
     std::size_t free_bytes = 0, total_bytes = 0;

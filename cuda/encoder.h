@@ -31,6 +31,8 @@ class CudaEncoder final : public Encoder {
 
  private:
   void add(std::string_view name, std::function<void(cudaStream_t)> run);
+  // Errors: unsupported, for the algorithm that this backend does not have.
+  static void require_chunked(std::string_view op, ConvAlgorithm algorithm);
   // A plain product as part of operation `name`.
   void multiply(std::string_view name, const Gemm& gemm);
 

@@ -1,5 +1,5 @@
-// Dense products by cuBLASLt. It is column-major: a row-major c = a b is a column-major c^T = b^T a^T, so the operands
-// change places and nothing else does.
+// Dense products by cuBLASLt. It is column-major: a row-major c = a b is a column-major c^T = b^T a^T, so the
+// operands change places and nothing else does.
 #include <cublasLt.h>
 
 #include <utility>
@@ -17,8 +17,8 @@ constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
 void check_blas(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  const StatusCode code = status == CUBLAS_STATUS_ALLOC_FAILED     ? StatusCode::out_of_memory
-                          : status == CUBLAS_STATUS_NOT_SUPPORTED  ? StatusCode::unsupported
+  const StatusCode code = status == CUBLAS_STATUS_ALLOC_FAILED       ? StatusCode::out_of_memory
+                          : status == CUBLAS_STATUS_NOT_SUPPORTED    ? StatusCode::unsupported
                           : status == CUBLAS_STATUS_EXECUTION_FAILED ? StatusCode::device_lost
                                                                      : StatusCode::internal;
   fail(code, "{}: cuBLASLt status {}", what, static_cast<int>(status));
@@ -119,11 +119,11 @@ std::function<void(cudaStream_t)> Gemms::plan(const Gemm& gemm) {
   return [product, gemm, this](cudaStream_t stream) {
     const float one = 1.0f, beta = gemm.accumulate ? 1.0f : 0.0f;
     void* out = data<void>(gemm.c);
-    check_blas(cublasLtMatmul(implementation_->handle, product->description, &one, data<void>(gemm.b),
-                              product->first.handle, data<void>(gemm.a), product->second.handle, &beta, out,
-                              product->out.handle, out, product->out.handle, &product->algorithm,
-                              implementation_->workspace, workspace_bytes, stream),
-               "a product");
+    check_blas(
+        cublasLtMatmul(implementation_->handle, product->description, &one, data<void>(gemm.b), product->first.handle,
+                       data<void>(gemm.a), product->second.handle, &beta, out, product->out.handle, out,
+                       product->out.handle, &product->algorithm, implementation_->workspace, workspace_bytes, stream),
+        "a product");
   };
 }
 

@@ -26,9 +26,16 @@ inline dim3 grid_of(std::int64_t x, std::int64_t y = 1, std::int64_t z = 1) {
 #ifdef RIVERHORSE_CUDA_EMULATED
 #define SHARED_MEMORY(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared_memory())
 #else
-#define SHARED_MEMORY(type, name)                                   \
-  extern __shared__ __align__(16) unsigned char dynamic_shared[];   \
+#define SHARED_MEMORY(type, name)                                 \
+  extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(dynamic_shared)
+#endif
+
+// Before a loop over an array that is to live in registers.
+#ifdef RIVERHORSE_CUDA_EMULATED
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
 #endif
 
 // Errors: those of check().
@@ -44,7 +51,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
                                static_cast<int>(shared_bytes)),
           "asking for shared memory");
   }
-  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+  kernel<<<grid, block, shared_bytes, stream> > >(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), "launching a kernel");
 #endif
 }
@@ -73,7 +80,8 @@ __device__ inline __half from_float<__half>(float value) {
   return __float2half_rn(value);
 }
 
-// Calls `function` with a value of the type that stores `dtype`; the checks of the encoder let no other dtype get here.
+// Calls `function` with a value of the type that stores `dtype`; the checks of the encoder let no other dtype get
+// here.
 template <typename Function>
 void with_activation(DType dtype, Function&& function) {
   if (dtype == DType::f16) {

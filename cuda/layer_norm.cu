@@ -47,7 +47,8 @@ __device__ Statistics statistics_of(const float* row, std::int64_t width, float 
 }
 
 template <typename T>
-__device__ void write_normalised(const float* row, std::int64_t width, const Norm& norm, Statistics statistics, T* out) {
+__device__ void write_normalised(const float* row, std::int64_t width, const Norm& norm, Statistics statistics,
+                                 T* out) {
   for (std::int64_t i = lane_of_thread(); i < width; i += warp_size) {
     const float z = (row[i] - statistics.mean) * statistics.scale;
     out[i] = from_float<T>(z * norm.weight[i] + norm.bias[i]);
@@ -55,7 +56,8 @@ __device__ void write_normalised(const float* row, std::int64_t width, const Nor
 }
 
 template <typename T>
-__global__ void add_layer_norm(const T* x, float* residual, std::int64_t rows, std::int64_t width, Norm norm, T* out) {
+__global__ void normalise_rows(const T* x, float* residual, std::int64_t rows, std::int64_t width, Norm norm,
+                               T* out) {
   const std::int64_t row = row_of_warp();
   if (row >= rows) return;
   float* sums = residual + row * width;
@@ -67,15 +69,14 @@ __global__ void add_layer_norm(const T* x, float* residual, std::int64_t rows, s
 }
 
 template <typename T>
-__global__ void residual_norm(const T* x, const float* residual, DropoutMask dropout, std::int64_t rows,
-                              std::int64_t width, Norm norm, float* residual_out, T* out, float* kept) {
+__global__ void add_dropped_and_normalise(const T* x, const float* residual, DropoutMask dropout, std::int64_t rows,
+                                          std::int64_t width, Norm norm, float* residual_out, T* out, float* kept) {
   const std::int64_t row = row_of_warp();
   if (row >= rows) return;
-  const DropoutState mask(dropout);
   float* sums = residual_out + row * width;
   for (std::int64_t i = lane_of_thread(); i < width; i += warp_size) {
     const std::int64_t element = row * width + i;
-    const float factor = mask.factor(element);
+    const float factor = dropout.factor(element);
     sums[i] = x != nullptr ? residual[element] + factor * to_float(x[element]) : factor * residual[element];
   }
   const Statistics statistics = statistics_of(sums, width, norm.epsilon);
@@ -87,12 +88,10 @@ __global__ void residual_norm(const T* x, const float* residual, DropoutMask dro
 }
 
 template <typename T>
-__global__ void residual_norm_backward(const T* d_out, const float* residual_out, const float* kept,
-                                       DropoutMask dropout, std::int64_t rows, std::int64_t width, Norm norm,
-                                       float* d_residual, T* d_x) {
+__global__ void rows_backward(const T* d_out, const float* residual_out, const float* kept, DropoutMask dropout,
+                              std::int64_t rows, std::int64_t width, Norm norm, float* d_residual, T* d_x) {
   const std::int64_t row = row_of_warp();
   if (row >= rows) return;
-  const DropoutState mask(dropout);
   const Statistics statistics{kept[2 * row], kept[2 * row + 1]};
   const auto z = [&](std::int64_t i) { return (residual_out[row * width + i] - statistics.mean) * statistics.scale; };
   const auto u = [&](std::int64_t i) { return to_float(d_out[row * width + i]) * norm.weight[i]; };
@@ -106,7 +105,7 @@ __global__ void residual_norm_backward(const T* d_out, const float* residual_out
   for (std::int64_t i = lane_of_thread(); i < width; i += warp_size) {
     const std::int64_t element = row * width + i;
     const float gradient = d_residual[element] + statistics.scale * (u(i) - mean - z(i) * projection);
-    const float dropped = gradient * mask.factor(element);
+    const float dropped = gradient * dropout.factor(element);
     d_residual[element] = d_x != nullptr ? gradient : dropped;
     if (d_x != nullptr) d_x[element] = from_float<T>(dropped);
   }
@@ -139,8 +138,8 @@ void launch_layer_norm(cudaStream_t stream, const Tensor& x, const NormWeights& 
   const std::int64_t rows = out.shape[0], width = out.shape[1];
   with_activation(out.dtype, [&](auto type) {
     using T = decltype(type);
-    launch(add_layer_norm<T>, row_grid(rows), row_threads, 0, stream, nullptr, data<float>(x), rows, width, Norm(norm),
-           data<T>(out));
+    launch(normalise_rows<T>, row_grid(rows), row_threads, 0, stream, nullptr, data<float>(x), rows, width,
+           Norm(norm), data<T>(out));
   });
 }
 
@@ -149,7 +148,7 @@ void CudaEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
     const std::int64_t rows = args.residual.shape[0], width = args.residual.shape[1];
     with_activation(args.out.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(add_layer_norm<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.x), data<float>(args.residual),
+      launch(normalise_rows<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.x), data<float>(args.residual),
              rows, width, Norm(args.norm), data<T>(args.out));
     });
   });
@@ -160,9 +159,9 @@ void CudaEncoder::record_residual_norm(const ResidualNormArgs& args) {
     const std::int64_t rows = args.residual.shape[0], width = args.residual.shape[1];
     with_activation(args.out.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(residual_norm<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.x), data<float>(args.residual),
-             DropoutMask(args.dropout), rows, width, Norm(args.norm), data<float>(args.residual_out),
-             data<T>(args.out), data<float>(args.statistics));
+      launch(add_dropped_and_normalise<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.x),
+             data<float>(args.residual), DropoutMask(args.dropout), rows, width, Norm(args.norm),
+             data<float>(args.residual_out), data<T>(args.out), data<float>(args.statistics));
     });
   });
 }
@@ -174,13 +173,13 @@ void CudaEncoder::record_residual_norm_backward(const ResidualNormBackwardArgs& 
   add("residual_norm_backward", [args, parts, rows, width](cudaStream_t stream) {
     with_activation(args.d_out.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(residual_norm_backward<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.d_out),
+      launch(rows_backward<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.d_out),
              data<float>(args.residual_out), data<float>(args.statistics), DropoutMask(args.dropout), rows, width,
              Norm(args.norm), data<float>(args.d_residual), data<T>(args.d_x));
-      add_column_sums(stream,
-                      WeightGradient<T>{data<T>(args.d_out), data<float>(args.residual_out),
-                                        data<float>(args.statistics), width},
-                      rows, width, data<float>(parts), data<float>(args.d_weight));
+      add_column_sums(
+          stream,
+          WeightGradient<T>{data<T>(args.d_out), data<float>(args.residual_out), data<float>(args.statistics), width},
+          rows, width, data<float>(parts), data<float>(args.d_weight));
       add_column_sums(stream, BiasGradient<T>{data<T>(args.d_out), width}, rows, width, data<float>(parts),
                       data<float>(args.d_bias));
     });

@@ -1,8 +1,8 @@
 // y = activation(x' W^T + bias), or y += that; and backward.
 //
-// Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that a
-// row's result does not depend on how many there are. More rows are a product of cuBLASLt, into y itself where nothing
-// follows, else into fp32 scratch memory and from there through one elementwise kernel.
+// Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that
+// a row's result does not depend on how many there are. More rows are a product of cuBLASLt, into y itself where
+// nothing follows, else into fp32 scratch memory and from there through one elementwise kernel.
 #include "column_sums.cuh"
 #include "encoder.h"
 #include "kernel.cuh"
@@ -18,9 +18,7 @@ constexpr int warps_in_block = 4;
 constexpr float sqrt_2_over_pi = 0.79788456080286536f;
 constexpr float cubic = 0.044715f;
 
-__device__ float gelu_tanh(float x) {
-  return 0.5f * x * (1.0f + tanhf(sqrt_2_over_pi * (x + cubic * x * x * x)));
-}
+__device__ float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanhf(sqrt_2_over_pi * (x + cubic * x * x * x))); }
 
 __device__ float gelu_tanh_derivative(float x) {
   const float tanh = tanhf(sqrt_2_over_pi * (x + cubic * x * x * x));
@@ -56,12 +54,12 @@ __global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs
   float sums[few_rows] = {};
   for (std::int64_t k = lane; k < inputs; k += warp_size) {
     const float w = to_float(weight[output * inputs + k]);
-#pragma unroll
+    UNROLL
     for (int row = 0; row < few_rows; ++row) {
       if (row < epilogue.rows) sums[row] += w * to_float(x[row * inputs + k]);
     }
   }
-#pragma unroll
+  UNROLL
   for (int row = 0; row < few_rows; ++row) {
     const float sum = warp_sum(sums[row]);
     if (row < epilogue.rows && lane == 0) epilogue.store(row, output, sum);

@@ -16,8 +16,8 @@ std::size_t sort_workspace_bytes(std::int64_t count) {
 void sort_by_key(const std::int32_t* keys, const std::int32_t* values, std::int32_t* sorted_keys,
                  std::int32_t* sorted_values, std::int64_t count, void* workspace, std::size_t workspace_bytes,
                  cudaStream_t stream) {
-  check(cub::DeviceRadixSort::SortPairs(workspace, workspace_bytes, keys, sorted_keys, values, sorted_values, count, 0,
-                                        32, stream),
+  check(cub::DeviceRadixSort::SortPairs(workspace, workspace_bytes, keys, sorted_keys, values, sorted_values, count,
+                                        0, 32, stream),
         "sorting");
 }
 

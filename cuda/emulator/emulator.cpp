@@ -1,8 +1,8 @@
 // How the emulated CUDA runs: streams at once, graphs as lists of closures, the threads of a block as fibers.
-#include <csetjmp>
 #include <ucontext.h>
 
 #include <chrono>
+#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -38,8 +38,8 @@ constexpr int warp_lanes = 32;
   std::abort();
 }
 
-// A stack that runs one thread of a block after the other: switched to and from by _setjmp and _longjmp, which, unlike
-// swapcontext, make no system call.
+// A stack that runs one thread of a block after the other: switched to and from by _setjmp and _longjmp, which,
+// unlike swapcontext, make no system call.
 struct Fiber {
   std::unique_ptr<std::byte[]> stack{new std::byte[stack_bytes]};
   ucontext_t entry;
@@ -131,7 +131,8 @@ void run_thread(std::size_t index, const std::function<void()>& body) {
   }
 }
 
-// Lets threads go whose barrier all living threads of their block, or warp, have reached. Returns whether any may run.
+// Lets threads go whose barrier all living threads of their block, or warp, have reached. Returns whether any may
+// run.
 bool release(std::size_t begin, std::size_t end, Wait barrier) {
   bool waiting = false;
   for (std::size_t i = begin; i < end; ++i) {
@@ -295,7 +296,8 @@ cudaError_t cudaMalloc(void** address, std::size_t bytes) {
   const std::lock_guard lock(memory_mutex);
   const std::size_t total = memory_total();
   if (memory_used > total || bytes > total - memory_used) return last_error = cudaErrorMemoryAllocation;
-  auto* block = static_cast<std::byte*>(std::aligned_alloc(alignment, (bytes + 2 * alignment - 1) / alignment * alignment));
+  auto* block =
+      static_cast<std::byte*>(std::aligned_alloc(alignment, (bytes + 2 * alignment - 1) / alignment * alignment));
   if (block == nullptr) return last_error = cudaErrorMemoryAllocation;
   std::memcpy(block, &bytes, sizeof bytes);
   memory_used += bytes;
