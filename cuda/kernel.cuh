@@ -51,8 +51,12 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
                                static_cast<int>(shared_bytes)),
           "asking for shared memory");
   }
-  kernel<<<grid, block, shared_bytes, stream> > >(static_cast<Parameters>(arguments)...);
-  check(cudaGetLastError(), "launching a kernel");
+  cudaLaunchConfig_t configuration{};
+  configuration.gridDim = grid;
+  configuration.blockDim = block;
+  configuration.dynamicSmemBytes = shared_bytes;
+  configuration.stream = stream;
+  check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
 #endif
 }
 

@@ -11,13 +11,7 @@ riverhorse_test(ops_test
 if(TARGET riverhorse_registry)
   target_compile_definitions(ops_test PRIVATE RIVERHORSE_TEST_REGISTRY)
 endif()
-# The CUDA backend's kernels on the host (cuda/emulator), through the library that the registry loads.
-if(TARGET riverhorse_cuda_emulated AND TARGET riverhorse_registry)
-  add_test(NAME ops_cuda_emulated COMMAND ops_test --gtest_filter=*.cuda0)
-  set_tests_properties(ops_cuda_emulated PROPERTIES TIMEOUT 1500 LABELS "ops;cuda"
-    ENVIRONMENT "RIVERHORSE_CUDA_LIBRARY=$<TARGET_FILE:riverhorse_cuda_emulated>")
-  add_dependencies(ops_test riverhorse_cuda_emulated)
-endif()
+riverhorse_test_on_emulated_cuda(ops_test)
 if(RIVERHORSE_VULKAN AND TARGET riverhorse_registry)
   target_compile_definitions(ops_test PRIVATE RIVERHORSE_TEST_VULKAN)
   target_link_libraries(ops_test PRIVATE riverhorse_vulkan)
