@@ -110,13 +110,12 @@ __global__ void __launch_bounds__(threads)
       const float new_maximum = fmaxf(maximum[i], row_max(largest));
       const float shrink = expf(maximum[i] - new_maximum);
       maximum[i] = new_maximum;
-      float sum = 0;
+      float sum = 0, kept[side];
+      mask.factors((first_index + query) * source.tokens + key_begin + thread_column(), kept);
       for (int j = 0; j < side; ++j) {
-        weights[i][j] = j < keys_seen ? expf(weights[i][j] - new_maximum) : 0.0f;
-        sum += weights[i][j];
-        if (mask.threshold != 0 && weights[i][j] != 0) {
-          weights[i][j] *= mask.factor((first_index + query) * source.tokens + key_begin + thread_column() + j);
-        }
+        const float weight = j < keys_seen ? expf(weights[i][j] - new_maximum) : 0.0f;
+        sum += weight;
+        weights[i][j] = weight * kept[j];
       }
       total[i] = total[i] * shrink + row_sum(sum);
       for (float& each : sums[i]) each *= shrink;

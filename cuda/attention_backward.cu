@@ -92,13 +92,13 @@ struct Pair {
   float d_product;  // the gradient of q . k
 };
 
-// Of a query and a key that it sees.
+// Of a query and a key, from q . k and d_y . v.
 template <typename T>
 __device__ Pair backward_of(const Source<T>& source, const Head<T>& head, std::int64_t query, std::int64_t key,
-                            float product, float d_weight) {
+                            float product, float d_weight, float kept) {
+  if (key > query || query >= source.tokens) return {0, 0};
   const float probability = expf(source.scale * product - head.log_sum_exp[query]);
-  const float factor = source.mask.factor(head.first_index + query * source.tokens + key);
-  return {factor * probability, source.scale * probability * (factor * d_weight - head.delta[query])};
+  return {kept * probability, source.scale * probability * (kept * d_weight - head.delta[query])};
 }
 
 // Grid: tiles of queries times passes over the channels, heads, sequences.
@@ -115,11 +115,12 @@ __global__ void __launch_bounds__(threads) backward_queries(Source<T> source, in
     multiply_tiles(head.queries, query_begin, head.keys, key_begin, shared, products);
     multiply_tiles(head.d_outputs, query_begin, head.values, key_begin, shared, d_weights);
     for (int i = 0; i < side; ++i) {
+      const std::int64_t query = query_begin + thread_row() + i, key = key_begin + thread_column();
+      float kept[side];
+      source.mask.factors(head.first_index + query * source.tokens + key, kept);
       for (int j = 0; j < side; ++j) {
-        const std::int64_t query = query_begin + thread_row() + i, key = key_begin + thread_column() + j;
-        const bool seen = key <= query && query < source.tokens;
         products[i][j] =
-            seen ? backward_of(source, head, query, key, products[i][j], d_weights[i][j]).d_product : 0.0f;
+            backward_of(source, head, query, key + j, products[i][j], d_weights[i][j], kept[j]).d_product;
       }
     }
     add_weighted<groups>(products, head.keys, key_begin, channel_begin, shared, d_queries);
@@ -141,13 +142,12 @@ __global__ void __launch_bounds__(threads) backward_keys(Source<T> source, int p
     float products[side][side], d_weights[side][side];
     multiply_tiles(head.keys, key_begin, head.queries, query_begin, shared, products);
     multiply_tiles(head.values, key_begin, head.d_outputs, query_begin, shared, d_weights);
-    for (int i = 0; i < side; ++i) {
-      for (int j = 0; j < side; ++j) {
-        const std::int64_t key = key_begin + thread_row() + i, query = query_begin + thread_column() + j;
-        Pair pair = {0, 0};
-        if (key <= query && query < source.tokens) {
-          pair = backward_of(source, head, query, key, products[i][j], d_weights[i][j]);
-        }
+    for (int j = 0; j < side; ++j) {
+      const std::int64_t key = key_begin + thread_row(), query = query_begin + thread_column() + j;
+      float kept[side];
+      source.mask.factors(head.first_index + query * source.tokens + key, kept);
+      for (int i = 0; i < side; ++i) {
+        const Pair pair = backward_of(source, head, query, key + i, products[i][j], d_weights[i][j], kept[i]);
         products[i][j] = pair.d_product;
         d_weights[i][j] = pair.weight;
       }
