@@ -28,15 +28,28 @@ struct DropoutMask {
   // What element `index` is multiplied by: 0 or 1 / (1 - p).
   __device__ float factor(std::int64_t index) const {
     if (threshold == 0) return 1.0f;
-    const std::int64_t block = index / 4;
-    const PhiloxWords drawn = philox({{static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
-                                       site, static_cast<std::uint32_t>(random[2])}},
-                                     static_cast<std::uint32_t>(random[0]), static_cast<std::uint32_t>(random[1]));
+    const PhiloxWords drawn = draw(index / 4);
     // Chosen by comparisons: an array indexed by a variable would live in local memory.
     const int word = static_cast<int>(index % 4);
     const std::uint32_t low = word == 0 ? drawn.words[0] : drawn.words[1];
     const std::uint32_t high = word == 2 ? drawn.words[2] : drawn.words[3];
     return (word < 2 ? low : high) >= threshold ? kept : 0.0f;
+  }
+  // The same of four elements from `index` on: by one draw where it is a multiple of four.
+  __device__ void factors(std::int64_t index, float (&result)[4]) const {
+    if (threshold == 0 || index % 4 != 0) {
+      for (int i = 0; i < 4; ++i) result[i] = factor(index + i);
+      return;
+    }
+    const PhiloxWords drawn = draw(index / 4);
+    for (int i = 0; i < 4; ++i) result[i] = drawn.words[i] >= threshold ? kept : 0.0f;
+  }
+
+ private:
+  __device__ PhiloxWords draw(std::int64_t block) const {
+    return philox({{static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), site,
+                    static_cast<std::uint32_t>(random[2])}},
+                  static_cast<std::uint32_t>(random[0]), static_cast<std::uint32_t>(random[1]));
   }
 };
 

@@ -176,14 +176,24 @@ inline unsigned atomicMin(unsigned* address, unsigned value) {
   if (value < before) *address = value;
   return before;
 }
+using std::isfinite;
+using std::isinf;
+using std::isnan;
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<unsigned long long>(a) * b) >> 32);
 }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __clz(unsigned value) { return value == 0 ? 32 : __builtin_clz(value); }
 inline int __ffs(unsigned value) { return __builtin_ffs(static_cast<int>(value)); }
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 inline double rsqrt(double value) { return 1.0 / std::sqrt(value); }
+inline void sincospif(float value, float* sine, float* cosine) {
+  const double angle = 3.141592653589793 * static_cast<double>(value);
+  *sine = static_cast<float>(std::sin(angle));
+  *cosine = static_cast<float>(std::cos(angle));
+}
 inline unsigned __float_as_uint(float value) {
   unsigned bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -199,6 +209,7 @@ inline float __fadd_rn(float a, float b) {
   volatile float sum = a + b;
   return sum;
 }
+inline float __fsub_rn(float a, float b) { return __fadd_rn(a, -b); }
 inline float __fmul_rn(float a, float b) {
   volatile float product = a * b;
   return product;
