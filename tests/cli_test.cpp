@@ -17,7 +17,7 @@ class Cli : public ProgramTest {
   }
 
   static std::vector<std::string> command_names() {
-    return {"devices", "info", "convert", "generate", "forward", "tokenize", "train", "selftest", "bench"};
+    return {"devices", "info", "convert", "generate", "forward", "eval", "tokenize", "train", "selftest", "bench"};
   }
 
   // Why a backend is absent; empty when it is not.
@@ -224,7 +224,8 @@ TEST_F(Cli, ConvertWritesAModelFolder) {
 
 TEST_F(Cli, EveryFlagIsInATest) {
   std::string tests;
-  for (const char* name : {"cli_test.cpp", "cli_model_test.cpp", "tokenize_cli_test.cpp", "train_cli_test.cpp"}) {
+  for (const char* name :
+       {"cli_test.cpp", "cli_model_test.cpp", "tokenize_cli_test.cpp", "train_cli_test.cpp", "eval_cli_test.cpp"}) {
     tests += read_whole_file(std::string(RIVERHORSE_SOURCE_DIR) + "/tests/" + name);
   }
   std::set<std::string> flags;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/bench.h"
+#include "cli/device_json.h"
 
 namespace riverhorse::cli {
 namespace {
@@ -54,13 +55,7 @@ std::string bench_json(const BenchOptions& options, const BenchReport& report) {
   const Json root = {{"schema", "riverhorse-bench-1"},
                      {"version", RIVERHORSE_VERSION},
                      {"benchmark", options.what},
-                     {"device",
-                      {{"id", report.device.id()},
-                       {"backend", backend_name(report.device.backend)},
-                       {"name", report.device.name},
-                       {"type", device_type_name(report.device.type)},
-                       {"driver", report.device.driver},
-                       {"api", report.device.api}}},
+                     {"device", device_json(report.device)},
                      {"ceilings",
                       {{"copy_bytes_per_second", ceilings.copy_bytes_per_second},
                        {"copy_tensor_bytes", ceilings.copy_tensor_bytes},

@@ -26,6 +26,7 @@ constexpr const char* examples = R"(Examples:
   riverhorse generate --model models/h3-125m --prompt "Once" --temperature 0.8 --top-k 40 --backend vulkan
   riverhorse tokenize --input books/*.txt --train-bpe 4096 --output books.tokens
   riverhorse train --preset tiny --data books.tokens --output runs/tiny --steps 200
+  riverhorse eval --model models/h3-125m --data held-out.txt --window 1024 --stride 512
   riverhorse bench decode --preset 125m --dtype f16 --json
 
 "riverhorse COMMAND --help" explains the options of a command.)";
@@ -84,6 +85,7 @@ int run(int argc, char** argv) {
   add_convert_command(app);
   add_generate_command(app);
   add_forward_command(app);
+  add_eval_command(app);
   add_tokenize_command(app);
   add_train_command(app);
   add_selftest_command(app);

@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cstdlib>
-#include <exception>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -16,6 +13,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/threads.h"
 
 namespace riverhorse {
 namespace {
@@ -31,30 +29,6 @@ struct Piece {
   bool ends_document = true;
   std::vector<std::int32_t> tokens;
 };
-
-// Calls work(0) ... work(count - 1) on several threads and throws the first error of theirs.
-template <typename Work>
-void on_threads(int threads, std::size_t count, const Work& work) {
-  std::atomic<std::size_t> next{0};
-  std::exception_ptr error;
-  std::mutex error_mutex;
-  const auto take = [&] {
-    try {
-      for (std::size_t i = next++; i < count; i = next++) work(i);
-    } catch (...) {
-      next = count;
-      const std::lock_guard lock(error_mutex);
-      if (!error) error = std::current_exception();
-    }
-  };
-  {
-    std::vector<std::jthread> helpers;
-    const std::size_t useful = std::min(static_cast<std::size_t>(threads), count);
-    for (std::size_t i = 1; i < useful; ++i) helpers.emplace_back(take);
-    take();
-  }
-  if (error) std::rethrow_exception(error);
-}
 
 int thread_count(int asked) {
   if (asked < 0) fail(StatusCode::invalid_argument, "{} threads are not possible", asked);

@@ -48,6 +48,11 @@ void check_utf8(std::string_view text, const std::filesystem::path& path) {
 
 }  // namespace
 
+bool is_text_file(const std::filesystem::path& path) {
+  const std::string extension = extension_of(path);
+  return extension == ".txt" || extension == ".csv" || extension == ".json" || extension == ".jsonl";
+}
+
 std::vector<std::filesystem::path> find_text_files(const std::vector<std::string>& paths) {
   std::vector<std::filesystem::path> files;
   for (const std::string& path : paths) {
@@ -65,8 +70,7 @@ std::vector<std::filesystem::path> find_text_files(const std::vector<std::string
       fail(StatusCode::invalid_argument, "{} is a folder; name its files, as in {}", file.string(),
            (file / "*.txt").string());
     }
-    const std::string extension = extension_of(file);
-    if (extension != ".txt" && extension != ".csv" && extension != ".json" && extension != ".jsonl") {
+    if (!is_text_file(file)) {
       fail(StatusCode::invalid_argument, "{}: text is read from .txt, .csv, .json and .jsonl files", file.string());
     }
   }

@@ -33,6 +33,9 @@ struct TextDocument {
   std::shared_ptr<const void> owner;  // keeps the text alive
 };
 
+// A .txt, .csv, .json or .jsonl file, by its name.
+bool is_text_file(const std::filesystem::path& path);
+
 // The files that `paths` stand for. A name that is a file is that file, whatever characters it has.
 // Errors: not_found when nothing fits; invalid_argument for a folder and for a kind of file that is not known.
 std::vector<std::filesystem::path> find_text_files(const std::vector<std::string>& paths);
