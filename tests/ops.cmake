@@ -8,6 +8,10 @@ riverhorse_test(ops_test
   training_ops_test.cpp
   training_golden_test.cpp
   USES ${ops_libraries} TIMEOUT 1500 LABELS ops)
+if(TARGET riverhorse_registry)
+  target_compile_definitions(ops_test PRIVATE RIVERHORSE_TEST_REGISTRY)
+endif()
+riverhorse_test_on_emulated_cuda(ops_test)
 if(RIVERHORSE_VULKAN AND TARGET riverhorse_registry)
   target_compile_definitions(ops_test PRIVATE RIVERHORSE_TEST_VULKAN)
   target_link_libraries(ops_test PRIVATE riverhorse_vulkan)

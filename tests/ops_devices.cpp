@@ -25,24 +25,35 @@ Opened& opened() {
   return instance;
 }
 
+#ifdef RIVERHORSE_TEST_REGISTRY
+std::uint64_t validation_messages([[maybe_unused]] Device& device) {
 #ifdef RIVERHORSE_TEST_VULKAN
-void add_vulkan_devices(std::vector<TestDevice>& list) {
+  if (const auto* vulkan = dynamic_cast<vulkan::VulkanDevice*>(&device)) return vulkan->validation_messages();
+#endif
+  return 0;
+}
+
+// Every device but the cpu; those of Vulkan a second time with minimal features.
+void add_listed_devices(std::vector<TestDevice>& list) {
   const DeviceList found = list_devices();
   for (const BackendAbsence& absence : found.absences) {
     std::printf("no %s device: %s\n", std::string(backend_name(absence.backend)).c_str(), absence.reason.c_str());
   }
   for (const DeviceInfo& info : found.devices) {
-    if (info.backend != BackendKind::vulkan) continue;
-    std::printf("vulkan%d is %s, %s\n", info.index, info.name.c_str(), info.driver.c_str());
+    if (info.backend == BackendKind::cpu) continue;
+    const bool vulkan = info.backend == BackendKind::vulkan;
+    const std::string name = fmt::format("{}{}", backend_name(info.backend), info.index);
+    std::printf("%s is %s, %s\n", name.c_str(), info.name.c_str(), info.driver.c_str());
     for (const bool minimal : {false, true}) {
+      if (minimal && !vulkan) continue;
       opened().devices.push_back(nullptr);
       const std::size_t index = opened().devices.size() - 1;
-      const auto open = [info, minimal, index]() -> Device& {
+      const auto open = [info, minimal, vulkan, index]() -> Device& {
         std::unique_ptr<Device>& device = opened().devices[index];
         if (!device) {
           DeviceOptions options;
           options.minimal_features = minimal;
-          options.validation = true;
+          options.validation = vulkan;
           try {
             device = open_device(info, options);
           } catch (const Error& error) {
@@ -53,11 +64,8 @@ void add_vulkan_devices(std::vector<TestDevice>& list) {
         }
         return *device;
       };
-      const auto messages = [open] {
-        const auto* device = dynamic_cast<vulkan::VulkanDevice*>(&open());
-        return device == nullptr ? std::uint64_t{0} : device->validation_messages();
-      };
-      list.push_back({fmt::format("vulkan{}{}", info.index, minimal ? "_minimal" : ""), open, messages});
+      const auto messages = [open] { return validation_messages(open()); };
+      list.push_back({name + (minimal ? "_minimal" : ""), open, messages});
     }
   }
 }
@@ -83,10 +91,8 @@ const std::vector<TestDevice>& test_devices() {
   static const std::vector<TestDevice> list = [] {
     std::vector<TestDevice> devices;
     devices.push_back({"cpu", []() -> Device& { return cpu_device(); }, [] { return std::uint64_t{0}; }});
-#ifdef RIVERHORSE_TEST_VULKAN
-    add_vulkan_devices(devices);
-#else
-    std::printf("no Vulkan device: this build is without the Vulkan backend\n");
+#ifdef RIVERHORSE_TEST_REGISTRY
+    add_listed_devices(devices);
 #endif
     return devices;
   }();

@@ -46,6 +46,7 @@ struct DeviceInfo {
   std::string id() const;  // "vulkan:0"
 };
 
+// conv_chunked and conv_fft: the algorithms that h3_mixer can be told to use.
 enum class Feature { f16, conv_chunked, conv_fft, cooperative_matrix, timestamps, training };
 std::string_view feature_name(Feature feature);
 

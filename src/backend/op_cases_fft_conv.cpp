@@ -20,24 +20,19 @@ namespace {
 void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t length, bool with_skip, bool gelu) {
   const std::string name =
       fmt::format("b{}_h{}_l{}{}{}", batch, heads, length, with_skip ? "_skip" : "", gelu ? "_gelu" : "");
-  add_case(list, "fft_conv", name, both_dtypes,
-           [=](CaseBuilder& builder) {
-             const int u = builder.normal("u", CaseRole::input, builder.activation(), {batch, heads, length});
-             const int kernel = decaying_kernel(builder, heads, length);
-             const int skip = with_skip ? builder.normal("skip", CaseRole::input, DType::f32, {heads}) : -1;
-             const int y = builder.output("y", builder.activation(), {batch, heads, length});
-             const auto elements = static_cast<double>(batch * heads * length);
-             return builder.done(
-                 [=](Encoder& encoder, std::span<const Tensor> t) {
-                   encoder.fft_conv({.u = t[u],
-                                     .kernel = t[kernel],
-                                     .skip = with_skip ? t[skip] : Tensor{},
-                                     .gelu_erf = gelu,
-                                     .y = t[y]});
-                 },
-                 elements * 20 * std::log2(2.0 * static_cast<double>(length)));
-           },
-           {Feature::conv_fft});
+  add_case(list, "fft_conv", name, both_dtypes, [=](CaseBuilder& builder) {
+    const int u = builder.normal("u", CaseRole::input, builder.activation(), {batch, heads, length});
+    const int kernel = decaying_kernel(builder, heads, length);
+    const int skip = with_skip ? builder.normal("skip", CaseRole::input, DType::f32, {heads}) : -1;
+    const int y = builder.output("y", builder.activation(), {batch, heads, length});
+    const auto elements = static_cast<double>(batch * heads * length);
+    return builder.done(
+        [=](Encoder& encoder, std::span<const Tensor> t) {
+          encoder.fft_conv(
+              {.u = t[u], .kernel = t[kernel], .skip = with_skip ? t[skip] : Tensor{}, .gelu_erf = gelu, .y = t[y]});
+        },
+        elements * 20 * std::log2(2.0 * static_cast<double>(length)));
+  });
 }
 
 }  // namespace

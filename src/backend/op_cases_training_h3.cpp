@@ -350,6 +350,7 @@ void add_mixer_gradient(GradientList& list, const MixerShape& m, ConvAlgorithm a
     return data;
   });
   list.back().step = inputs.step;
+  list.back().needs = training_needs(algorithm);
 }
 
 // From the raw parameters to the kernel, the skip and the taps.

@@ -1,11 +1,10 @@
 // Which devices there are, which one to take, and opening it. This room alone knows every backend.
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cctype>
 #include <charconv>
 
 #include "backend/backend.h"
+#include "backend/cuda_library.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "cpu/cpu_device.h"
@@ -15,16 +14,6 @@
 
 namespace riverhorse {
 namespace {
-
-std::string cuda_absence() {
-  // What the machine has is looked up all the same, so that the line is true and says what would help.
-  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-  if (driver == nullptr) {
-    return "this build has no CUDA backend, and no NVIDIA driver (libcuda.so.1) was found here; use vulkan or cpu";
-  }
-  dlclose(driver);
-  return "this build has no CUDA backend, though an NVIDIA driver (libcuda.so.1) is here; use vulkan on the same GPU";
-}
 
 std::string lower(std::string_view text) {
   std::string result(text);
@@ -57,11 +46,13 @@ std::string listed(const std::vector<const DeviceInfo*>& devices) {
 
 DeviceList list_devices() {
   DeviceList list;
-  list.absences.push_back({BackendKind::cuda, cuda_absence()});
-#ifdef RIVERHORSE_WITH_VULKAN
   std::string reason;
-  list.devices = vulkan::list_vulkan_devices(reason);
-  if (list.devices.empty()) list.absences.push_back({BackendKind::vulkan, reason});
+  if (const CudaLibrary* cuda = cuda_library(reason)) list.devices = cuda->list_devices(reason);
+  if (list.devices.empty()) list.absences.push_back({BackendKind::cuda, reason});
+#ifdef RIVERHORSE_WITH_VULKAN
+  const std::vector<DeviceInfo> vulkan_devices = vulkan::list_vulkan_devices(reason);
+  list.devices.insert(list.devices.end(), vulkan_devices.begin(), vulkan_devices.end());
+  if (vulkan_devices.empty()) list.absences.push_back({BackendKind::vulkan, reason});
 #else
   list.absences.push_back({BackendKind::vulkan, "this build has no Vulkan backend (RIVERHORSE_VULKAN was off)"});
 #endif
@@ -143,7 +134,12 @@ std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions&
 #else
       fail(StatusCode::unsupported, "this build has no Vulkan backend");
 #endif
-    case BackendKind::cuda: fail(StatusCode::unsupported, "{}", cuda_absence());
+    case BackendKind::cuda: {
+      std::string reason;
+      const CudaLibrary* cuda = cuda_library(reason);
+      if (cuda == nullptr) fail(StatusCode::unsupported, "no cuda device: {}", reason);
+      return cuda->open_device(info);
+    }
   }
   fail(StatusCode::invalid_argument, "an unknown backend");
 }

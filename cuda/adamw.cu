@@ -1,0 +1,96 @@
+// grad_norm: the sums of squares of a fixed number of stretches, a block each; then their sum, by one block.
+// adamw: one thread an element.
+#include <algorithm>
+
+#include "encoder.h"
+#include "kernel.cuh"
+
+namespace riverhorse::cuda {
+
+namespace {
+
+constexpr int norm_threads = 256;
+constexpr std::int64_t most_stretches = 1024;
+constexpr std::int64_t least_stretch = 4096;
+
+// Thread 0 gets the sum.
+__device__ double block_sum(double value) {
+  __shared__ double of_warps[norm_threads / warp_size];
+  value = warp_sum(value);
+  if (threadIdx.x % warp_size == 0) of_warps[threadIdx.x / warp_size] = value;
+  __syncthreads();
+  double sum = 0;
+  if (threadIdx.x == 0) {
+    for (const double each : of_warps) sum += each;
+  }
+  return sum;
+}
+
+__global__ void sum_squares(const float* gradients, std::int64_t count, std::int64_t stretch, double* sums) {
+  const std::int64_t begin = blockIdx.x * stretch;
+  const std::int64_t end = begin + stretch < count ? begin + stretch : count;
+  double sum = 0;
+  for (std::int64_t i = begin + threadIdx.x; i < end; i += norm_threads) {
+    sum += static_cast<double>(gradients[i]) * gradients[i];
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+__global__ void join_sums(const double* sums, int count, float* norm) {
+  double sum = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += norm_threads) sum += sums[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) *norm = static_cast<float>(sqrt(sum));
+}
+
+template <typename T>
+__global__ void step(const AdamwRow* settings, const float* norm, const float* gradients, float* parameters, float* m,
+                     float* v, T* rounded, std::int64_t count) {
+  const AdamwRow row = *settings;
+  const double scaled_norm = static_cast<double>(*norm) * row.gradient_scale;
+  if (!isfinite(scaled_norm) || (row.skip_above > 0 && scaled_norm > row.skip_above)) return;
+  const double clip = row.max_norm > 0 ? fmin(1.0, row.max_norm / (scaled_norm + 1e-6)) : 1.0;
+  const auto gradient_scale = static_cast<float>(row.gradient_scale * clip);
+  const float decay = row.learning_rate * row.weight_decay;
+  for (std::int64_t i = first_element(); i < count; i += element_stride()) {
+    const float gradient = gradient_scale * gradients[i];
+    const float mean = row.beta1 * m[i] + (1.0f - row.beta1) * gradient;
+    const float square = row.beta2 * v[i] + (1.0f - row.beta2) * gradient * gradient;
+    const float direction = mean / row.correction1 / (sqrtf(square / row.correction2) + row.epsilon);
+    // Both changes are added up before they meet the far larger parameter: 1 - decay would keep three digits of it.
+    const float parameter = parameters[i] - (decay * parameters[i] + row.learning_rate * direction);
+    m[i] = mean;
+    v[i] = square;
+    parameters[i] = parameter;
+    if (rounded != nullptr) rounded[i] = from_float<T>(parameter);
+  }
+}
+
+}  // namespace
+
+void CudaEncoder::record_grad_norm(const GradNormArgs& args) {
+  const std::int64_t count = args.gradients.count();
+  const std::int64_t stretch = std::max(least_stretch, divide_up(count, most_stretches));
+  const std::int64_t stretches = divide_up(count, stretch);
+  ScratchScope scope(*this);
+  const Tensor sums = scratch(DType::f32, {stretches, 2});  // doubles
+  add("grad_norm", [args, count, stretch, stretches, sums](cudaStream_t stream) {
+    launch(sum_squares, grid_of(stretches), norm_threads, 0, stream, data<float>(args.gradients), count, stretch,
+           data<double>(sums));
+    launch(join_sums, 1, norm_threads, 0, stream, data<double>(sums), stretches, data<float>(args.norm));
+  });
+}
+
+void CudaEncoder::record_adamw(const AdamwArgs& args) {
+  add("adamw", [args](cudaStream_t stream) {
+    const std::int64_t count = args.parameters.count();
+    with_activation(args.rounded.dtype, [&](auto act) {
+      launch(step<decltype(act)>, element_grid(count), element_threads, 0, stream, data<AdamwRow>(args.row),
+             data<float>(args.norm), data<float>(args.gradients), data<float>(args.parameters), data<float>(args.m),
+             data<float>(args.v), data<decltype(act)>(args.rounded), count);
+    });
+  });
+}
+
+}  // namespace riverhorse::cuda

@@ -1,0 +1,52 @@
+// copy, with conversion; advance; zero.
+#include "encoder.h"
+#include "kernel.cuh"
+
+namespace riverhorse::cuda {
+
+namespace {
+
+template <typename In, typename Out>
+__global__ void convert(const In* in, Out* out, std::int64_t count) {
+  for (std::int64_t i = first_element(); i < count; i += element_stride()) out[i] = from_float<Out>(to_float(in[i]));
+}
+
+__global__ void advance_positions(const std::int32_t* slots, std::int32_t* positions, int batch,
+                                  std::int32_t tokens) {
+  for (std::int64_t b = first_element(); b < batch; b += element_stride()) positions[slots[b]] += tokens;
+}
+
+}  // namespace
+
+void CudaEncoder::record_copy(const CopyArgs& args) {
+  add("copy", [args](cudaStream_t stream) {
+    const std::int64_t count = args.in.count();
+    if (args.in.dtype == args.out.dtype) {
+      check(
+          cudaMemcpyAsync(data<void>(args.out), data<void>(args.in), args.in.size_bytes(), cudaMemcpyDefault, stream),
+          "copy");
+      return;
+    }
+    with_activation(args.in.dtype, [&](auto in) {
+      with_activation(args.out.dtype, [&](auto out) {
+        launch(convert<decltype(in), decltype(out)>, element_grid(count), element_threads, 0, stream,
+               data<decltype(in)>(args.in), data<decltype(out)>(args.out), count);
+      });
+    });
+  });
+}
+
+void CudaEncoder::record_advance(const AdvanceArgs& args) {
+  add("advance", [args](cudaStream_t stream) {
+    launch(advance_positions, element_grid(args.slots.count()), element_threads, 0, stream,
+           data<std::int32_t>(args.slots), data<std::int32_t>(args.positions), args.slots.count(), args.tokens);
+  });
+}
+
+void CudaEncoder::record_zero(const ZeroArgs& args) {
+  add("zero", [args](cudaStream_t stream) {
+    check(cudaMemsetAsync(data<void>(args.tensor), 0, args.tensor.size_bytes(), stream), "zero");
+  });
+}
+
+}  // namespace riverhorse::cuda

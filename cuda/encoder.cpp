@@ -1,0 +1,28 @@
+#include "encoder.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace riverhorse::cuda {
+
+CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, std::vector<Operation>* operations,
+                         std::shared_ptr<Buffer> workspace)
+    : Encoder(std::move(workspace)), limits_(limits), gemms_(gemms), operations_(operations) {}
+
+void CudaEncoder::add(std::string_view name, std::function<void(cudaStream_t)> run) {
+  if (!preparing()) operations_->push_back({name, std::move(run)});
+}
+
+void CudaEncoder::require_chunked(std::string_view op, ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::fft) {
+    fail(StatusCode::unsupported, "{}: the cuda backend has no fft algorithm: use chunked", op);
+  }
+}
+
+void CudaEncoder::multiply(std::string_view name, const Gemm& gemm) {
+  if (preparing()) return;
+  add(name, gemms_.plan(gemm));
+}
+
+}  // namespace riverhorse::cuda

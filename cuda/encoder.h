@@ -1,0 +1,74 @@
+// Recording on CUDA: each record_ method (one file an op family) adds closures that launch its kernels on a stream.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core.h"
+#include "gemm.h"
+
+namespace riverhorse::cuda {
+
+struct DeviceLimits {
+  int device = 0;
+  int multiprocessors = 1;
+  std::size_t shared_bytes = 48 << 10;  // a block can be given at most
+};
+
+struct Operation {
+  std::string_view name;
+  std::function<void(cudaStream_t)> run;
+};
+
+class CudaEncoder final : public Encoder {
+ public:
+  // `operations` and `workspace` are null while preparing.
+  CudaEncoder(const DeviceLimits& limits, Gemms& gemms, std::vector<Operation>* operations,
+              std::shared_ptr<Buffer> workspace);
+
+ private:
+  void add(std::string_view name, std::function<void(cudaStream_t)> run);
+  // Errors: unsupported, for the algorithm that this backend does not have.
+  static void require_chunked(std::string_view op, ConvAlgorithm algorithm);
+  // A plain product as part of operation `name`.
+  void multiply(std::string_view name, const Gemm& gemm);
+
+  void record_copy(const CopyArgs& args) override;
+  void record_advance(const AdvanceArgs& args) override;
+  void record_embed(const EmbedArgs& args) override;
+  void record_add_layer_norm(const AddLayerNormArgs& args) override;
+  void record_linear(const LinearArgs& args) override;
+  void record_discretize(const DiscretizeArgs& args) override;
+  void record_ssm_kernel(const SsmKernelArgs& args) override;
+  void record_h3_mixer(const H3MixerArgs& args) override;
+  void record_h3_step(const H3StepArgs& args) override;
+  void record_fft_conv(const FftConvArgs& args) override;
+  void record_rotary(const RotaryArgs& args) override;
+  void record_attention(const AttentionArgs& args) override;
+  void record_attention_step(const AttentionArgs& args) override;
+  void record_sample(const SampleArgs& args) override;
+
+  bool trains() const override { return true; }
+  void record_zero(const ZeroArgs& args) override;
+  void record_embed_backward(const EmbedBackwardArgs& args) override;
+  void record_residual_norm(const ResidualNormArgs& args) override;
+  void record_residual_norm_backward(const ResidualNormBackwardArgs& args) override;
+  void record_linear_backward(const LinearBackwardArgs& args) override;
+  void record_h3_mixer_backward(const H3MixerBackwardArgs& args) override;
+  void record_discretize_backward(const DiscretizeBackwardArgs& args) override;
+  void record_ssm_kernel_backward(const SsmKernelBackwardArgs& args) override;
+  void record_fft_conv_backward(const FftConvBackwardArgs& args) override;
+  void record_attention_backward(const AttentionBackwardArgs& args) override;
+  void record_cross_entropy(const CrossEntropyArgs& args) override;
+  void record_grad_norm(const GradNormArgs& args) override;
+  void record_adamw(const AdamwArgs& args) override;
+
+  const DeviceLimits& limits_;
+  Gemms& gemms_;
+  std::vector<Operation>* operations_;
+};
+
+}  // namespace riverhorse::cuda

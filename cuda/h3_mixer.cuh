@@ -1,0 +1,41 @@
+// What the mixer, its step and its backward pass share.
+#pragma once
+
+#include "backend/ops.h"
+#include "filter.cuh"
+#include "kernel.cuh"
+
+namespace riverhorse::cuda {
+
+constexpr int mixer_warps = 4;  // of a block
+constexpr int mixer_threads = mixer_warps * warp_size;
+
+// Sums over the passes of a kernel (pairs of channels, groups of 32 modes) that end in an activation. With one pass
+// `sums` is null and the value goes straight to its place.
+template <typename T>
+__device__ void add_pass(float* sums, T* out, std::int64_t index, float value, bool first, bool last) {
+  if (!first) value += sums[index];
+  if (last) {
+    out[index] = from_float<T>(value);
+  } else {
+    sums[index] = value;
+  }
+}
+
+__host__ __device__ inline std::int64_t output_channel(HeadOrder order, std::int64_t heads, std::int64_t head_dim,
+                                                       std::int64_t head, std::int64_t j) {
+  return order == HeadOrder::head_major ? head * head_dim + j : j * heads + head;
+}
+
+// Each mode's contribution to each of 32 tokens, turned around: written by lanes that are modes, summed by lanes that
+// are tokens.
+struct Turn {
+  float values[warp_size][warp_size + 1];
+  __device__ float sum(int token) const {
+    float total = 0;
+    for (int mode = 0; mode < warp_size; ++mode) total += values[token][mode];
+    return total;
+  }
+};
+
+}  // namespace riverhorse::cuda

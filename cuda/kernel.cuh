@@ -1,0 +1,114 @@
+// What kernels share: launching, activations of any dtype, sums over a warp.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "base/dtype.h"
+#include "core.h"
+
+namespace riverhorse::cuda {
+
+constexpr int warp_size = 32;
+constexpr unsigned all_lanes = 0xffffffffu;
+
+constexpr std::int64_t divide_up(std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; }
+inline dim3 grid_of(std::int64_t x, std::int64_t y = 1, std::int64_t z = 1) {
+  return {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z)};
+}
+
+// Dynamic shared memory, as SHARED_MEMORY(float, values): a pointer of that name. More than 48 KiB are asked for by
+// launch(). One a kernel.
+#ifdef RIVERHORSE_CUDA_EMULATED
+#define SHARED_MEMORY(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared_memory())
+#else
+#define SHARED_MEMORY(type, name)                                 \
+  extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+  type* const name = reinterpret_cast<type*>(dynamic_shared)
+#endif
+
+// Before a loop over an array that is to live in registers.
+#ifdef RIVERHORSE_CUDA_EMULATED
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
+// Errors: those of check().
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+            Arguments&&... arguments) {
+#ifdef RIVERHORSE_CUDA_EMULATED
+  emulator::launch(grid, block, shared_bytes, stream, [=] { kernel(static_cast<Parameters>(arguments)...); });
+#else
+  constexpr std::size_t without_asking = 48 << 10;
+  if (shared_bytes > without_asking) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "asking for shared memory");
+  }
+  cudaLaunchConfig_t configuration{};
+  configuration.gridDim = grid;
+  configuration.blockDim = block;
+  configuration.dynamicSmemBytes = shared_bytes;
+  configuration.stream = stream;
+  check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
+#endif
+}
+
+// Elementwise kernels: one thread an element, a grid that need not cover them all.
+constexpr int element_threads = 256;
+inline dim3 element_grid(std::int64_t count) {
+  return grid_of(std::min<std::int64_t>(divide_up(count, element_threads), 1 << 16));
+}
+__device__ inline std::int64_t first_element() {
+  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ inline std::int64_t element_stride() { return static_cast<std::int64_t>(gridDim.x) * blockDim.x; }
+
+// Activations: computed in float, stored as T.
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+template <typename T>
+__device__ T from_float(float value);
+template <>
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline __half from_float<__half>(float value) {
+  return __float2half_rn(value);
+}
+
+// Calls `function` with a value of the type that stores `dtype`; the checks of the encoder let no other dtype get
+// here.
+template <typename Function>
+void with_activation(DType dtype, Function&& function) {
+  if (dtype == DType::f16) {
+    function(__half());
+  } else {
+    function(float());
+  }
+}
+
+// Every lane gets the sum, in an order that depends on nothing else.
+template <typename T>
+__device__ T warp_sum(T value) {
+  for (int distance = warp_size / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(all_lanes, value, distance);
+  }
+  return value;
+}
+
+__device__ inline float warp_max(float value) {
+  for (int distance = warp_size / 2; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(all_lanes, value, distance));
+  }
+  return value;
+}
+
+}  // namespace riverhorse::cuda

@@ -1,0 +1,228 @@
+// y = activation(x' W^T + bias), or y += that; and backward.
+//
+// Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that
+// a row's result does not depend on how many there are. More rows are a product of cuBLASLt, into y itself where
+// nothing follows, else into fp32 scratch memory and from there through one elementwise kernel.
+#include "column_sums.cuh"
+#include "encoder.h"
+#include "kernel.cuh"
+#include "norm.h"
+
+namespace riverhorse::cuda {
+
+namespace {
+
+constexpr int few_rows = 8;
+constexpr int warps_in_block = 4;
+
+constexpr float sqrt_2_over_pi = 0.79788456080286536f;
+constexpr float cubic = 0.044715f;
+
+__device__ float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanhf(sqrt_2_over_pi * (x + cubic * x * x * x))); }
+
+__device__ float gelu_tanh_derivative(float x) {
+  const float tanh = tanhf(sqrt_2_over_pi * (x + cubic * x * x * x));
+  return 0.5f * (1.0f + tanh) + 0.5f * x * (1.0f - tanh * tanh) * sqrt_2_over_pi * (1.0f + 3 * cubic * x * x);
+}
+
+// What follows the product, for the element (row, output).
+template <typename T, typename Y>
+struct Epilogue {
+  const float* bias;
+  bool gelu;
+  bool accumulate;
+  bool transposed;
+  Y* y;
+  T* pre_activation;
+  std::int64_t rows, outputs;
+
+  __device__ void store(std::int64_t row, std::int64_t output, float value) const {
+    const std::int64_t i = transposed ? output * rows + row : row * outputs + output;
+    if (bias != nullptr) value += bias[output];
+    if (pre_activation != nullptr) pre_activation[i] = from_float<T>(value);
+    if (gelu) value = gelu_tanh(value);
+    if (accumulate) value += to_float(y[i]);
+    y[i] = from_float<Y>(value);
+  }
+};
+
+template <typename T, typename Y>
+__global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs, Epilogue<T, Y> epilogue) {
+  const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * warps_in_block + threadIdx.x / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  if (output >= epilogue.outputs) return;
+  float sums[few_rows] = {};
+  for (std::int64_t k = lane; k < inputs; k += warp_size) {
+    const float w = to_float(weight[output * inputs + k]);
+    UNROLL
+    for (int row = 0; row < few_rows; ++row) {
+      if (row < epilogue.rows) sums[row] += w * to_float(x[row * inputs + k]);
+    }
+  }
+  UNROLL
+  for (int row = 0; row < few_rows; ++row) {
+    const float sum = warp_sum(sums[row]);
+    if (row < epilogue.rows && lane == 0) epilogue.store(row, output, sum);
+  }
+}
+
+// `product` lies as y does.
+template <typename T, typename Y>
+__global__ void finish_product(const float* product, Epilogue<T, Y> epilogue) {
+  const std::int64_t count = epilogue.rows * epilogue.outputs;
+  for (std::int64_t i = first_element(); i < count; i += element_stride()) {
+    const std::int64_t row = epilogue.transposed ? i % epilogue.rows : i / epilogue.outputs;
+    const std::int64_t output = epilogue.transposed ? i / epilogue.rows : i % epilogue.outputs;
+    epilogue.store(row, output, product[i]);
+  }
+}
+
+template <typename T>
+__global__ void through_gelu(const float* d_activated, const T* pre_activation, T* d_x, std::int64_t count) {
+  for (std::int64_t i = first_element(); i < count; i += element_stride()) {
+    d_x[i] = from_float<T>(d_activated[i] * gelu_tanh_derivative(to_float(pre_activation[i])));
+  }
+}
+
+template <typename T>
+struct BiasGradient {
+  const T* d_y;
+  bool transposed;
+  std::int64_t rows, outputs;
+  __device__ float operator()(std::int64_t row, std::int64_t output) const {
+    return to_float(d_y[transposed ? output * rows + row : row * outputs + output]);
+  }
+};
+
+// Calls `function` with values of the types of the weights and of y.
+template <typename Function>
+void with_types(const LinearArgs& args, Function&& function) {
+  with_activation(args.weight.dtype, [&](auto type) {
+    if (args.y.dtype == args.weight.dtype) {
+      function(type, type);
+    } else {
+      function(type, float());
+    }
+  });
+}
+
+template <typename T, typename Y>
+Epilogue<T, Y> epilogue_of(const LinearArgs& args, std::int64_t rows) {
+  return {data<float>(args.bias),
+          args.activation == Activation::gelu_tanh,
+          args.accumulate,
+          args.y_transposed,
+          data<Y>(args.y),
+          data<T>(args.pre_activation),
+          rows,
+          args.weight.shape[0]};
+}
+
+}  // namespace
+
+void CudaEncoder::record_linear(const LinearArgs& args) {
+  const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
+  const std::int64_t rows = args.x_transposed ? args.x.shape[1] : args.x.shape[0];
+  ScratchScope scope(*this);
+  Tensor x = args.x;
+  if (args.norm) {
+    x = scratch(args.weight.dtype, {rows, inputs});
+    add("linear", [args, x](cudaStream_t stream) { launch_layer_norm(stream, args.x, *args.norm, x); });
+  }
+  if (rows <= few_rows && !args.x_transposed) {
+    add("linear", [args, x, rows, outputs, inputs](cudaStream_t stream) {
+      with_types(args, [&](auto type, auto y_type) {
+        using T = decltype(type);
+        using Y = decltype(y_type);
+        launch(linear_few_rows<T, Y>, grid_of(divide_up(outputs, warps_in_block)), warps_in_block * warp_size, 0,
+               stream, data<T>(x), data<T>(args.weight), inputs, epilogue_of<T, Y>(args, rows));
+      });
+    });
+    return;
+  }
+  const bool finished = !args.bias && args.activation == Activation::none && !args.accumulate && !args.pre_activation;
+  Gemm gemm;
+  gemm.k = inputs;
+  gemm.c = finished ? args.y : scratch(DType::f32, {rows, outputs});
+  if (args.y_transposed) {  // y^T (M, R) = W x^T
+    gemm.m = outputs;
+    gemm.n = rows;
+    gemm.a = args.weight;
+    gemm.b = x;
+    gemm.b_transposed = !args.x_transposed;
+  } else {
+    gemm.m = rows;
+    gemm.n = outputs;
+    gemm.a = x;
+    gemm.a_transposed = args.x_transposed;
+    gemm.b = args.weight;
+    gemm.b_transposed = true;
+  }
+  multiply("linear", gemm);
+  if (finished) return;
+  add("linear", [args, product = gemm.c, rows, outputs](cudaStream_t stream) {
+    with_types(args, [&](auto type, auto y_type) {
+      using T = decltype(type);
+      using Y = decltype(y_type);
+      launch(finish_product<T, Y>, element_grid(rows * outputs), element_threads, 0, stream, data<float>(product),
+             epilogue_of<T, Y>(args, rows));
+    });
+  });
+}
+
+void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
+  const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
+  const std::int64_t rows = args.x_transposed ? args.x.shape[1] : args.x.shape[0];
+  Gemm d_weight;  // (M, K) += d_y^T x
+  d_weight.m = outputs;
+  d_weight.n = inputs;
+  d_weight.k = rows;
+  d_weight.a = args.d_y;
+  d_weight.a_transposed = !args.y_transposed;
+  d_weight.b = args.x;
+  d_weight.b_transposed = args.x_transposed;
+  d_weight.c = args.d_weight;
+  d_weight.accumulate = true;
+  multiply("linear_backward", d_weight);
+  if (args.d_bias) {
+    ScratchScope scope(*this);
+    const Tensor parts = scratch(DType::f32, {column_sum_parts(rows), outputs});
+    add("linear_backward", [args, parts, rows, outputs](cudaStream_t stream) {
+      with_activation(args.d_y.dtype, [&](auto type) {
+        using T = decltype(type);
+        add_column_sums(stream, BiasGradient<T>{data<T>(args.d_y), args.y_transposed, rows, outputs}, rows, outputs,
+                        data<float>(parts), data<float>(args.d_bias));
+      });
+    });
+  }
+  if (!args.d_x) return;
+  ScratchScope scope(*this);
+  Gemm d_x;
+  d_x.k = outputs;
+  d_x.c = args.pre_activation ? scratch(DType::f32, {rows, inputs}) : args.d_x;
+  if (args.x_transposed) {  // (K, R) = W^T d_y^T
+    d_x.m = inputs;
+    d_x.n = rows;
+    d_x.a = args.weight;
+    d_x.a_transposed = true;
+    d_x.b = args.d_y;
+    d_x.b_transposed = !args.y_transposed;
+  } else {  // (R, K) = d_y W
+    d_x.m = rows;
+    d_x.n = inputs;
+    d_x.a = args.d_y;
+    d_x.a_transposed = args.y_transposed;
+    d_x.b = args.weight;
+  }
+  multiply("linear_backward", d_x);
+  if (!args.pre_activation) return;
+  add("linear_backward", [args, d_activated = d_x.c, rows, inputs](cudaStream_t stream) {
+    with_activation(args.d_x.dtype, [&](auto type) {
+      using T = decltype(type);
+      launch(through_gelu<T>, element_grid(rows * inputs), element_threads, 0, stream, data<float>(d_activated),
+             data<T>(args.pre_activation), data<T>(args.d_x), rows * inputs);
+    });
+  });
+}
+
+}  // namespace riverhorse::cuda

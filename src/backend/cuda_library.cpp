@@ -1,0 +1,73 @@
+#include "backend/cuda_library.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+
+namespace riverhorse {
+namespace {
+
+constexpr const char* file_name = "libriverhorse-cuda.so";
+
+// Of the program, or of the shared library that this function is in.
+std::filesystem::path own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&cuda_library), &info) == 0 || info.dli_fname == nullptr) return {};
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(info.dli_fname, error);
+  return error ? std::filesystem::path() : path.parent_path();
+}
+
+std::filesystem::path library_path() {
+  if (const char* named = std::getenv("RIVERHORSE_CUDA_LIBRARY"); named != nullptr && *named != '\0') return named;
+  const std::filesystem::path folder = own_folder();
+  std::error_code error;
+  for (const std::filesystem::path& each : {folder / file_name, folder.parent_path() / "lib" / file_name,
+                                            folder.parent_path() / "lib" / "riverhorse" / file_name}) {
+    if (std::filesystem::exists(each, error)) return each;
+  }
+  return {};
+}
+
+struct Loaded {
+  const CudaLibrary* library = nullptr;
+  std::string reason;
+};
+
+Loaded load() {
+  const std::filesystem::path path = library_path();
+  if (path.empty()) {
+    void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    if (driver != nullptr) dlclose(driver);
+    return {nullptr, fmt::format("{} is not next to this program, nor named by RIVERHORSE_CUDA_LIBRARY, and {}",
+                                 file_name,
+                                 driver == nullptr ? "no NVIDIA driver (libcuda.so.1) was found; use vulkan or cpu"
+                                                   : "an NVIDIA driver is here; use vulkan on the same GPU")};
+  }
+  // Never closed: devices may live until the program ends.
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) return {nullptr, fmt::format("{} cannot be loaded: {}", path.string(), dlerror())};
+  using Function = const CudaLibrary* (*)();
+  const auto function = reinterpret_cast<Function>(dlsym(handle, "riverhorse_cuda_library"));
+  if (function == nullptr) return {nullptr, fmt::format("{} is not a Riverhorse CUDA backend", path.string())};
+  const CudaLibrary* library = function();
+  if (std::string_view(library->interface_id) != RIVERHORSE_INTERFACE_ID) {
+    return {nullptr, fmt::format("{} belongs to another build of Riverhorse ({}, this one is {}): install the one that "
+                                 "came with this program",
+                                 path.string(), library->interface_id, RIVERHORSE_INTERFACE_ID)};
+  }
+  return {library, {}};
+}
+
+}  // namespace
+
+const CudaLibrary* cuda_library(std::string& reason) {
+  static const Loaded loaded = load();
+  reason = loaded.reason;
+  return loaded.library;
+}
+
+}  // namespace riverhorse
