@@ -1,5 +1,5 @@
 // grad_norm: the sums of squares of a fixed number of stretches, a block each; then their sum, by one block.
-// adamw: one thread an element.
+// adamw: one thread an element, after one has made of the settings and the norm what all need.
 #include <algorithm>
 
 #include "encoder.h"
@@ -44,22 +44,36 @@ __global__ void join_sums(const double* sums, int count, float* norm) {
   if (threadIdx.x == 0) *norm = static_cast<float>(sqrt(sum));
 }
 
+struct Settings {
+  AdamwRow row;
+  float gradient_scale;  // with the clipping
+  float decay;
+  bool skips;
+};
+
+// By one thread: row and norm may lie in host memory, which must not be read by each of many blocks.
+__global__ void settle(const AdamwRow* row, const float* norm, Settings* settings) {
+  const double scaled_norm = static_cast<double>(*norm) * row->gradient_scale;
+  const double clip = row->max_norm > 0 ? fmin(1.0, row->max_norm / (scaled_norm + 1e-6)) : 1.0;
+  settings->row = *row;
+  settings->gradient_scale = static_cast<float>(row->gradient_scale * clip);
+  settings->decay = row->learning_rate * row->weight_decay;
+  settings->skips = !isfinite(scaled_norm) || (row->skip_above > 0 && scaled_norm > row->skip_above);
+}
+
 template <typename T>
-__global__ void step(const AdamwRow* settings, const float* norm, const float* gradients, float* parameters, float* m,
-                     float* v, T* rounded, std::int64_t count) {
-  const AdamwRow row = *settings;
-  const double scaled_norm = static_cast<double>(*norm) * row.gradient_scale;
-  if (!isfinite(scaled_norm) || (row.skip_above > 0 && scaled_norm > row.skip_above)) return;
-  const double clip = row.max_norm > 0 ? fmin(1.0, row.max_norm / (scaled_norm + 1e-6)) : 1.0;
-  const auto gradient_scale = static_cast<float>(row.gradient_scale * clip);
-  const float decay = row.learning_rate * row.weight_decay;
+__global__ void step(const Settings* given, const float* gradients, float* parameters, float* m, float* v, T* rounded,
+                     std::int64_t count) {
+  const Settings settings = *given;
+  const AdamwRow& row = settings.row;
+  if (settings.skips) return;
   for (std::int64_t i = first_element(); i < count; i += element_stride()) {
-    const float gradient = gradient_scale * gradients[i];
+    const float gradient = settings.gradient_scale * gradients[i];
     const float mean = row.beta1 * m[i] + (1.0f - row.beta1) * gradient;
     const float square = row.beta2 * v[i] + (1.0f - row.beta2) * gradient * gradient;
     const float direction = mean / row.correction1 / (sqrtf(square / row.correction2) + row.epsilon);
-    // Both changes are added up before they meet the far larger parameter: 1 - decay would keep three digits of it.
-    const float parameter = parameters[i] - (decay * parameters[i] + row.learning_rate * direction);
+    // Both changes are added up before they meet the far larger parameter: 1 - decay would keep little of decay.
+    const float parameter = parameters[i] - (settings.decay * parameters[i] + row.learning_rate * direction);
     m[i] = mean;
     v[i] = square;
     parameters[i] = parameter;
@@ -83,12 +97,15 @@ void CudaEncoder::record_grad_norm(const GradNormArgs& args) {
 }
 
 void CudaEncoder::record_adamw(const AdamwArgs& args) {
-  add("adamw", [args](cudaStream_t stream) {
+  ScratchScope scope(*this);
+  const Tensor settings = scratch(DType::i32, {sizeof(Settings) / 4});
+  add("adamw", [args, settings](cudaStream_t stream) {
     const std::int64_t count = args.parameters.count();
+    launch(settle, 1, 1, 0, stream, data<AdamwRow>(args.row), data<float>(args.norm), data<Settings>(settings));
     with_activation(args.rounded.dtype, [&](auto act) {
-      launch(step<decltype(act)>, element_grid(count), element_threads, 0, stream, data<AdamwRow>(args.row),
-             data<float>(args.norm), data<float>(args.gradients), data<float>(args.parameters), data<float>(args.m),
-             data<float>(args.v), data<decltype(act)>(args.rounded), count);
+      launch(step<decltype(act)>, element_grid(count), element_threads, 0, stream, data<Settings>(settings),
+             data<float>(args.gradients), data<float>(args.parameters), data<float>(args.m), data<float>(args.v),
+             data<decltype(act)>(args.rounded), count);
     });
   });
 }

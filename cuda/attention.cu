@@ -99,10 +99,12 @@ __global__ void __launch_bounds__(threads)
   for (std::int64_t key_begin = 0; key_begin <= past + last_query; key_begin += tile) {
     float weights[side][side];
     multiply_tiles(queries, query_begin, keys, key_begin, shared, weights);
+#pragma unroll
     for (int i = 0; i < side; ++i) {
       const std::int64_t query = query_begin + thread_row() + i;
       const std::int64_t keys_seen = past + query + 1 - key_begin - thread_column();  // of this thread
       float largest = -FLT_MAX;
+#pragma unroll
       for (int j = 0; j < side; ++j) {
         weights[i][j] *= source.scale;
         if (j < keys_seen) largest = fmaxf(largest, weights[i][j]);
@@ -112,6 +114,7 @@ __global__ void __launch_bounds__(threads)
       maximum[i] = new_maximum;
       float sum = 0, kept[side];
       mask.factors((first_index + query) * source.tokens + key_begin + thread_column(), kept);
+#pragma unroll
       for (int j = 0; j < side; ++j) {
         const float weight = j < keys_seen ? expf(weights[i][j] - new_maximum) : 0.0f;
         sum += weight;
@@ -124,6 +127,7 @@ __global__ void __launch_bounds__(threads)
   }
 
   float factors[side];
+#pragma unroll
   for (int i = 0; i < side; ++i) {
     const std::int64_t query = query_begin + thread_row() + i;
     factors[i] = 1.0f / total[i];

@@ -1,7 +1,7 @@
 // What attention's kernels share. A block of 256 threads works on tiles of 64 rows by 64 columns: queries by keys, or
 // keys by queries. Thread (row, column) = (t / 16, t % 16) holds four rows by four columns of scores, and of the
-// outputs four rows by four channels of every 64. Channels pass through shared memory 32 at a time, so any head width
-// will do.
+// outputs four rows by four channels of every 64. Loops over these are unrolled, which keeps them in registers.
+// Channels pass through shared memory 32 at a time, so any head width will do.
 #pragma once
 
 #include "encoder.h"
@@ -71,6 +71,7 @@ __device__ void multiply_tiles(const Rows<T>& a, std::int64_t a_begin, const Row
       const float4 x = *reinterpret_cast<const float4*>(a_tile + channel * pitch + thread_row());
       const float4 y = *reinterpret_cast<const float4*>(b_tile + channel * pitch + thread_column());
       const float rows[side] = {x.x, x.y, x.z, x.w}, columns[side] = {y.x, y.y, y.z, y.w};
+#pragma unroll
       for (int i = 0; i < side; ++i) {
         for (int j = 0; j < side; ++j) products[i][j] += rows[i] * columns[j];
       }
@@ -85,6 +86,7 @@ template <int groups, typename T>
 __device__ void add_weighted(const float (&weights)[side][side], const Rows<T>& x, std::int64_t begin,
                              int channel_begin, SharedTiles& shared, float (&sums)[side][side * groups]) {
   __syncthreads();
+#pragma unroll
   for (int j = 0; j < side; ++j) {
     float4* column = reinterpret_cast<float4*>(shared.weights + (thread_column() + j) * pitch + thread_row());
     *column = make_float4(weights[0][j], weights[1][j], weights[2][j], weights[3][j]);
@@ -102,6 +104,7 @@ __device__ void add_weighted(const float (&weights)[side][side], const Rows<T>& 
       for (int group = 0; group < groups; ++group) {
         const float4 v =
             *reinterpret_cast<const float4*>(shared.factors + (s * groups + group) * tile + thread_column());
+#pragma unroll
         for (int i = 0; i < side; ++i) {
           if (rows[i] == 0) continue;
           sums[i][group * side + 0] += rows[i] * v.x;
@@ -119,6 +122,7 @@ template <int groups, typename T>
 __device__ void store_rows(const float (&sums)[side][side * groups], const float (&factors)[side], T* out,
                            std::int64_t stride, std::int64_t begin, std::int64_t count, int channel_begin,
                            int width) {
+#pragma unroll
   for (int i = 0; i < side; ++i) {
     const std::int64_t row = begin + thread_row() + i;
     if (row >= count) continue;

@@ -114,10 +114,12 @@ __global__ void __launch_bounds__(threads) backward_queries(Source<T> source, in
     float products[side][side], d_weights[side][side];
     multiply_tiles(head.queries, query_begin, head.keys, key_begin, shared, products);
     multiply_tiles(head.d_outputs, query_begin, head.values, key_begin, shared, d_weights);
+#pragma unroll
     for (int i = 0; i < side; ++i) {
       const std::int64_t query = query_begin + thread_row() + i, key = key_begin + thread_column();
       float kept[side];
       source.mask.factors(head.first_index + query * source.tokens + key, kept);
+#pragma unroll
       for (int j = 0; j < side; ++j) {
         products[i][j] =
             backward_of(source, head, query, key + j, products[i][j], d_weights[i][j], kept[j]).d_product;
@@ -142,10 +144,12 @@ __global__ void __launch_bounds__(threads) backward_keys(Source<T> source, int p
     float products[side][side], d_weights[side][side];
     multiply_tiles(head.keys, key_begin, head.queries, query_begin, shared, products);
     multiply_tiles(head.values, key_begin, head.d_outputs, query_begin, shared, d_weights);
+#pragma unroll
     for (int j = 0; j < side; ++j) {
       const std::int64_t key = key_begin + thread_row(), query = query_begin + thread_column() + j;
       float kept[side];
       source.mask.factors(head.first_index + query * source.tokens + key, kept);
+#pragma unroll
       for (int i = 0; i < side; ++i) {
         const Pair pair = backward_of(source, head, query, key + i, products[i][j], d_weights[i][j], kept[i]);
         products[i][j] = pair.d_product;

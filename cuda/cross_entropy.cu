@@ -93,6 +93,11 @@ void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
   const Tensor all_logits = scratch(DType::f32, {chunk, vocabulary});
   const bool in_place = args.x.dtype == DType::f32;
   const Tensor all_d_logits = !args.d_x || in_place ? all_logits : scratch(args.x.dtype, {chunk, vocabulary});
+  // Copies: these may lie in host memory, which every warp of a block would read.
+  const Tensor all_targets = scratch(DType::i32, {rows});
+  const Tensor scale = args.d_x ? scratch(DType::f32, {1}) : Tensor();
+  record_copy({.in = args.targets, .out = all_targets});
+  if (scale) record_copy({.in = args.scale, .out = scale});
 
   for (std::int64_t begin = 0; begin < rows; begin += chunk) {
     const std::int64_t count = std::min(chunk, rows - begin);
@@ -101,9 +106,9 @@ void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
     const Tensor d_logits = args.d_x ? all_d_logits.slice(0, count) : Tensor();
     multiply("cross_entropy",
              {.m = count, .n = vocabulary, .k = width, .a = x, .b = args.weight, .b_transposed = true, .c = logits});
-    const Tensor targets = args.targets.slice(begin, count), loss = args.loss.slice(begin, count);
+    const Tensor targets = all_targets.slice(begin, count), loss = args.loss.slice(begin, count);
     const Tensor correct = rows_or_nothing(args.correct, begin, count);
-    add("cross_entropy", [=, scale = args.scale, dtype = args.x.dtype](cudaStream_t stream) {
+    add("cross_entropy", [=, dtype = args.x.dtype](cudaStream_t stream) {
       with_activation(dtype, [&](auto act) {
         using T = decltype(act);
         launch(score<T>, grid_of(count), threads, 0, stream, data<float>(logits), data<std::int32_t>(targets),

@@ -11,7 +11,8 @@
 namespace riverhorse::cuda {
 
 // Given to kernels by value. A closure makes it of the operation's Dropout; seed and step are read on the device,
-// since they change between runs of a recording.
+// since they change between runs of a recording. Words are chosen by comparisons: an array indexed by a variable
+// would live in local memory.
 struct DropoutMask {
   const std::int32_t* random = nullptr;
   std::uint32_t site = 0;
@@ -29,28 +30,33 @@ struct DropoutMask {
   __device__ float factor(std::int64_t index) const {
     if (threshold == 0) return 1.0f;
     const PhiloxWords drawn = draw(index / 4);
-    // Chosen by comparisons: an array indexed by a variable would live in local memory.
-    const int word = static_cast<int>(index % 4);
-    const std::uint32_t low = word == 0 ? drawn.words[0] : drawn.words[1];
-    const std::uint32_t high = word == 2 ? drawn.words[2] : drawn.words[3];
-    return (word < 2 ? low : high) >= threshold ? kept : 0.0f;
+    const auto place = static_cast<int>(index % 4);
+    const std::uint32_t even = place == 0 ? drawn.words[0] : drawn.words[2];
+    const std::uint32_t odd = place == 1 ? drawn.words[1] : drawn.words[3];
+    return factor_of(place % 2 == 0 ? even : odd);
   }
-  // The same of four elements from `index` on: by one draw where it is a multiple of four.
+  // The same of four elements from `index` on.
   __device__ void factors(std::int64_t index, float (&result)[4]) const {
-    if (threshold == 0 || index % 4 != 0) {
-      for (int i = 0; i < 4; ++i) result[i] = factor(index + i);
-      return;
+    for (float& each : result) each = 1.0f;
+    if (threshold == 0) return;
+    const auto place = static_cast<int>(index % 4);
+    const PhiloxWords low = draw(index / 4), high = place == 0 ? low : draw(index / 4 + 1);
+    const std::uint32_t words[8] = {low.words[0],  low.words[1],  low.words[2],  low.words[3],
+                                    high.words[0], high.words[1], high.words[2], high.words[3]};
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t even = place == 0 ? words[i] : words[i + 2], odd = place == 1 ? words[i + 1] : words[i + 3];
+      result[i] = factor_of(place % 2 == 0 ? even : odd);
     }
-    const PhiloxWords drawn = draw(index / 4);
-    for (int i = 0; i < 4; ++i) result[i] = drawn.words[i] >= threshold ? kept : 0.0f;
   }
 
  private:
+  __device__ float factor_of(std::uint32_t drawn) const { return drawn >= threshold ? kept : 0.0f; }
   __device__ PhiloxWords draw(std::int64_t block) const {
-    return philox({{static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), site,
-                    static_cast<std::uint32_t>(random[2])}},
-                  static_cast<std::uint32_t>(random[0]), static_cast<std::uint32_t>(random[1]));
+    return philox({{static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), site, word(2)}},
+                  word(0), word(1));
   }
+  // These may lie in host memory: through the read-only cache, they are read once a multiprocessor or so.
+  __device__ std::uint32_t word(int index) const { return static_cast<std::uint32_t>(__ldg(random + index)); }
 };
 
 }  // namespace riverhorse::cuda

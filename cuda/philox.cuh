@@ -11,7 +11,7 @@ struct PhiloxWords {
   std::uint32_t words[4];
 };
 
-__device__ inline PhiloxWords philox(PhiloxWords counter, std::uint32_t key_low, std::uint32_t key_high) {
+__device__ __forceinline__ PhiloxWords philox(PhiloxWords counter, std::uint32_t key_low, std::uint32_t key_high) {
   std::uint32_t(&c)[4] = counter.words;
   for (int round = 0; round < 10; ++round) {
     const std::uint32_t high0 = __umulhi(0xD2511F53u, c[0]), low0 = 0xD2511F53u * c[0];

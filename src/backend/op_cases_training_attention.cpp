@@ -174,6 +174,7 @@ void add_attention_gradient_cases(GradientList& list) {
   add_attention_gradient(list, {3, 7, 3, 8, 0.25f});
   add_attention_gradient(list, {2, 37, 2, 7});
   add_attention_gradient(list, {1, 127, 1, 64, 0.1f});
+  add_attention_gradient(list, {1, 70, 2, 160, 0.1f});
   add_rotary_gradient(list, {3, 7, 3, 8}, 8);
   add_rotary_gradient(list, {1, 127, 2, 7}, 6);
 }
