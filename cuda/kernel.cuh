@@ -31,13 +31,6 @@ inline dim3 grid_of(std::int64_t x, std::int64_t y = 1, std::int64_t z = 1) {
   type* const name = reinterpret_cast<type*>(dynamic_shared)
 #endif
 
-// Before a loop over an array that is to live in registers.
-#ifdef RIVERHORSE_CUDA_EMULATED
-#define UNROLL
-#else
-#define UNROLL _Pragma("unroll")
-#endif
-
 // Errors: those of check().
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,

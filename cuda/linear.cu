@@ -54,12 +54,12 @@ __global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs
   float sums[few_rows] = {};
   for (std::int64_t k = lane; k < inputs; k += warp_size) {
     const float w = to_float(weight[output * inputs + k]);
-    UNROLL
+#pragma unroll
     for (int row = 0; row < few_rows; ++row) {
       if (row < epilogue.rows) sums[row] += w * to_float(x[row * inputs + k]);
     }
   }
-  UNROLL
+#pragma unroll
   for (int row = 0; row < few_rows; ++row) {
     const float sum = warp_sum(sums[row]);
     if (row < epilogue.rows && lane == 0) epilogue.store(row, output, sum);

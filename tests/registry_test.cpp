@@ -118,8 +118,8 @@ TEST(ListDevices, HasTheCpuAndSaysWhyNoCuda) {
   EXPECT_GT(list.devices.back().memory_total_bytes, 0u);
   bool cuda = false;
   for (const BackendAbsence& absence : list.absences) {
-    cuda =
-        cuda || (absence.backend == BackendKind::cuda && absence.reason.find("libriverhorse-cuda.so") != std::string::npos);
+    cuda = cuda || (absence.backend == BackendKind::cuda &&
+                    absence.reason.find("libriverhorse-cuda.so") != std::string::npos);
   }
   EXPECT_TRUE(cuda);
   EXPECT_EQ(open_device(list.devices.back(), {})->info().id(), "cpu:0");

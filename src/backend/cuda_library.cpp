@@ -42,10 +42,10 @@ Loaded load() {
   if (path.empty()) {
     void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
     if (driver != nullptr) dlclose(driver);
-    return {nullptr, fmt::format("{} is not next to this program, nor named by RIVERHORSE_CUDA_LIBRARY, and {}",
-                                 file_name,
-                                 driver == nullptr ? "no NVIDIA driver (libcuda.so.1) was found; use vulkan or cpu"
-                                                   : "an NVIDIA driver is here; use vulkan on the same GPU")};
+    return {nullptr,
+            fmt::format("{} is not next to this program, nor named by RIVERHORSE_CUDA_LIBRARY, and {}", file_name,
+                        driver == nullptr ? "no NVIDIA driver (libcuda.so.1) was found; use vulkan or cpu"
+                                          : "an NVIDIA driver is here; use vulkan on the same GPU")};
   }
   // Never closed: devices may live until the program ends.
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -55,9 +55,10 @@ Loaded load() {
   if (function == nullptr) return {nullptr, fmt::format("{} is not a Riverhorse CUDA backend", path.string())};
   const CudaLibrary* library = function();
   if (std::string_view(library->interface_id) != RIVERHORSE_INTERFACE_ID) {
-    return {nullptr, fmt::format("{} belongs to another build of Riverhorse ({}, this one is {}): install the one that "
-                                 "came with this program",
-                                 path.string(), library->interface_id, RIVERHORSE_INTERFACE_ID)};
+    return {nullptr,
+            fmt::format("{} belongs to another build of Riverhorse ({}, this one is {}): install the one that "
+                        "came with this program",
+                        path.string(), library->interface_id, RIVERHORSE_INTERFACE_ID)};
   }
   return {library, {}};
 }

@@ -1,5 +1,6 @@
 // The CUDA backend is a library of its own, so that the program starts where there is no CUDA: loaded at the first
-// question about devices, from the file that RIVERHORSE_CUDA_LIBRARY names, else from next to this library or program.
+// question about devices, from the file that RIVERHORSE_CUDA_LIBRARY names, else from next to this library or
+// program.
 #pragma once
 
 #include <memory>
@@ -10,8 +11,8 @@
 
 namespace riverhorse {
 
-// What its one exported function, riverhorse_cuda_library(), points at. C++ types cross the border, so both sides must
-// come from one build: `interface_id`, a hash of the headers of the border, tells.
+// What its one exported function, riverhorse_cuda_library(), points at. C++ types cross the border, so both sides
+// must come from one build: `interface_id`, a hash of the headers of the border, tells.
 struct CudaLibrary {
   const char* interface_id;
   // `reason`: why a device, or every one, is not in the list. Never throws.

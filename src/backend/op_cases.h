@@ -111,8 +111,8 @@ struct GradientData {
 };
 
 struct GradientCase {
-  std::string op;           // the backward operation
-  std::string name;         // unique within op
+  std::string op;    // the backward operation
+  std::string name;  // unique within op
   std::vector<Feature> needs = {Feature::training};
   double tolerance = 1e-4;  // relative to the larger of the two, or to what is expected of a random direction
   double step = 0x1p-6;     // of the differences, relative to the root mean square of the input
