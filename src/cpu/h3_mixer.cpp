@@ -20,11 +20,15 @@ namespace riverhorse::cpu {
 
 namespace {
 
-// k'_t = sum_lag taps[lag] line[N - 1 + t - lag]: `line` is the N - 1 keys before the call, then those of the call.
-std::vector<double> shift(const float* taps, std::int64_t state, const std::vector<double>& line) {
-  std::vector<double> shifted(line.size() - static_cast<std::size_t>(state - 1), 0.0);
-  for (std::size_t t = 0; t < shifted.size(); ++t) {
-    for (std::int64_t lag = 0; lag < state; ++lag) shifted[t] += taps[lag] * line[state - 1 + t - lag];
+// k'_t = sum_lag taps[lag] line[N - 1 + t - lag]: `line` is the N - 1 keys before the call, of which the last `known`
+// are not zero, then those of the call.
+std::vector<double> shift(const float* taps, std::int64_t state, const std::vector<double>& line,
+                          std::int64_t known) {
+  const auto tokens = static_cast<std::int64_t>(line.size()) - (state - 1);
+  std::vector<double> shifted(static_cast<std::size_t>(tokens), 0.0);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::int64_t lags = std::min(state, t + 1 + known);
+    for (std::int64_t lag = 0; lag < lags; ++lag) shifted[t] += taps[lag] * line[state - 1 + t - lag];
   }
   return shifted;
 }
@@ -46,7 +50,7 @@ std::vector<double> shift_channel(const H3HeadArgs& args, std::int64_t channel) 
   for (std::int64_t t = std::max<std::int64_t>(0, args.tokens - state); t < args.tokens && ring != nullptr; ++t) {
     ring[(args.position + t) % state] = keys[t];
   }
-  return shift(taps, state, line);
+  return shift(taps, state, line, std::min(args.position, state - 1));
 }
 
 void ssm(ConvAlgorithm algorithm, const HeadFilter& filter, const std::vector<double>& w, std::vector<Complex>& s,
@@ -74,6 +78,9 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
   const HeadFilter filter = head_filter(args.filter, head);
   const auto length = static_cast<std::size_t>(tokens);
   HeadFilterGradient d_filter(filter.a.size());
+  const bool is_short = args.algorithm == ConvAlgorithm::automatic && length <= 8 * filter.a.size();
+  const std::vector<double> kernel = is_short ? ssm_kernel_values(filter, tokens) : std::vector<double>();
+  std::vector<double> d_kernel(kernel.size());
   Rows d_taps(static_cast<std::size_t>(d), std::vector<double>(static_cast<std::size_t>(state)));
 
   for (std::int64_t sequence = 0; sequence < batch; ++sequence) {
@@ -92,7 +99,7 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
       const std::int64_t channel = head * d + i;
       lines.push_back(load(args.qkv, width + channel));
       lines.back().insert(lines.back().begin(), static_cast<std::size_t>(state - 1), 0.0);
-      shifted.push_back(shift(floats(args.filter.shift_taps) + channel * state, state, lines.back()));
+      shifted.push_back(shift(floats(args.filter.shift_taps) + channel * state, state, lines.back(), 0));
       values.push_back(load(args.qkv, 2 * width + channel));
       d_outputs.push_back(load(args.d_y, output_channel(args.head_order, heads, d, head, i)));
       d_shifted.emplace_back(length);
@@ -107,12 +114,17 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
           w[t] = shifted[i][t] * values[j][t];
           d_z[t] = query[t] * d_outputs[j][t];
         }
-        std::vector<Complex> s(filter.a.size());
-        ssm(args.algorithm, filter, w, s, z);
-        if (args.algorithm == ConvAlgorithm::fft) {
-          ssm_fft_backward(filter, w, d_z, d_w, d_filter);
+        if (is_short) {
+          ssm_short_with_adjoint(kernel, filter.d, w, d_z, z, d_w, d_kernel);
+          for (std::size_t t = 0; t < length; ++t) d_filter.d += w[t] * d_z[t];
         } else {
-          ssm_recurrence_backward(filter, w, d_z, d_w, d_filter);
+          std::vector<Complex> s(filter.a.size());
+          ssm(args.algorithm, filter, w, s, z);
+          if (args.algorithm == ConvAlgorithm::fft) {
+            ssm_fft_backward(filter, w, d_z, d_w, d_filter);
+          } else {
+            ssm_recurrence_backward(filter, w, d_z, d_w, d_filter);
+          }
         }
         for (std::size_t t = 0; t < length; ++t) {
           d_query[t] += d_outputs[j][t] * z[t];
@@ -127,7 +139,7 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
       const float* taps = floats(args.filter.shift_taps) + channel * state;
       std::vector<double> d_line(lines[i].size());
       for (std::int64_t t = 0; t < tokens; ++t) {
-        for (std::int64_t lag = 0; lag < state; ++lag) {
+        for (std::int64_t lag = 0; lag < std::min(state, t + 1); ++lag) {  // before them is nothing
           d_line[state - 1 + t - lag] += taps[lag] * d_shifted[i][t];
           d_taps[i][lag] += d_shifted[i][t] * lines[i][state - 1 + t - lag];
         }
@@ -138,6 +150,7 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
     }
   }
 
+  if (is_short) ssm_kernel_gradient(filter, d_kernel, d_filter);
   store_modes(d_filter, args.d_filter, head);
   floats(args.d_filter.d)[head] = static_cast<float>(d_filter.d);
   for (std::int64_t i = 0; i < d; ++i) {

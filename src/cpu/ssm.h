@@ -50,6 +50,12 @@ void ssm_fft(const HeadFilter& filter, const std::vector<double>& w, std::vector
 // Of ssm_kernel_values; adds to log_a and gain.
 void ssm_kernel_gradient(const HeadFilter& filter, const std::vector<double>& d_kernel, HeadFilterGradient& gradient);
 
+// The SSM from state 0 and its adjoint in one, for short sequences: L^2 / 2 steps, whatever the number of modes. Adds
+// to z, d_w and d_kernel, (L) each as `kernel`, w and d_z are; the skip's own gradient is left to the caller.
+void ssm_short_with_adjoint(const std::vector<double>& kernel, double skip, const std::vector<double>& w,
+                            const std::vector<double>& d_z, std::vector<double>& z, std::vector<double>& d_w,
+                            std::vector<double>& d_kernel);
+
 // Of the SSM from state 0: adds to d_w and to the filter's gradient. Two ways to the same numbers.
 void ssm_recurrence_backward(const HeadFilter& filter, const std::vector<double>& w, const std::vector<double>& d_z,
                              std::vector<double>& d_w, HeadFilterGradient& gradient);

@@ -10,7 +10,8 @@
 //   r_t = d_z_t + conj(a) r_{t+1};  the gradient of x_t is 2 conj(gain) r_t
 //   d_w_t = D d_z_t + 2 Re sum_n conj(gain_n) r_{n,t};  d_gain = 2 sum_t conj(x_t) d_z_t
 //   d_log_a = conj(a) d_a = 2 conj(gain) sum_t conj(a x_{t-1}) r_t
-// or, through the kernel, whose gradient is d_K_l = sum_t d_z_t w_{t-l}:
+// or, through the kernel (for all sequences of a head at once where they are short), whose gradient is d_K_l = sum_t
+// d_z_t w_{t-l}:
 //   d_gain = 2 sum_l conj(a^l) d_K_l;  d_log_a = 2 conj(gain) sum_l l conj(a^l) d_K_l
 #include <algorithm>
 
@@ -142,6 +143,26 @@ void ssm_kernel_gradient(const HeadFilter& filter, const std::vector<double>& d_
     }
     gradient.gain[mode] += 2.0 * std::conj(sum);
     gradient.log_a[mode] += 2.0 * std::conj(filter.c[mode] * filter.b[mode] * weighted);
+  }
+}
+
+void ssm_short_with_adjoint(const std::vector<double>& kernel, double skip, const std::vector<double>& w,
+                            const std::vector<double>& d_z, std::vector<double>& z, std::vector<double>& d_w,
+                            std::vector<double>& d_kernel) {
+  const std::size_t length = w.size();
+  for (std::size_t s = 0; s < length; ++s) {
+    const double input = w[s];
+    const double* later = d_z.data() + s;
+    double* outputs = z.data() + s;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::size_t lag = 0; lag < length - s; ++lag) {
+      outputs[lag] += kernel[lag] * input;
+      sum += kernel[lag] * later[lag];
+      d_kernel[lag] += input * later[lag];
+    }
+    z[s] += skip * input;
+    d_w[s] += sum + skip * d_z[s];
   }
 }
 
