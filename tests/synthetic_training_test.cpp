@@ -6,8 +6,8 @@
 namespace synthetic_tasks {
 namespace {
 
-const mixer h3 = {"H3", R"("ssm_d_state": 16, "initializer_range": 0.1)"};
-const mixer s4d = {"S4D", R"("ssm_d_state": 16, "initializer_range": 0.1, "ssm_gating": false)"};
+const mixer h3 = {"H3", R"("ssm_d_state": 16)"};
+const mixer s4d = {"S4D", R"("ssm_d_state": 16, "ssm_gating": false)"};
 
 recipe reduced() {
   recipe how;

@@ -68,7 +68,8 @@ command_line read_command_line(int argc, char** argv, const std::string& default
 std::string config_json(const mixer& model, const data_set& data, const recipe& how) {
   return "{\"n_embd\": " + std::to_string(how.width) + ", \"n_layer\": " + std::to_string(how.layers) +
          ", \"vocab_size\": " + std::to_string(data.vocab_size) +
-         ", \"embed_pdrop\": " + std::to_string(how.dropout) + ", " + model.fields + "}";
+         ", \"embed_pdrop\": " + std::to_string(how.dropout) +
+         ", \"initializer_range\": " + std::to_string(how.initial_range) + ", " + model.fields + "}";
 }
 
 }  // namespace

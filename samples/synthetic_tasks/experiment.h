@@ -26,6 +26,8 @@ struct recipe {
   double learning_rate = 5e-4;
   double weight_decay = 0.1;
   double dropout = 0.1;  // of the embedding
+  double initial_range =
+      0.1;  // deviation of the initial weights: with the usual 0.02 so narrow a model starts slowly
 };
 
 struct epoch_result {
