@@ -61,8 +61,9 @@ __global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs
   }
 #pragma unroll
   for (int row = 0; row < few_rows; ++row) {
+    if (row >= epilogue.rows) break;
     const float sum = warp_sum(sums[row]);
-    if (row < epilogue.rows && lane == 0) epilogue.store(row, output, sum);
+    if (lane == 0) epilogue.store(row, output, sum);
   }
 }
 

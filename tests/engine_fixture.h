@@ -78,6 +78,14 @@ inline std::shared_ptr<Device> device(const std::string& name) {
   return entry;
 }
 
+// The algorithms that the device's mixer can be told to use.
+inline std::vector<ConvAlgorithm> conv_ways(Device& device) {
+  std::vector<ConvAlgorithm> ways;
+  if (device.supports(Feature::conv_chunked).supported) ways.push_back(ConvAlgorithm::chunked);
+  if (device.supports(Feature::conv_fft).supported) ways.push_back(ConvAlgorithm::fft);
+  return ways;
+}
+
 inline std::string safe_name(std::string name) {
   for (char& c : name) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';

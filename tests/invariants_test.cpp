@@ -53,7 +53,7 @@ class Invariants : public OnDevice {
 constexpr double tolerance = 1e-4;  // of logits; fp32 sums in another order, over up to 4097 tokens
 
 TEST_P(Invariants, WholeEqualsPiecesEqualsTokens) {
-  for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+  for (const ConvAlgorithm conv : conv_ways(*device_)) {
     EngineOptions options;
     options.conv = conv;
     options.max_sessions = 1;
@@ -97,12 +97,13 @@ TEST_P(Invariants, ConvolutionsAgree) {
   const Checkpoint checkpoint = random_checkpoint(small_config(), seed);
   const std::vector<std::int32_t> ids = random_ids(1031, checkpoint.config.vocab_size);
   std::vector<std::vector<float>> results;
-  for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+  for (const ConvAlgorithm conv : conv_ways(*device_)) {
     EngineOptions options;
     options.conv = conv;
     Engine engine(device_, checkpoint, options);
     results.push_back(all_logits(engine, ids, 1, 1031));
   }
+  if (results.size() < 2) GTEST_SKIP() << GetParam() << " has one algorithm only";
   EXPECT_LE(relative_error(results[0], results[1]), tolerance);
 }
 
@@ -110,7 +111,7 @@ TEST_P(Invariants, ConvolutionsAgree) {
 // to the last bit. (By FFT every output depends on every input through the transform's rounding, so there the outputs
 // before the change agree to rounding only.)
 TEST_P(Invariants, Causality) {
-  for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+  for (const ConvAlgorithm conv : conv_ways(*device_)) {
     EngineOptions options;
     options.conv = conv;
     Engine engine(device_, random_checkpoint(small_config(), seed), options);

@@ -44,7 +44,7 @@ TEST_P(GoldenModel, LogitsAndLoss) {
   for (const GoldenCase& golden_case : cases) {
     // Each model both ways; what only tests how weights are read, once.
     std::vector<ConvAlgorithm> ways = {ConvAlgorithm::automatic};
-    if (std::string(golden_case.weights) == "model.pt") ways = {ConvAlgorithm::chunked, ConvAlgorithm::fft};
+    if (std::string(golden_case.weights) == "model.pt") ways = conv_ways(*device_);
     for (const ConvAlgorithm conv : ways) {
       SCOPED_TRACE(fmt::format("{} {} {} conv {}", golden_case.model, golden_case.weights, golden_case.logits,
                                static_cast<int>(conv)));

@@ -78,7 +78,7 @@ TEST(S4DParameters, AreThoseOfH3WithoutItsGates) {
 }
 
 TEST_P(S4D, WholeEqualsPiecesEqualsTokens) {
-  for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+  for (const ConvAlgorithm conv : conv_ways(*device_)) {
     EngineOptions options;
     options.conv = conv;
     options.max_sessions = 1;
@@ -112,7 +112,7 @@ TEST_P(S4D, GradientsEqualThoseOfH3) {
   skip_unless_it_trains();
   if (IsSkipped()) return;
   const Checkpoint s4d = random_checkpoint(small_config(false), seed);
-  for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+  for (const ConvAlgorithm conv : conv_ways(*device_)) {
     double loss = 0, expected_loss = 0;
     const auto ours = gradients(s4d, conv, loss);
     const auto theirs = gradients(as_h3(s4d), conv, expected_loss);

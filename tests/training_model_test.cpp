@@ -27,7 +27,7 @@ class TrainingModelTest : public OnDevice {
 
 TEST_P(TrainingModelTest, GradientsOfTheGoldenModels) {
   for (const std::string name : {"h3-pure", "h3-hybrid", "h3-hybrid-rotary", "h3-headdim"}) {
-    for (const ConvAlgorithm conv : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+    for (const ConvAlgorithm conv : conv_ways(*device_)) {
       SCOPED_TRACE(fmt::format("{} conv {}", name, static_cast<int>(conv)));
       const TensorFile io = golden_io(name);
       const HostTensor& input_ids = io.at("input_ids");

@@ -241,6 +241,10 @@ void gradients_add_up(Device& device) {
   static const std::set<std::string> parameters = {"d_table", "d_weight", "d_bias", "d_kernel", "d_skip"};
   int found = 0;
   for (const GradientCase& gradient_case : gradient_cases()) {
+    if (std::any_of(gradient_case.needs.begin(), gradient_case.needs.end(),
+                    [&](Feature feature) { return !device.supports(feature).supported; })) {
+      continue;
+    }
     const GradientData data = gradient_case.make(test_seed);
     std::vector<Tensor> tensors;
     for (const CaseTensor& tensor : data.tensors) {
