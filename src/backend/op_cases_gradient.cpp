@@ -161,11 +161,13 @@ CaseResult run_gradient_check(Device& device, const GradientCase& gradient_case,
       const Derivative at = extrapolated(derivative(gradient_case.step / 2), derivative(gradient_case.step));
       const double expected_size = size * root_mean_square(gradient) * std::sqrt(static_cast<double>(x.size()));
       const double scale = std::max({std::abs(at.measured), std::abs(at.computed), expected_size});
-      // Where the forward pass sums in fp32 too, its rounding is in the differences, divided by the step.
-      const double noise = roundings * 0x1p-24 * std::sqrt(squares) / gradient_case.step;
-      double error = std::max(0.0, std::abs(at.measured - at.computed) - noise) / scale;
-      if (std::isnan(error))
+      double error = std::abs(at.measured - at.computed) / scale;
+      if (std::isnan(error)) {
         error = std::numeric_limits<double>::infinity();  // or both are zero: nothing was checked
+      } else {
+        // Where the forward pass sums in fp32 too, its rounding is in the differences, divided by the step.
+        error -= roundings * 0x1p-24 * std::sqrt(squares) / gradient_case.step / scale;
+      }
       if (error < result.relative_error) continue;
       result.relative_error = error;
       result.worst = fmt::format("the derivative by {} is {:.9g} by its gradient, {:.9g} by differences",
