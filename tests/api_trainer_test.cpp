@@ -3,6 +3,7 @@
 #include <functional>
 #include <limits>
 #include <thread>
+#include <utility>
 
 #include "api_fixture.h"
 
@@ -147,6 +148,38 @@ TEST_F(ApiTrainer, FollowsItsSchedule) {
   options.final_fraction = -1;
   riverhorse_trainer* trainer = create(options);
   for (const double rate : {0.005, 0.01, 0.005, 0.0}) EXPECT_NEAR(step(trainer).learning_rate, rate, 1e-12);
+}
+
+TEST_F(ApiTrainer, HoldsTheRateUntilTheLastPart) {
+  riverhorse_trainer_options options = trainer_options();
+  options.schedule = RIVERHORSE_SCHEDULE_WSD;
+  options.schedule_steps = 4;
+  options.decay_fraction = 0.5;
+  options.final_fraction = -1;
+  riverhorse_trainer* trainer = create(options);
+  for (const double rate : {0.01, 0.01, 0.005, 0.0}) EXPECT_NEAR(step(trainer).learning_rate, rate, 1e-12);
+}
+
+TEST_F(ApiTrainer, EverySettingOfTheOptimizerCounts) {
+  using Options = riverhorse_trainer_options;
+  const auto loss_after_two_steps = [&](const Options& options) {
+    riverhorse_trainer* trainer = create(options);
+    step(trainer);
+    step(trainer);
+    return evaluate(trainer, two_sequences).loss_sum;
+  };
+  const double usual = loss_after_two_steps(trainer_options());
+  const std::pair<double Options::*, double> settings[] = {
+      {&Options::beta1, 0.5},        {&Options::beta2, 0.5},         {&Options::epsilon, 0.01},
+      {&Options::weight_decay, 5.0}, {&Options::weight_decay, -1.0}, {&Options::clip_norm, 1e-8},
+      {&Options::clip_norm, -1.0},   {&Options::learning_rate, 0.1}, {&Options::ssm_learning_rate, 0.1}};
+  int index = 0;
+  for (const auto& [setting, value] : settings) {
+    Options options = trainer_options();
+    options.*setting = value;
+    EXPECT_NE(loss_after_two_steps(options), usual) << "setting " << index;
+    ++index;
+  }
 }
 
 TEST_F(ApiTrainer, LeavesOutlierStepsOut) {
