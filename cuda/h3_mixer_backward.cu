@@ -13,6 +13,9 @@ namespace riverhorse::cuda {
 
 namespace {
 
+// Fewer warps a block than the forward pass has: each needs 12.4 KiB of shared memory.
+constexpr int backward_warps = 3;
+
 template <typename T>
 struct Backward {
   const T *qkv, *d_y;
@@ -75,11 +78,11 @@ __global__ void shift_taps_backward(Filter filter, const T* keys, const float* d
 }
 
 template <typename T>
-__global__ void __launch_bounds__(mixer_threads) mix_backward(Backward<T> m) {
-  __shared__ Turn turns[mixer_warps], past_re[mixer_warps], past_im[mixer_warps];
+__global__ void __launch_bounds__(backward_warps* warp_size) mix_backward(Backward<T> m) {
+  __shared__ Turn turns[backward_warps], past_re[backward_warps], past_im[backward_warps];
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
   Turn& turn = turns[warp];
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * mixer_warps + warp;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * backward_warps + warp;
   const std::int64_t modes = m.filter.modes, heads = m.filter.heads;
   if (index >= heads * m.batch) return;
   const std::int64_t head = index / m.batch, b = index % m.batch;
@@ -220,7 +223,7 @@ void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
       launch(shift_keys<T>, element_grid(elements), element_threads, 0, stream, filter, qkv + elements, batch, tokens,
              data<float>(shifted));
       launch(
-          mix_backward<T>, grid_of(divide_up(heads * batch, mixer_warps)), mixer_threads, 0, stream,
+          mix_backward<T>, grid_of(divide_up(heads * batch, backward_warps)), backward_warps * warp_size, 0, stream,
           Backward<T>{qkv, data<T>(args.d_y), d_qkv, data<float>(shifted), data<float>(d_shifted), data<float>(d_q),
                       data<float>(d_v), data<float>(entries), data<float>(log_a), data<float>(gain),
                       data<float>(skip), batch, tokens, args.head_dim, args.head_order, filter});
