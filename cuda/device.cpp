@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "backend/check.h"
 #include "backend/cuda_library.h"
 #include "base/error.h"
 #include "encoder.h"
@@ -253,19 +254,6 @@ class CudaDevice final : public Device {
     check(cudaSetDevice(info_.index), "cudaSetDevice");
     check(cudaMemcpyAsync(to, from, bytes, kind, stream_), "copying between host and device");
     check(cudaStreamSynchronize(stream_), "copying between host and device");
-  }
-
-  static void check_transfer(std::string_view what, const Tensor& tensor, std::uint64_t size_bytes) {
-    if (!tensor) fail(StatusCode::invalid_argument, "{}: the tensor is missing", what);
-    const std::uint64_t capacity = tensor.buffer->size_bytes();
-    if (tensor.size_bytes() > capacity || tensor.offset_bytes > capacity - tensor.size_bytes()) {
-      fail(StatusCode::invalid_argument, "{}: a tensor of shape {} at byte {} exceeds its buffer of {} bytes", what,
-           tensor.shape.text(), tensor.offset_bytes, capacity);
-    }
-    if (size_bytes != tensor.size_bytes()) {
-      fail(StatusCode::invalid_argument, "{}: {} bytes for a tensor of {} bytes", what, size_bytes,
-           tensor.size_bytes());
-    }
   }
 
   DeviceInfo info_;

@@ -34,38 +34,30 @@ __device__ Number zoh_input_derivative(Number z) {
   return sum;
 }
 
-struct Parameters {
-  const float *log_dt, *inv_a_real, *a_imag, *b, *c, *d, *shift_b, *shift_c, *shift_d;
+// Where the tensors of H3Parameters begin.
+template <typename Float>
+struct Pointers {
+  Float *log_dt, *inv_a_real, *a_imag, *b, *c, *d, *shift_b, *shift_c, *shift_d;
+
+  explicit Pointers(const H3Parameters& p)
+      : log_dt(data<Float>(p.log_dt)),
+        inv_a_real(data<Float>(p.inv_a_real)),
+        a_imag(data<Float>(p.a_imag)),
+        b(data<Float>(p.b)),
+        c(data<Float>(p.c)),
+        d(data<Float>(p.d)),
+        shift_b(data<Float>(p.shift_b)),
+        shift_c(data<Float>(p.shift_c)),
+        shift_d(data<Float>(p.shift_d)) {}
+};
+using Gradients = Pointers<float>;
+
+struct Parameters : Pointers<const float> {
   std::int64_t rows;  // of A and B
   bool bilinear;
 
   explicit Parameters(const H3Parameters& p)
-      : log_dt(data<float>(p.log_dt)),
-        inv_a_real(data<float>(p.inv_a_real)),
-        a_imag(data<float>(p.a_imag)),
-        b(data<float>(p.b)),
-        c(data<float>(p.c)),
-        d(data<float>(p.d)),
-        shift_b(data<float>(p.shift_b)),
-        shift_c(data<float>(p.shift_c)),
-        shift_d(data<float>(p.shift_d)),
-        rows(p.inv_a_real.shape[0]),
-        bilinear(p.discretization == Discretization::bilinear) {}
-};
-
-struct Gradients {
-  float *log_dt, *inv_a_real, *a_imag, *b, *c, *d, *shift_b, *shift_c, *shift_d;
-
-  explicit Gradients(const H3Parameters& p)
-      : log_dt(data<float>(p.log_dt)),
-        inv_a_real(data<float>(p.inv_a_real)),
-        a_imag(data<float>(p.a_imag)),
-        b(data<float>(p.b)),
-        c(data<float>(p.c)),
-        d(data<float>(p.d)),
-        shift_b(data<float>(p.shift_b)),
-        shift_c(data<float>(p.shift_c)),
-        shift_d(data<float>(p.shift_d)) {}
+      : Pointers(p), rows(p.inv_a_real.shape[0]), bilinear(p.discretization == Discretization::bilinear) {}
 };
 
 struct FilterGradients {

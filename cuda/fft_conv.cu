@@ -55,24 +55,25 @@ struct Row {
   __device__ float operator()(std::int64_t i) const { return i >= 0 && i < length ? to_float(values[i]) : 0.0f; }
 };
 
+// y = p or gelu_erf(p).
 template <typename T>
-__global__ void convolve(const T* u, const float* kernel, const float* skip, bool gelu, std::int64_t rows,
-                         std::int64_t heads, std::int64_t length, T* y) {
-  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * tile, t = begin + threadIdx.x;
-  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const std::int64_t head = row % heads;
-    const Row<T> input{u + row * length, length};
-    float p = slide<false>(begin, 0, min(begin + tile, length), input, Row<float>{kernel + head * length, length});
-    if (t >= length) continue;
-    if (skip != nullptr) p += skip[head] * input(t);
-    y[row * length + t] = from_float<T>(gelu ? gelu_erf(p) : p);
-  }
-}
+struct Output {
+  bool gelu;
+  T* y;
+  __device__ void store(std::int64_t i, float p) const { y[i] = from_float<T>(gelu ? gelu_erf(p) : p); }
+};
 
 // d_p, through the gelu.
 template <typename T>
-__global__ void convolve_again(const T* u, const float* kernel, const float* skip, const T* d_y, std::int64_t rows,
-                               std::int64_t heads, std::int64_t length, float* d_p) {
+struct GeluGradient {
+  const T* d_y;
+  float* d_p;
+  __device__ void store(std::int64_t i, float p) const { d_p[i] = to_float(d_y[i]) * gelu_erf_derivative(p); }
+};
+
+template <typename T, typename Finish>
+__global__ void convolve(const T* u, const float* kernel, const float* skip, std::int64_t rows, std::int64_t heads,
+                         std::int64_t length, Finish finish) {
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * tile, t = begin + threadIdx.x;
   for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
     const std::int64_t head = row % heads;
@@ -80,7 +81,7 @@ __global__ void convolve_again(const T* u, const float* kernel, const float* ski
     float p = slide<false>(begin, 0, min(begin + tile, length), input, Row<float>{kernel + head * length, length});
     if (t >= length) continue;
     if (skip != nullptr) p += skip[head] * input(t);
-    d_p[row * length + t] = to_float(d_y[row * length + t]) * gelu_erf_derivative(p);
+    finish.store(row * length + t, p);
   }
 }
 
@@ -121,9 +122,9 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
     const std::int64_t heads = args.u.shape[1], length = args.u.shape[2], rows = args.u.shape[0] * heads;
     with_activation(args.u.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(convolve<T>, grid_of(divide_up(length, tile), std::min<std::int64_t>(rows, 65535)), tile, 0, stream,
-             data<T>(args.u), data<float>(args.kernel), data<float>(args.skip), args.gelu_erf, rows, heads, length,
-             data<T>(args.y));
+      launch(convolve<T, Output<T>>, grid_of(divide_up(length, tile), std::min<std::int64_t>(rows, 65535)), tile, 0,
+             stream, data<T>(args.u), data<float>(args.kernel), data<float>(args.skip), rows, heads, length,
+             Output<T>{args.gelu_erf, data<T>(args.y)});
     });
   });
 }
@@ -149,8 +150,8 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
         from(static_cast<const T*>(data<T>(args.d_y)));
         return;
       }
-      launch(convolve_again<T>, row_grid, tile, 0, stream, data<T>(args.u), data<float>(args.kernel),
-             data<float>(args.skip), data<T>(args.d_y), rows, heads, length, data<float>(d_p));
+      launch(convolve<T, GeluGradient<T>>, row_grid, tile, 0, stream, data<T>(args.u), data<float>(args.kernel),
+             data<float>(args.skip), rows, heads, length, GeluGradient<T>{data<T>(args.d_y), data<float>(d_p)});
       from(static_cast<const float*>(data<float>(d_p)));
     });
   });

@@ -1,4 +1,4 @@
-// The checks of operations' arguments, for encoder_checks.cpp and training_checks.cpp.
+// The checks of operations' arguments, for encoder_checks.cpp and training_checks.cpp, and of transfers, for devices.
 #pragma once
 
 #include <cmath>
@@ -88,6 +88,20 @@ class Check {
   std::string_view op_;
   const Buffer* placeholder_;
 };
+
+// Of what is copied between the host and a tensor, by the call `what`. Errors: invalid_argument.
+inline void check_transfer(std::string_view what, const Tensor& tensor, std::uint64_t size_bytes) {
+  if (!tensor) fail(StatusCode::invalid_argument, "{}: the tensor is missing", what);
+  const std::uint64_t capacity = tensor.buffer->size_bytes();
+  if (tensor.size_bytes() > capacity || tensor.offset_bytes > capacity - tensor.size_bytes()) {
+    fail(StatusCode::invalid_argument, "{}: a tensor of shape {} at byte {} exceeds its buffer of {} bytes", what,
+         tensor.shape.text(), tensor.offset_bytes, capacity);
+  }
+  if (size_bytes != tensor.size_bytes()) {
+    fail(StatusCode::invalid_argument, "{}: {} bytes for a tensor of {} bytes", what, size_bytes,
+         tensor.size_bytes());
+  }
+}
 
 inline void check_norm(const Check& check, const NormWeights& norm, std::int64_t width) {
   check.tensor("norm.weight", norm.weight, DType::f32, {width});

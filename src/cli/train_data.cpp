@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <filesystem>
 
 #include "base/error.h"
@@ -10,6 +9,7 @@
 #include "cli/options.h"
 #include "data/dataset.h"
 #include "data/memory_tokens.h"
+#include "data/text_documents.h"
 #include "data/token_file.h"
 #include "formats/tensor_file.h"
 
@@ -17,13 +17,11 @@ namespace riverhorse::cli {
 namespace {
 
 bool is_text(const std::vector<std::string>& paths) {
-  constexpr std::array<std::string_view, 4> kinds = {".txt", ".csv", ".json", ".jsonl"};
   if (paths.size() != 1) return true;
   std::error_code absent;
-  const std::string extension = std::filesystem::path(paths[0]).extension().string();
   const bool pattern =
       paths[0].find_first_of("*?[") != std::string::npos && !std::filesystem::exists(paths[0], absent);
-  return pattern || std::find(kinds.begin(), kinds.end(), extension) != kinds.end();
+  return pattern || is_text_file(paths[0]);
 }
 
 std::unique_ptr<TokenSource> open_token_file(const std::string& path, const Tokenizer* tokenizer,

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <string>
 
+#include "backend/check.h"
 #include "base/error.h"
 #include "cpu/cpu_encoder.h"
 
@@ -197,19 +198,6 @@ class CpuDevice final : public Device {
   }
 
  private:
-  static void check_transfer(std::string_view what, const Tensor& tensor, std::uint64_t size_bytes) {
-    if (!tensor) fail(StatusCode::invalid_argument, "{}: the tensor is missing", what);
-    const std::uint64_t capacity = tensor.buffer->size_bytes();
-    if (tensor.size_bytes() > capacity || tensor.offset_bytes > capacity - tensor.size_bytes()) {
-      fail(StatusCode::invalid_argument, "{}: a tensor of shape {} at byte {} exceeds its buffer of {} bytes", what,
-           tensor.shape.text(), tensor.offset_bytes, capacity);
-    }
-    if (size_bytes != tensor.size_bytes()) {
-      fail(StatusCode::invalid_argument, "{}: {} bytes for a tensor of {} bytes", what, size_bytes,
-           tensor.size_bytes());
-    }
-  }
-
   DeviceInfo info_;
   std::shared_ptr<MemoryCount> memory_;
   std::uint64_t memory_limit_bytes_;  // 0: none
