@@ -370,8 +370,8 @@ typedef struct riverhorse_device_options {
 } riverhorse_device_options;
 
 /* Opens a device to train on. The device asked for is the one used, or the call fails; where none is, it is the best
- * one, or the cpu if that does not train.
- * Errors: NOT_FOUND, UNSUPPORTED. */
+ * one that trains.
+ * Errors: NOT_FOUND; UNSUPPORTED, for a device that does not train too. */
 RIVERHORSE_API riverhorse_status riverhorse_device_open(const riverhorse_device_options* options,
                                                         riverhorse_device** device);
 /* The device is given back when its last trainer is freed too. */

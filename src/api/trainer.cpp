@@ -177,14 +177,8 @@ riverhorse_status riverhorse_device_open(const riverhorse_device_options* option
   return guarded(__func__, [&] {
     require(device, "device");
     const riverhorse_device_options given = riverhorse::api::read_options(options, "options");
-    riverhorse::CheckedDeviceOptions choice = riverhorse::api::read_device(given);
     auto state = std::make_shared<riverhorse::api::TrainingDevice>();
-    state->device = riverhorse::open_checked_device(choice);
-    const bool free_choice = choice.backend.empty() && choice.device.empty();
-    if (free_choice && !state->device->supports(riverhorse::Feature::training).supported) {
-      choice.backend = "cpu";
-      state->device = riverhorse::open_checked_device(choice);
-    }
+    state->device = riverhorse::open_checked_training_device(riverhorse::api::read_device(given));
     *device = new riverhorse_device{std::move(state)};
   });
 }

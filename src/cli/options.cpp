@@ -87,23 +87,8 @@ std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {
 }
 
 std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options) {
-  CheckedDeviceOptions checked = checked_options(options);
-  const auto training = [&](const DeviceInfo& info) {
-    try {
-      return open_device(info, checked.device_options)->supports(Feature::training);
-    } catch (const Error& error) {
-      return Support{false, error.what()};
-    }
-  };
-  const DeviceInfo info = choose_training_device(list_devices(), options.backend, options.device, training);
-  checked.backend.clear();
-  checked.device = info.id();
-  std::shared_ptr<Device> device = open_checked_device(checked);
-  const Support support = device->supports(Feature::training);
-  if (!support.supported) {
-    fail(StatusCode::unsupported, "{} ({}) cannot train: {}; without --backend and --device, one that does is taken",
-         info.id(), info.name, support.reason);
-  }
+  std::shared_ptr<Device> device = open_checked_training_device(checked_options(options));
+  const DeviceInfo& info = device->info();
   if (options.memory_limit_mib > 0 && info.backend != BackendKind::cpu) {
     fail(StatusCode::unsupported, "--memory-limit is for the cpu backend, and {} ({}) was chosen", info.id(),
          info.name);

@@ -126,6 +126,14 @@ Verdict verdict_of(Device& device, const DeviceOptions& options) {
   return verdict;
 }
 
+// The cpu, which is what the others are compared with, is not tested.
+std::unique_ptr<Device> open_info(const DeviceInfo& info, const CheckedDeviceOptions& options) {
+  if (!options.self_test || info.backend == BackendKind::cpu) return open_device(info, options.device_options);
+  return open_tested_device(
+      [&info](const DeviceOptions& device_options) { return open_device(info, device_options); },
+      options.device_options);
+}
+
 }  // namespace
 
 bool SelfTestReport::passed() const {
@@ -202,12 +210,23 @@ std::unique_ptr<Device> open_tested_device(const OpenFunction& open, const Devic
 }
 
 std::unique_ptr<Device> open_checked_device(const CheckedDeviceOptions& options) {
-  const DeviceInfo info = choose_device(list_devices(), options.backend, options.device);
-  const bool is_oracle = info.backend == BackendKind::cpu;
-  if (!options.self_test || is_oracle) return open_device(info, options.device_options);
-  return open_tested_device(
-      [&info](const DeviceOptions& device_options) { return open_device(info, device_options); },
-      options.device_options);
+  return open_info(choose_device(list_devices(), options.backend, options.device), options);
+}
+
+std::unique_ptr<Device> open_checked_training_device(const CheckedDeviceOptions& options) {
+  const auto training = [&](const DeviceInfo& info) {
+    try {
+      return open_device(info, options.device_options)->supports(Feature::training);
+    } catch (const Error& error) {
+      return Support{false, error.what()};
+    }
+  };
+  const DeviceInfo info = choose_training_device(list_devices(), options.backend, options.device, training);
+  std::unique_ptr<Device> device = open_info(info, options);
+  const Support support = device->supports(Feature::training);
+  if (support.supported) return device;
+  fail(StatusCode::unsupported, "{} ({}) cannot train: {}; without --backend and --device, one that does is taken",
+       info.id(), info.name, support.reason);
 }
 
 }  // namespace riverhorse

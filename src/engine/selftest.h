@@ -53,4 +53,8 @@ std::unique_ptr<Device> open_tested_device(const OpenFunction& open, const Devic
 // Errors: those of choose_device, too.
 std::unique_ptr<Device> open_checked_device(const CheckedDeviceOptions& options);
 
+// The same for a training: when nobody chose backend or device, the best one that trains (choose_training_device).
+// Errors: unsupported when the chosen one does not train.
+std::unique_ptr<Device> open_checked_training_device(const CheckedDeviceOptions& options);
+
 }  // namespace riverhorse
