@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   for (int i = 0; number(i) < count; ++i) {
     const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
     const std::uint32_t here = stage(i);
-    const unsigned beginnings = cut.beginnings(tile);
+    const unsigned begins = tile == 0 ? cut.begins : 0;
     const bool ends = m.modes != nullptr && tile + 1 == cut.tiles;
     wait_for_copies<stages - 1>();
     __syncwarp();
@@ -215,10 +215,10 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     for (int p = 0; p < 4; ++p) {
       load_matrices(keys[p], here + (at ^ (32 * p)));
       load_matrices(keys[4 + p], here + (keys_at ^ (32 * p)));
-      if (beginnings != 0 && m.shift == nullptr) {  // nothing before
+      if (begins != 0 && m.shift == nullptr) {  // nothing before
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          if ((beginnings >> (g + 8 * (j % 2)) & 1) != 0) keys[p][j] = 0;
+          if ((begins >> (g + 8 * (j % 2)) & 1) != 0) keys[p][j] = 0;
         }
       }
     }
@@ -307,9 +307,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       float* kept = nullptr;
       if (m.modes != nullptr && lane < modes) {
         kept = m.modes + 2 * ((m.slots[group] * m.filter.width + channel) * modes + lane);
-        if (beginnings != 0) begin = load_complex(kept, 0);
+        if (begins != 0) begin = load_complex(kept, 0);
       }
-      if ((beginnings & 1) != 0) s = begin;
+      if ((begins & 1) != 0) s = begin;
       if (m.entry_states != nullptr && lane < modes) {
         for (int row = 0; row < tile_rows; row += 1 << cut.rows_log) {
           const std::int64_t sequence = cut.sequence(group, row);
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       const int end_row = last_row + (last_tokens == 0 ? 1 : 0);
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
-        if ((beginnings >> row & 1) != 0) s = begin;
+        if ((begins >> row & 1) != 0) s = begin;
         if (row == end_row) at_end = s;
         store_shared(here + static_cast<std::uint32_t>(row * state_row_bytes) + ((4 * lane) ^ ((row & 7) << 4)),
                      pack<T>(s.re, s.im));

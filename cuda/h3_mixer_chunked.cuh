@@ -31,14 +31,16 @@ void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocesso
 // How the sequences of a channel become tiles. All of them fit 32 bits: encoders hold tensors below 2^31 rows.
 struct Cut {
   std::int64_t batch, tokens;
-  int rows_log;  // log2 of the rows of a sequence in a tile
-  int tiles;     // of a sequence: 1 but with 16 rows
-  int groups;    // of sequences that share tiles
+  int rows_log;     // log2 of the rows of a sequence in a tile
+  unsigned begins;  // bit r: a sequence begins at row r of its first tile
+  int tiles;        // of a sequence: 1 but with 16 rows
+  int groups;       // of sequences that share tiles
 
   // `alone`: a tile has one sequence, however short.
   Cut(std::int64_t sequences, std::int64_t length, bool alone) : batch(sequences), tokens(length), rows_log(4) {
     const std::int64_t chunks = divide_up(length, chunk);
     while (!alone && rows_log > 0 && chunks <= (1 << (rows_log - 1))) --rows_log;
+    begins = 0xffffu / ((1u << (1 << rows_log)) - 1);
     tiles = static_cast<int>(divide_up(chunks, tile_rows));
     groups = static_cast<int>(divide_up(batch, tile_rows >> rows_log));
   }
@@ -48,11 +50,6 @@ struct Cut {
   // Of the row's first token.
   __device__ std::int64_t token(int tile, int row) const {
     return (static_cast<std::int64_t>(tile) * tile_rows + (row & ((1 << rows_log) - 1))) * chunk;
-  }
-  // Bit r: a sequence begins at row r of this tile.
-  __device__ unsigned beginnings(int tile) const {
-    constexpr unsigned every[] = {0xffff, 0x5555, 0x1111, 0x0101, 0x0001};
-    return tile == 0 ? every[rows_log] : 0;
   }
 };
 
