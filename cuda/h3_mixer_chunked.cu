@@ -23,7 +23,6 @@
 // one, rows whose k and v have a mean lose ten times as much. The carried state is fp32 and as exact with any length.
 //
 // Tried on an H100 in a prototype, and no better: chunks of 128, three tiles ahead, tables in device memory.
-#include "base/error.h"
 #include "filter.cuh"
 #include "h3_mixer_chunked.cuh"
 
@@ -47,6 +46,9 @@ constexpr int powers_offset = turn_offset + 16;
 constexpr int power_count = 7;  // a^1, 2, 4, 8, 16, 32, and 2 c
 constexpr int tables_offset = powers_offset + power_count * chunked_modes * 8;
 constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
+
+template <typename T>
+constexpr int tap_terms = is_half<T> ? 1 : 2;
 
 template <typename T>
 struct ChunkedMixing {
@@ -107,8 +109,12 @@ __device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const float2* 
   }
 }
 
+// Three blocks a multiprocessor where 168 registers do; more hide more of the waits.
 template <typename T, bool in_turn>
-__global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
+constexpr int blocks_at_once = is_half<T> || !in_turn ? 3 : 2;
+
+template <typename T, bool in_turn>
+__global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>)) mix(ChunkedMixing<T> m) {
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const int g = lane / 4, t = lane % 4;
@@ -130,7 +136,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
       const std::uint32_t to = stage(i);
       const int unit = lane % 8;
-#pragma unroll
+#pragma unroll 1
       for (int row = lane / 8; row < tile_rows; row += 4) {
         const std::int64_t sequence = cut.sequence(group, row), token = cut.token(tile, row) + 8 * unit;
         const bool there = sequence < cut.batch;
@@ -171,7 +177,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     powers[i] = make_float2(value.re, value.im);
   }
   make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
-                   tables + toeplitz_size);
+                   tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
   make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
   if (in_turn && thread == 0) store_shared(base + turn_offset, std::uint32_t{0});
   __syncthreads();
@@ -179,9 +185,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
                    powers);
 
   // Pairs of neighbouring Toeplitz tiles (j + 1, j).
-  std::uint32_t taps[2][9], lags[8];
+  std::uint32_t taps[tap_terms<T>][9], lags[8];
   for (int j = 0; j < 9; ++j) {
-    for (int term = 0; term < 2; ++term) {
+    for (int term = 0; term < tap_terms<T>; ++term) {
       taps[term][j] = tables[term * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
     }
     if (j < 8) lags[j] = tables[2 * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
@@ -201,6 +207,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
   const int last_tokens = static_cast<int>(cut.tokens % chunk);
 
+#pragma unroll 1
   for (int i = 0; number(i) < count; ++i) {
     const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
     const std::uint32_t here = stage(i);
@@ -226,7 +233,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     for (int p = 0; p < 4; ++p) {
       float even[4] = {}, odd[4] = {};
 #pragma unroll
-      for (int term = 0; term < 2; ++term) {
+      for (int term = 0; term < tap_terms<T>; ++term) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           multiply_add<T>(even, keys[p + j], taps[term][8 - 2 * j], taps[term][7 - 2 * j]);
