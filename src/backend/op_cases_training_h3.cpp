@@ -72,18 +72,24 @@ double mixer_flops(const MixerShape& m) {
   return static_cast<double>(m.width * m.batch * m.tokens) * m.head_dim * static_cast<double>(6 * m.state);
 }
 
-// The forward pass without a carried state.
-void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+// The forward pass without a carried state; `keeps`: with the states that the backward pass starts from.
+void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, bool keeps = false,
+                      const std::vector<DType>& dtypes = both_dtypes) {
   add_case(
-      list, "h3_mixer", fmt::format("{}_training_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      list, "h3_mixer", fmt::format("{}_training_{}{}", m.name(), keeps ? "keeping_" : "", algorithm_name(algorithm)),
+      dtypes,
       [=](CaseBuilder& builder) {
         const FilterTensors filter = filter_inputs(builder, mixer_parameters(m, builder.random()));
         const DType act = builder.activation();
         const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
         const int y = builder.output("y", act, {m.width, m.batch, m.tokens});
+        const std::int64_t superchunks = (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
+        const int entry = keeps ? builder.output("entry_states", f32, {m.width, m.batch, superchunks, m.state}) : -1;
         const auto record_as = [=](ConvAlgorithm chosen) {
           return [=](Encoder& encoder, std::span<const Tensor> t) {
-            encoder.h3_mixer(mixer_args(m, chosen, t[qkv], filter.view(t), t[y]));
+            H3MixerArgs args = mixer_args(m, chosen, t[qkv], filter.view(t), t[y]);
+            args.entry_states = optional_tensor(t, entry);
+            encoder.h3_mixer(args);
           };
         };
         CaseData data = builder.done(record_as(algorithm), mixer_flops(m));
@@ -223,6 +229,13 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
       add_forward_case(list, m, algorithm);
       add_backward_case(list, m, algorithm);
     }
+    const std::vector<MixerShape> large = {{768, 1, 64, 64, 512, {}},
+                                           {768, 1, 64, 64, 1024, {}},
+                                           {768, 1, 64, 32, 8192, {}},
+                                           {768, 1, 64, 8, 32768, {}}};
+    for (const MixerShape& shape : large) {
+      for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, {DType::f16});
+    }
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
     add_conv_backward_case(list, {8, 768, 1024, true, false});
@@ -249,11 +262,24 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
     }
     if (set == CaseSet::full && i < 3) add_backward_case(list, mixers[i], ConvAlgorithm::automatic);
   }
+  add_forward_case(list, {3, 1, 64, 2, 100, {}}, chunked, true);
 
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
   add_kernel_backward_case(list, 3, 64, 129);
   add_conv_backward_case(list, {2, 3, 127, true, false});
   if (set == CaseSet::quick) return;
+  // Long sequences, more and fewer than their superchunks; short ones that share a tile; lengths that do not divide.
+  for (const MixerShape& m : std::vector<MixerShape>{{1, 1, 64, 2, 2100, {}},
+                                                     {2, 1, 64, 1, 7000, {}},
+                                                     {1, 1, 32, 3, 1152, {}},
+                                                     {2, 1, 64, 6, 1024, {}},
+                                                     {3, 1, 64, 19, 64, {}},
+                                                     {2, 1, 64, 5, 200, {}},
+                                                     {2, 1, 6, 3, 511, {}},
+                                                     {40, 1, 64, 1, 129, {}}}) {
+    add_forward_case(list, m, chunked, true);
+    add_forward_case(list, m, ConvAlgorithm::automatic);
+  }
   add_discretize_backward_case(list, 1, 1, 8, 1, bilinear);
   add_discretize_backward_case(list, 16, 4, 16, 2, zoh);
   add_discretize_backward_case(list, 7, 1, 2, 7, zoh);
