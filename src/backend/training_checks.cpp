@@ -106,6 +106,10 @@ void Encoder::h3_mixer_backward(const H3MixerBackwardArgs& args) {
   check.separate("d_qkv", args.d_qkv, "qkv", args.qkv);
   check.separate("d_qkv", args.d_qkv, "d_y", args.d_y);
   check_filter_gradient(check, sizes, args.d_filter, true);
+  if (args.entry_states) {
+    check.tensor("entry_states", args.entry_states, DType::f32,
+                 {sizes.width, batch, (tokens + 1023) / 1024, sizes.modes, 2});
+  }
   record_h3_mixer_backward(args);
 }
 
