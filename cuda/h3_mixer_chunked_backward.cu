@@ -24,7 +24,6 @@
 // tile is loaded anew as soon as it is dead; taps and lags rest in shared memory between their uses: two blocks a
 // multiprocessor leave 255 registers a thread, and a spill costs more than that traffic.
 #include "h3_mixer_chunked_backward.cuh"
-
 #include "h3_mixer_chunked_backward.h"
 
 namespace riverhorse::cuda {
@@ -55,7 +54,8 @@ struct Walk {
 
 // The constants of channel `d`: E^T, R and the tables of pairs.
 template <typename T>
-__device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std::uint32_t shared, int warp, int lane) {
+__device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std::uint32_t shared, int warp,
+                               int lane) {
   const auto power = [&](int log2) {
     const float* parts = m.powers + ((d * modes + lane) * H3Filter::power_count + log2) * 2;
     return Complex<float>(parts[0], parts[1]);
@@ -164,8 +164,7 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
   const double per_x = 1 / static_cast<double>(scale);
   const Complex<double> weight(gain.re, gain.im), a64(power[12], power[13]);
   const Complex<double> d_gain = by_gain + per_x * sums[0];
-  const Complex<double> d_log_a =
-      weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + a64 * sums[3]));
+  const Complex<double> d_log_a = weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + a64 * sums[3]));
   m.d_gain[2 * mode] = static_cast<float>(d_gain.re);
   m.d_gain[2 * mode + 1] = static_cast<float>(-d_gain.im);
   m.d_log_a[2 * mode] = static_cast<float>(d_log_a.re);
@@ -181,8 +180,8 @@ __global__ void __launch_bounds__(block_threads, 2) mix_chunked_backward(Chunked
   const std::uint32_t shared = shared_address(shared_memory);
   const std::uint32_t own = shared + place::warps + static_cast<std::uint32_t>(warp * place::warp_bytes);
   const std::uint32_t keys = own + place::keys, values = own + place::values, queries = own + place::queries,
-                      d_outputs = own + place::d_y, projected = own + place::projected, shifted = own + place::shifted,
-                      d_shifted = own + place::d_shifted;
+                      d_outputs = own + place::d_y, projected = own + place::projected,
+                      shifted = own + place::shifted, d_shifted = own + place::d_shifted;
 
   LaneOffsets at(lane);
   const auto first_token = [&](const Walk& of) {
@@ -241,7 +240,8 @@ __global__ void __launch_bounds__(block_threads, 2) mix_chunked_backward(Chunked
     wait_for_copies<0>();
     if (walk.superchunk == m.superchunks - 1) {
       lambda = {};
-      if (lane < 8) store_shared(d_shifted + tile_bytes + static_cast<std::uint32_t>(16 * lane), make_uint4(0, 0, 0, 0));
+      if (lane < 8)
+        store_shared(d_shifted + tile_bytes + static_cast<std::uint32_t>(16 * lane), make_uint4(0, 0, 0, 0));
     }
     __syncwarp();
 
@@ -500,8 +500,10 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
                              data<float>(args.d_filter.gain),
                              data<float>(args.d_filter.d),
                              data<float>(args.d_filter.shift_taps)};
-  launch(tokens % 8 == 0 ? mix_chunked_backward<T, true> : mix_chunked_backward<T, false>, grid_of(width),
-         block_threads, place::block_bytes, stream, m);
+  const auto aligned = [](const T* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
+  const bool by_units = tokens % 8 == 0 && aligned(q) && aligned(m.d_y) && aligned(d_q);
+  launch(by_units ? mix_chunked_backward<T, true> : mix_chunked_backward<T, false>, grid_of(width), block_threads,
+         place::block_bytes, stream, m);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace riverhorse::cuda::chunked_backward {
 
-constexpr int chunk = H3Filter::chunk, chunks = 16, superchunk = chunk * chunks;
+constexpr int chunk = H3Filter::chunk, superchunk = H3Filter::superchunk, chunks = superchunk / chunk;
 constexpr int modes = 32;
 constexpr int row_bytes = 2 * chunk, tile_bytes = chunks * row_bytes;
 constexpr int block_threads = mixer_threads;
@@ -239,7 +239,7 @@ __device__ __forceinline__ void add_lags(LagSums& sums, const LaneOffsets& at, s
 template <typename T>
 __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
                                                 const std::uint32_t (&right)[8][2]) {
-  const auto load = [&](std::uint32_t (&left)[4], int block) {
+  const auto load = [&](std::uint32_t(&left)[4], int block) {
     const int first = block + static_cast<int>(at.turned_block);
     const std::uint32_t row = at.turned_row + (first >= 0 ? 1 : 0);
     const auto unit = static_cast<std::uint32_t>(first & 7);

@@ -1,5 +1,7 @@
 // Cases of training: the H3 mixer, its filter, long convolutions.
+#include <algorithm>
 #include <cmath>
+#include <complex>
 
 #include "backend/op_cases_h3.h"
 
@@ -93,15 +95,54 @@ void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorit
       training_needs(algorithm));
 }
 
-void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+// The modes s as each 1024 tokens begin: (D, B, ceil(L / 1024), N).
+std::vector<float> entry_states(CaseBuilder& builder, const MixerShape& m, const FilterTensors& filter, int qkv) {
+  constexpr std::int64_t every = H3Filter::superchunk;
+  const auto values = [&](int index) { return builder.tensor(index).floats.data(); };
+  const std::int64_t part = m.width * m.batch * m.tokens, modes = m.state / 2;
+  const std::int64_t count = (m.tokens + every - 1) / every;
+  std::vector<float> states(static_cast<std::size_t>(m.width * m.batch * count * m.state));
+  if (count == 1) return states;
+  for (std::int64_t row = 0; row < m.width * m.batch; ++row) {
+    const std::int64_t channel = row / m.batch;
+    const float *keys = values(qkv) + part + row * m.tokens, *factors = keys + part;
+    const float* taps = values(filter.shift_taps) + channel * m.state;
+    const auto weight = [&](int index, std::int64_t mode, int stride) {
+      const float* parts = values(index) + (channel * modes + mode) * stride;
+      return std::complex<double>(parts[0], parts[1]);
+    };
+    std::vector<std::complex<double>> s(static_cast<std::size_t>(modes));
+    for (std::int64_t t = 0; t < m.tokens; ++t) {
+      double shifted = 0;
+      for (std::int64_t lag = 0; lag < std::min(m.state, t + 1); ++lag) shifted += taps[lag] * keys[t - lag];
+      for (std::int64_t mode = 0; mode < modes; ++mode) {
+        if (t % every == 0) {
+          float* state = states.data() + (row * count + t / every) * m.state + 2 * mode;
+          state[0] = static_cast<float>(s[mode].real());
+          state[1] = static_cast<float>(s[mode].imag());
+        }
+        s[mode] = weight(filter.a, mode, 4) * s[mode] + weight(filter.b, mode, 2) * (shifted * factors[t]);
+      }
+    }
+  }
+  return states;
+}
+
+void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, bool with_states = false) {
   add_case(
-      list, "h3_mixer_backward", fmt::format("{}_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      list, "h3_mixer_backward",
+      fmt::format("{}_{}{}", m.name(), algorithm_name(algorithm), with_states ? "_states" : ""), both_dtypes,
       [=](CaseBuilder& builder) {
         const Parameters p = mixer_parameters(m, builder.random());
         const FilterTensors filter = filter_inputs(builder, p);
         const DType act = builder.activation();
         const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
         const int d_y = builder.normal("d_y", CaseRole::input, act, {m.width, m.batch, m.tokens});
+        const Shape state_shape = {m.width, m.batch, (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk,
+                                   m.state};
+        const int states = with_states ? builder.floats("entry_states", CaseRole::input, DType::f32, state_shape,
+                                                        entry_states(builder, m, filter, qkv))
+                                       : -1;
         const int d_qkv = builder.output("d_qkv", act, {3 * m.width, m.batch, m.tokens});
         const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
         for (const int index : {d_filter.log_a, d_filter.gain, d_filter.d, d_filter.shift_taps}) {
@@ -116,7 +157,8 @@ void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algori
                                        .algorithm = chosen,
                                        .d_y = t[d_y],
                                        .d_qkv = t[d_qkv],
-                                       .d_filter = d_filter.view(t)});
+                                       .d_filter = d_filter.view(t),
+                                       .entry_states = optional_tensor(t, states)});
           };
         };
         CaseData data = builder.done(record_as(algorithm), 3 * mixer_flops(m));  // z again, then two adjoints
@@ -250,6 +292,10 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
     if (set == CaseSet::full && i < 3) add_backward_case(list, mixers[i], ConvAlgorithm::automatic);
   }
 
+  for (const std::int64_t tokens : {64, 100, 1024, 1500, 2104}) {  // on tensor cores, with whole and odd chunks
+    add_backward_case(list, {2, 1, 64, tokens / 1024 + 1, tokens, {}}, chunked, true);
+    if (set == CaseSet::quick) break;
+  }
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
   add_kernel_backward_case(list, 3, 64, 129);
   add_conv_backward_case(list, {2, 3, 127, true, false});

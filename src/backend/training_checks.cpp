@@ -108,7 +108,7 @@ void Encoder::h3_mixer_backward(const H3MixerBackwardArgs& args) {
   check_filter_gradient(check, sizes, args.d_filter, true);
   if (args.entry_states) {
     check.tensor("entry_states", args.entry_states, DType::f32,
-                 {sizes.width, batch, (tokens + 1023) / 1024, sizes.modes, 2});
+                 {sizes.width, batch, (tokens + H3Filter::superchunk - 1) / H3Filter::superchunk, sizes.state});
   }
   record_h3_mixer_backward(args);
 }

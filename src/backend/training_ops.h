@@ -95,7 +95,7 @@ struct H3MixerBackwardArgs {
   Tensor d_qkv;               // (3 D, B, L) act, written
   H3FilterGradient d_filter;  // written
   // As the forward pass left them, or empty: then a backend that can use them finds them out, or does without.
-  Tensor entry_states;  // (D, B, ceil(L / 1024), n, 2) f32
+  Tensor entry_states = {};  // (D, B, ceil(L / superchunk), N) f32: n times (re, im)
 };
 
 // From the filter's gradient to that of the raw parameters, through `discretize`.
