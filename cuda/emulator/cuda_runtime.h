@@ -142,6 +142,7 @@ void wait_for_copies(std::size_t groups);
 }  // namespace emulator
 
 void __syncthreads();
+inline void __threadfence_block() {}
 void __syncwarp(unsigned mask = 0xffffffffu);
 
 template <typename T>
@@ -167,6 +168,10 @@ unsigned __ballot_sync(unsigned mask, int predicate);
 template <typename T>
 T __ldg(const T* address) {
   return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
 }
 template <typename T>
 T min(T a, T b) {

@@ -147,8 +147,8 @@ struct H3MixerArgs {
   Tensor positions;  // (S) i32, read only: tokens each slot has seen before this call
   H3State state;
   Tensor y;  // (D, B, L) act
-  // Training only, head_dim 1: (D, B, ceil(L / superchunk), n, 2) f32, written with the modes as each superchunk of
-  // tokens begins, which the backward pass starts from; or empty.
+  // Training only, head_dim 1: (D, B, ceil(L / superchunk), 2 n) f32, written with the modes (re, im) as each
+  // superchunk of tokens begins, which the backward pass starts from; or empty.
   Tensor entry_states = {};
 };
 

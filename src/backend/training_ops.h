@@ -94,8 +94,8 @@ struct H3MixerBackwardArgs {
   Tensor d_y;                 // (D, B, L) act
   Tensor d_qkv;               // (3 D, B, L) act, written
   H3FilterGradient d_filter;  // written
-  // As the forward pass left them, or empty: then a backend that can use them finds them out, or does without.
-  Tensor entry_states = {};  // (D, B, ceil(L / superchunk), N) f32: n times (re, im)
+  // (D, B, ceil(L / superchunk), N) f32, as the forward pass left them; or empty, for more work here.
+  Tensor entry_states = {};
 };
 
 // From the filter's gradient to that of the raw parameters, through `discretize`.

@@ -2,15 +2,13 @@
 #pragma once
 
 #include "backend/ops.h"
-#include "h3_mixer.cuh"
-#include "tensor_core.cuh"
+#include "complex.cuh"
+#include "h3_mixer_chunked.cuh"
 
 namespace riverhorse::cuda::chunked_backward {
 
-constexpr int chunk = H3Filter::chunk, superchunk = H3Filter::superchunk, chunks = superchunk / chunk;
-constexpr int modes = 32;
-constexpr int row_bytes = 2 * chunk, tile_bytes = chunks * row_bytes;
-constexpr int block_threads = mixer_threads;
+constexpr int modes = chunked_modes;
+constexpr int tile_bytes = tile_rows * row_bytes;
 
 // Left operands of 16 x 64 (by 16 columns), which is also where four pairs of results of 16 x 8 go.
 using Rows = std::uint32_t[4][4];
@@ -18,9 +16,8 @@ using Rows = std::uint32_t[4][4];
 using LagSums = float[5][4];
 constexpr int lag_sums_bytes = sizeof(LagSums) * warp_size;
 
-// A table of pairs, (f_x, f_x-1) or (f_x, f_x+1) for x = -8 ... 71: an 8 x 8 tile of a Toeplitz matrix is one word a
-// lane of it.
-constexpr int table_bytes = 80 * 4;
+// A Toeplitz matrix as h3_mixer_chunked.cuh has it, pairs (f_x, f_x-1), or its transpose, pairs (f_x, f_x+1).
+constexpr int table_bytes = 4 * toeplitz_size;
 
 // Offsets in the shared memory of a block, and of a warp in its part.
 namespace place {
@@ -35,45 +32,41 @@ constexpr int projected = d_y + tile_bytes, shifted = projected + tile_bytes;
 constexpr int d_shifted = shifted + tile_bytes;  // 17 rows: the chunk after comes last
 constexpr int tap_sums = d_shifted + tile_bytes + row_bytes, lag_sums = tap_sums + lag_sums_bytes;
 constexpr int warp_bytes = lag_sums + lag_sums_bytes;
-constexpr int block_bytes = warps + mixer_warps * warp_bytes;
+constexpr int block_bytes = warps + chunked_warps * warp_bytes;
 }  // namespace place
 static_assert(place::block_bytes <= 99 << 10, "all that compute capability 8.6 and 8.9 give a block");
-
-__device__ __forceinline__ std::uint32_t unit_offset(int row, int unit) {
-  return static_cast<std::uint32_t>(row * row_bytes + ((unit ^ (row & 7)) << 4));
-}
 
 // Where this lane reads and writes in tiles, by the kind of access.
 struct LaneOffsets {
   int lane;
-  std::uint32_t rows, next_rows;  // left operands from row 0 or 1 on; columns 16 p are at rows ^ 32 p
-  std::uint32_t modes_right;      // right operands of E and R^T: rows 8 i at + 1024 i, columns 32 p at ^ 64 p
-  std::uint32_t times_right;      // right operands of E^T and R: 32 rows of modes, columns 8 j at ^ 16 j
-  std::uint32_t forwards, back;   // in tables: tile m at + 32 m
-  std::uint32_t turned_row, turned_block;  // left operands with the rows of a tile as columns
+  std::uint32_t rows;  // left operands; columns 16 p are at rows ^ 32 p
 
-  __device__ explicit LaneOffsets(int index)
-      : lane(index),
-        rows(unit_offset(lane % 16, lane / 16)),
-        next_rows(unit_offset(lane % 16 + 1, lane / 16)),
-        modes_right(unit_offset(lane % 8, lane / 8)),
-        times_right(unit_offset(lane, 0)),
-        forwards(static_cast<std::uint32_t>(4 * (8 + lane / 4 - 2 * (lane % 4)))),
-        back(static_cast<std::uint32_t>(4 * (8 - lane / 4 + 2 * (lane % 4)))),
-        turned_row(static_cast<std::uint32_t>(lane % 8 + 8 * (lane / 16))),
-        turned_block(static_cast<std::uint32_t>(lane / 8 % 2)) {}
+  __device__ explicit LaneOffsets(int index) : lane(index), rows(unit_offset(lane % 16, lane / 16)) {}
 
-  // Of this lane's mode in a tile of modes.
+  // Left operands from row 1 on.
+  __device__ __forceinline__ std::uint32_t next_rows() const { return unit_offset(lane % 16 + 1, lane / 16); }
+  // Right operands of E and R^T: rows 8 i at + 8 i row_bytes, columns 32 p at ^ 64 p.
+  __device__ __forceinline__ std::uint32_t modes_right() const { return unit_offset(lane % 8, lane / 8); }
+  // Right operands of E^T and R: 32 rows, columns 8 j at ^ 16 j.
+  __device__ __forceinline__ std::uint32_t times_right() const { return unit_offset(lane, 0); }
+  // The row and the block of 8 columns for left operands that have the rows of a tile as columns.
+  __device__ __forceinline__ int turned_row() const { return lane % 8 + 8 * (lane / 16); }
+  __device__ __forceinline__ int turned_block() const { return lane / 8 % 2; }
+  // Tile 0 in a table of pairs; tile m at + 32 m.
+  __device__ __forceinline__ std::uint32_t forwards() const {
+    return static_cast<std::uint32_t>(4 * (toeplitz_before + lane / 4 - 2 * (lane % 4)));
+  }
+  __device__ __forceinline__ std::uint32_t back() const {
+    return static_cast<std::uint32_t>(4 * (toeplitz_before - lane / 4 + 2 * (lane % 4)));
+  }
+  // This lane's mode in a tile of modes.
   __device__ __forceinline__ std::uint32_t mode_at(int row) const {
     return static_cast<std::uint32_t>(row * row_bytes + ((4 * lane) ^ ((row & 7) << 4)));
   }
+  __device__ __forceinline__ std::uint32_t unit() const { return static_cast<std::uint32_t>(16 * lane); }
 
   // Makes the compiler believe that they changed: else it keeps dozens of derived addresses in registers, and spills.
-  __device__ __forceinline__ void forget() {
-    asm volatile(""
-                 : "+r"(lane), "+r"(rows), "+r"(next_rows), "+r"(modes_right), "+r"(times_right), "+r"(forwards),
-                   "+r"(back), "+r"(turned_row), "+r"(turned_block));
-  }
+  __device__ __forceinline__ void forget() { asm volatile("" : "+r"(lane), "+r"(rows)); }
 };
 
 // Element by element, in 16 bits.
@@ -105,41 +98,25 @@ __device__ __forceinline__ Complex<float> unpack_complex(std::uint32_t pair) {
   return {parts.x, parts.y};
 }
 
-// A lane moves 16 bytes of every fourth row of a tile between shared and global memory. `left`: how many tokens are
-// left from the first of the tile on; what is beyond them is read as zeros and not written. `aligned`: the length is
-// a multiple of 8, and a unit is whole or absent.
+// A lane moves a unit of every fourth row of a tile between shared and global memory. `left`: how many tokens are
+// left from the first of the tile on; what is beyond them is read as zeros and not written.
 template <typename T, bool aligned>
 struct TileMover {
   int row, unit;
 
   __device__ explicit TileMover(int lane) : row(lane / 8), unit(lane % 8) {}
 
-  __device__ __forceinline__ static void load_unit(std::uint32_t to, const T* from, int left) {
-    if constexpr (aligned) {
-      if (left > 0) {
-        copy_async(to, from);
-      } else {
-        store_shared(to, make_uint4(0, 0, 0, 0));
-      }
-    } else {
-      const auto pair = [&](int i) {
-        return pack<T>(i < left ? to_float(from[i]) : 0.0f, i + 1 < left ? to_float(from[i + 1]) : 0.0f);
-      };
-      store_shared(to, make_uint4(pair(0), pair(2), pair(4), pair(6)));
-    }
-  }
-
   __device__ __forceinline__ void load(std::uint32_t tile, const T* from, int left, int first_row = 0) const {
 #pragma unroll
-    for (int r = row; r < row + chunks; r += 4) {
-      const int token = r * chunk + unit * 8;
-      load_unit(tile + unit_offset(r + first_row, unit), from + token, left - token);
+    for (int r = row; r < row + tile_rows; r += 4) {
+      load_unit(tile + unit_offset(r + first_row, unit), from, r * chunk + unit * 8, left, aligned);
     }
   }
   // The chunk before goes to row 0.
   __device__ __forceinline__ void load_keys(std::uint32_t tile, const T* from, int left, bool first) const {
     load(tile, from, left, 1);
-    if (row == 0) load_unit(tile + unit_offset(0, unit), from - chunk + unit * 8, first ? 0 : 8);
+    if (row == 0)
+      load_unit(tile + unit_offset(0, unit), first ? from : from - chunk, unit * 8, first ? 0 : chunk, aligned);
   }
 
   __device__ __forceinline__ void store(std::uint32_t tile, T* to, int left) const {
@@ -147,20 +124,7 @@ struct TileMover {
 #pragma unroll
     for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = (row + 4 * i) * chunk + unit * 8;
-      if constexpr (aligned) {
-        if (token < left) *reinterpret_cast<uint4*>(to + token) = units[i];
-      } else {
-        const std::uint32_t pairs[4] = {units[i].x, units[i].y, units[i].z, units[i].w};
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) {
-          const float2 two = unpack<T>(pairs[pair]);
-          if (token + 2 * pair < left) to[token + 2 * pair] = from_float<T>(two.x);
-          if (token + 2 * pair + 1 < left) to[token + 2 * pair + 1] = from_float<T>(two.y);
-        }
-      }
-    }
+    for (int i = 0; i < 4; ++i) store_unit(to, (row + 4 * i) * chunk + unit * 8, left, aligned, units[i]);
   }
 };
 
@@ -220,8 +184,7 @@ __device__ __forceinline__ void add_lags(LagSums& sums, const LaneOffsets& at, s
   std::uint32_t left[9][4];  // block pairs (-1, 0), (0, 1) ... (7, -): nothing is before the first
 #pragma unroll
   for (int block = -1; block < 8; ++block) {
-    const std::uint32_t unit = (static_cast<std::uint32_t>(block) + at.turned_block) & 7;
-    load_matrices_transposed(left[block + 1], tile + at.turned_row * row_bytes + ((unit ^ (at.turned_row & 7)) << 4));
+    load_matrices_transposed(left[block + 1], tile + unit_offset(at.turned_row(), (block + at.turned_block()) & 7));
   }
   left[0][0] = left[0][2] = 0;
 #pragma unroll
@@ -240,10 +203,8 @@ template <typename T>
 __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
                                                 const std::uint32_t (&right)[8][2]) {
   const auto load = [&](std::uint32_t(&left)[4], int block) {
-    const int first = block + static_cast<int>(at.turned_block);
-    const std::uint32_t row = at.turned_row + (first >= 0 ? 1 : 0);
-    const auto unit = static_cast<std::uint32_t>(first & 7);
-    load_matrices_transposed(left, tile + row * row_bytes + ((unit ^ (row & 7)) << 4));
+    const int first = block + at.turned_block();
+    load_matrices_transposed(left, tile + unit_offset(at.turned_row() + (first >= 0 ? 1 : 0), first & 7));
   };
 #pragma unroll
   for (int parity = 0; parity < 2; ++parity) {  // targets of one parity share their sources
@@ -258,17 +219,6 @@ __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets
       for (int m = 0; m < 5; ++m) multiply_add<T>(sums[m], left[i + 4 - m], right[target][0], right[target][1]);
     }
   }
-}
-
-// The sum of lag l out of the parts of a lane each, `parts`[m][i][lane].
-__device__ inline double sum_of_lag(const float* parts, int l) {
-  double sum = 0;
-  for (int source = 0; source < 8; ++source) {
-    const int block = (l + source) / 8, target = (l + source) % 8;
-    const int m = (block + 1) / 2, i = block % 2 * 2 + target % 2;
-    sum += parts[(4 * m + i) * warp_size + source * 4 + target / 2];
-  }
-  return sum;
 }
 
 // Rows `x` by the modes of `matrix` (E or R^T) to `out`, and x times the weights to `weighted_out`, both rounded.
@@ -298,7 +248,7 @@ __device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, st
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         load_matrices<true>(right[i], matrix + 8 * row_bytes * static_cast<std::uint32_t>(begin + i) +
-                                          (at.modes_right ^ static_cast<std::uint32_t>(64 * half)));
+                                          (at.modes_right() ^ static_cast<std::uint32_t>(64 * half)));
       }
 #pragma unroll
       for (int y = 0; y < 2; ++y) {
@@ -331,7 +281,7 @@ __device__ __forceinline__ void add_states(float (&sums)[4][4], const Rows& stat
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       load_matrices_transposed<true>(right[j], matrix + static_cast<std::uint32_t>(32 * row_bytes * half) +
-                                                   (at.times_right ^ static_cast<std::uint32_t>((begin + j) << 4)));
+                                                   (at.times_right() ^ static_cast<std::uint32_t>((begin + j) << 4)));
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) multiply_add<T>(sums[j], states[2 * half], right[j][0], right[j][1]);
