@@ -99,15 +99,28 @@ void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorit
       training_needs(algorithm));
 }
 
-void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+enum class EntryStates { none, right, any };  // `any` numbers serve benchmarks
+
+void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm,
+                       EntryStates given = EntryStates::none, const std::vector<DType>& dtypes = both_dtypes) {
   add_case(
-      list, "h3_mixer_backward", fmt::format("{}_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      list, "h3_mixer_backward",
+      fmt::format("{}_{}{}", m.name(), algorithm_name(algorithm), given == EntryStates::none ? "" : "_states"),
+      dtypes,
       [=](CaseBuilder& builder) {
         const Parameters p = mixer_parameters(m, builder.random());
         const FilterTensors filter = filter_inputs(builder, p);
         const DType act = builder.activation();
         const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
         const int d_y = builder.normal("d_y", CaseRole::input, act, {m.width, m.batch, m.tokens});
+        const std::int64_t superchunks = (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
+        const Shape state_shape = {m.width, m.batch, superchunks, m.state};
+        int states = -1;
+        if (given == EntryStates::any) states = builder.normal("entry_states", CaseRole::input, f32, state_shape);
+        if (given == EntryStates::right) {
+          states = builder.floats("entry_states", CaseRole::input, f32, state_shape,
+                                  entry_states(builder, m, filter, qkv));
+        }
         const int d_qkv = builder.output("d_qkv", act, {3 * m.width, m.batch, m.tokens});
         const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
         for (const int index : {d_filter.log_a, d_filter.gain, d_filter.d, d_filter.shift_taps}) {
@@ -122,7 +135,8 @@ void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algori
                                        .algorithm = chosen,
                                        .d_y = t[d_y],
                                        .d_qkv = t[d_qkv],
-                                       .d_filter = d_filter.view(t)});
+                                       .d_filter = d_filter.view(t),
+                                       .entry_states = optional_tensor(t, states)});
           };
         };
         CaseData data = builder.done(record_as(algorithm), 3 * mixer_flops(m));  // z again, then two adjoints
@@ -235,6 +249,7 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
                                            {768, 1, 64, 8, 32768, {}}};
     for (const MixerShape& shape : large) {
       for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, {DType::f16});
+      add_backward_case(list, shape, chunked, EntryStates::any, {DType::f16});
     }
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
@@ -264,6 +279,10 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   }
   add_forward_case(list, {3, 1, 64, 2, 100, {}}, chunked, true);
 
+  for (const std::int64_t tokens : {64, 100, 1024, 1500, 2104}) {  // on tensor cores, with whole and odd chunks
+    add_backward_case(list, {2, 1, 64, tokens / 1024 + 1, tokens, {}}, chunked, EntryStates::right);
+    if (set == CaseSet::quick) break;
+  }
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
   add_kernel_backward_case(list, 3, 64, 129);
   add_conv_backward_case(list, {2, 3, 127, true, false});
