@@ -17,8 +17,8 @@ std::vector<float> widened(const Tensor& tensor, std::int64_t count) {
   std::vector<float> values(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) {
     switch (tensor.dtype) {
-      case DType::f16: values[i] = f16_to_float(data<std::uint16_t>(tensor)[i]); break;
-      case DType::bf16: values[i] = bf16_to_float(data<std::uint16_t>(tensor)[i]); break;
+      case DType::f16:
+      case DType::bf16: values[i] = half_to_float(data<std::uint16_t>(tensor)[i], tensor.dtype); break;
       default: values[i] = data<float>(tensor)[i];
     }
   }
@@ -38,7 +38,8 @@ void compute(const Gemm& gemm) {
       *out = gemm.accumulate ? *out + c[i] : c[i];
     } else {
       std::uint16_t* out = data<std::uint16_t>(gemm.c) + i;
-      *out = float_to_f16(gemm.accumulate ? f16_to_float(*out) + c[i] : c[i]);
+      const float before = gemm.accumulate ? half_to_float(*out, gemm.c.dtype) : 0.0f;
+      *out = float_to_half(before + c[i], gemm.c.dtype);
     }
   }
 }

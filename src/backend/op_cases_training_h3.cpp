@@ -75,7 +75,7 @@ double mixer_flops(const MixerShape& m) {
 // The forward pass without a carried state.
 void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
   add_case(
-      list, "h3_mixer", fmt::format("{}_training_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      list, "h3_mixer", fmt::format("{}_training_{}", m.name(), algorithm_name(algorithm)), activation_dtypes,
       [=](CaseBuilder& builder) {
         const FilterTensors filter = filter_inputs(builder, mixer_parameters(m, builder.random()));
         const DType act = builder.activation();
@@ -95,7 +95,7 @@ void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorit
 
 void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
   add_case(
-      list, "h3_mixer_backward", fmt::format("{}_{}", m.name(), algorithm_name(algorithm)), both_dtypes,
+      list, "h3_mixer_backward", fmt::format("{}_{}", m.name(), algorithm_name(algorithm)), activation_dtypes,
       [=](CaseBuilder& builder) {
         const Parameters p = mixer_parameters(m, builder.random());
         const FilterTensors filter = filter_inputs(builder, p);
@@ -202,7 +202,7 @@ ConvTensors conv_tensors(CaseBuilder& builder, const ConvShape& c, double scale)
 
 void add_conv_backward_case(CaseList& list, const ConvShape& c) {
   add_case(
-      list, "fft_conv_backward", c.name(), both_dtypes,
+      list, "fft_conv_backward", c.name(), activation_dtypes,
       [=](CaseBuilder& builder) {
         const ConvTensors tensors = conv_tensors(builder, c, 0.1);
         return builder.done(
