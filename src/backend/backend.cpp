@@ -96,7 +96,7 @@ void Device::require_activation(DType dtype) const {
   for (const Feature feature : {Feature::f16, Feature::bf16}) {
     if (supports(feature).supported) supported += fmt::format(" and {}", feature_name(feature));
   }
-  fail(StatusCode::unsupported, "{} ({}) cannot use dtype {}, but {}: {}", info().name, info().id(),
+  fail(StatusCode::unsupported, "{} ({}) cannot use dtype {}, only {}: {}", info().name, info().id(),
        dtype_name(dtype), supported, support.reason);
 }
 

@@ -52,10 +52,9 @@ class ParameterArena {
   // The range of a group in any tensor of that shape; empty where no parameter belongs to it.
   Tensor group(const Tensor& whole, ParameterGroup group) const;
 
-  // Host copies of a whole, by name: parameters to save, gradients to look at.
+  // Host copies of a whole, by name: parameters to save, gradients to look at; and of the optimiser's moments back.
   std::map<std::string, HostTensor> download(const Tensor& whole) const;
   void upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const;
-  void upload_values(const std::map<std::string, HostTensor>& tensors) const;  // and the operands of them
 
  private:
   struct Place {
@@ -64,6 +63,7 @@ class ParameterArena {
     bool matrix = false;
     std::int64_t count() const;
   };
+  void upload_values(const std::map<std::string, HostTensor>& tensors) const;  // and the operands of them
   Tensor view(const Tensor& whole, const std::vector<std::string>& names) const;
 
   std::shared_ptr<Device> device_;

@@ -17,8 +17,8 @@ void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
     const ParameterArena& arena = core.model().parameters();
     arena.upload(core.optimizer().first_moments(), checkpoint.first_moments);
     arena.upload(core.optimizer().second_moments(), checkpoint.second_moments);
-    core.resume_at(checkpoint.state.step, checkpoint.state.micro_batches, checkpoint.state.loss_scale);
   }
+  core.resume_at(checkpoint.state.step, checkpoint.state.micro_batches, checkpoint.state.loss_scale);
   checkpoint.model.file.tensors.clear();
   checkpoint.first_moments.clear();
   checkpoint.second_moments.clear();
