@@ -5,6 +5,7 @@
 
 #include "base/dtype.h"
 #include "core.h"
+#include "gelu.cuh"
 #include "gemm.h"
 
 namespace riverhorse::cuda {
@@ -25,6 +26,17 @@ std::vector<float> widened(const Tensor& tensor, std::int64_t count) {
   return values;
 }
 
+// What follows the product, for element i of c.
+float finish(const Gemm& gemm, std::int64_t i, float value) {
+  const DType dtype = gemm.c.dtype;
+  if (gemm.bias) value += half_to_float(data<std::uint16_t>(gemm.bias)[i % gemm.n], dtype);
+  if (gemm.after == AfterGemm::nothing) return value;
+  std::uint16_t* const kept = gemm.pre_activation ? data<std::uint16_t>(gemm.pre_activation) + i : nullptr;
+  if (gemm.after == AfterGemm::gelu_gradient) return value * gelu_tanh_derivative(half_to_float(*kept, dtype));
+  if (kept != nullptr) *kept = float_to_half(value, dtype);
+  return gelu_tanh(value);
+}
+
 void compute(const Gemm& gemm) {
   const std::vector<float> a = widened(gemm.a, gemm.m * gemm.k), b = widened(gemm.b, gemm.k * gemm.n);
   std::vector<float> c(static_cast<std::size_t>(gemm.m * gemm.n));
@@ -39,7 +51,7 @@ void compute(const Gemm& gemm) {
     } else {
       std::uint16_t* out = data<std::uint16_t>(gemm.c) + i;
       const float before = gemm.accumulate ? half_to_float(*out, gemm.c.dtype) : 0.0f;
-      *out = float_to_half(before + c[i], gemm.c.dtype);
+      *out = float_to_half(finish(gemm, i, before + c[i]), gemm.c.dtype);
     }
   }
 }
