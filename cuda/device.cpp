@@ -137,6 +137,7 @@ class CudaDevice final : public Device {
   Support supports(Feature feature) const override {
     switch (feature) {
       case Feature::f16:
+      case Feature::bf16:
       case Feature::training:
       case Feature::conv_chunked:
       case Feature::timestamps: return {};

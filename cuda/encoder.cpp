@@ -25,4 +25,13 @@ void CudaEncoder::multiply(std::string_view name, const Gemm& gemm) {
   add(name, gemms_.plan(gemm));
 }
 
+bool CudaEncoder::multiply_and_finish(std::string_view name, const Gemm& gemm) {
+  if (preparing()) return true;
+  if (gemm.pre_activation && gemm.n % 8 != 0) return false;  // which cuBLASLt wants of its rows
+  auto run = gemms_.plan(gemm);
+  if (!run) return false;
+  add(name, std::move(run));
+  return true;
+}
+
 }  // namespace riverhorse::cuda

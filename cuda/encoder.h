@@ -35,6 +35,9 @@ class CudaEncoder final : public Encoder {
   static void require_chunked(std::string_view op, ConvAlgorithm algorithm);
   // A plain product as part of operation `name`.
   void multiply(std::string_view name, const Gemm& gemm);
+  // One with what follows it; false where that cannot be done at once, and nothing was added.
+  bool multiply_and_finish(std::string_view name, const Gemm& gemm);
+  bool finish_at_once(const LinearArgs& args, Gemm gemm);  // the same, of linear
 
   void record_copy(const CopyArgs& args) override;
   void record_advance(const AdvanceArgs& args) override;

@@ -33,6 +33,13 @@ cudaDataType_t data_type(DType dtype) {
   }
 }
 
+cublasLtEpilogue_t epilogue_of(const Gemm& gemm) {
+  if (gemm.after == AfterGemm::gelu_gradient) return CUBLASLT_EPILOGUE_DGELU;
+  if (gemm.after == AfterGemm::nothing) return gemm.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  if (gemm.pre_activation) return gemm.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+  return gemm.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+}
+
 struct Layout {
   cublasLtMatrixLayout_t handle = nullptr;
   // A row-major (rows, columns) matrix, which is a column-major (columns, rows) one.
@@ -55,13 +62,18 @@ struct Product {
         second(gemm.a.dtype, gemm.a_transposed ? gemm.k : gemm.m, gemm.a_transposed ? gemm.m : gemm.k),
         out(gemm.c.dtype, gemm.m, gemm.n) {
     check_blas(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
-    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, bool transposed) {
-      const cublasOperation_t operation = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-      check_blas(cublasLtMatmulDescSetAttribute(description, attribute, &operation, sizeof operation),
+    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
+      check_blas(cublasLtMatmulDescSetAttribute(description, attribute, &value, sizeof value),
                  "describing a product");
     };
-    set(CUBLASLT_MATMUL_DESC_TRANSA, gemm.b_transposed);
-    set(CUBLASLT_MATMUL_DESC_TRANSB, gemm.a_transposed);
+    set(CUBLASLT_MATMUL_DESC_TRANSA, gemm.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, gemm.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    if (gemm.plain()) return;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(gemm));
+    if (gemm.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, data<void>(gemm.bias));
+    if (!gemm.pre_activation) return;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, data<void>(gemm.pre_activation));
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, gemm.n);
   }
   ~Product() { cublasLtMatmulDescDestroy(description); }
   Product(const Product&) = delete;
@@ -110,6 +122,7 @@ std::function<void(cudaStream_t)> Gemms::plan(const Gemm& gemm) {
       implementation_->handle, product->description, product->first.handle, product->second.handle,
       product->out.handle, product->out.handle, preference, 1, &found, &count);
   cublasLtMatmulPreferenceDestroy(preference);
+  if (!gemm.plain() && (status != CUBLAS_STATUS_SUCCESS || count == 0)) return {};
   check_blas(status, "choosing a product");
   if (count == 0) {
     fail(StatusCode::unsupported, "cuBLASLt has no way to a product of {} x {} x {} in {}", gemm.m, gemm.n, gemm.k,

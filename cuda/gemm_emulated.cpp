@@ -5,6 +5,7 @@
 
 #include "base/dtype.h"
 #include "core.h"
+#include "gelu.cuh"
 #include "gemm.h"
 
 namespace riverhorse::cuda {
@@ -17,12 +18,23 @@ std::vector<float> widened(const Tensor& tensor, std::int64_t count) {
   std::vector<float> values(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) {
     switch (tensor.dtype) {
-      case DType::f16: values[i] = f16_to_float(data<std::uint16_t>(tensor)[i]); break;
-      case DType::bf16: values[i] = bf16_to_float(data<std::uint16_t>(tensor)[i]); break;
+      case DType::f16:
+      case DType::bf16: values[i] = half_to_float(data<std::uint16_t>(tensor)[i], tensor.dtype); break;
       default: values[i] = data<float>(tensor)[i];
     }
   }
   return values;
+}
+
+// What follows the product, for element i of c.
+float finish(const Gemm& gemm, std::int64_t i, float value) {
+  const DType dtype = gemm.c.dtype;
+  if (gemm.bias) value += half_to_float(data<std::uint16_t>(gemm.bias)[i % gemm.n], dtype);
+  if (gemm.after == AfterGemm::nothing) return value;
+  std::uint16_t* const kept = gemm.pre_activation ? data<std::uint16_t>(gemm.pre_activation) + i : nullptr;
+  if (gemm.after == AfterGemm::gelu_gradient) return value * gelu_tanh_derivative(half_to_float(*kept, dtype));
+  if (kept != nullptr) *kept = float_to_half(value, dtype);
+  return gelu_tanh(value);
 }
 
 void compute(const Gemm& gemm) {
@@ -38,7 +50,8 @@ void compute(const Gemm& gemm) {
       *out = gemm.accumulate ? *out + c[i] : c[i];
     } else {
       std::uint16_t* out = data<std::uint16_t>(gemm.c) + i;
-      *out = float_to_f16(gemm.accumulate ? f16_to_float(*out) + c[i] : c[i]);
+      const float before = gemm.accumulate ? half_to_float(*out, gemm.c.dtype) : 0.0f;
+      *out = float_to_half(finish(gemm, i, before + c[i]), gemm.c.dtype);
     }
   }
 }

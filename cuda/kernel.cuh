@@ -1,6 +1,7 @@
 // What kernels share: launching, activations of any dtype, sums over a warp.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -66,6 +67,7 @@ __device__ inline std::int64_t element_stride() { return static_cast<std::int64_
 // Activations: computed in float, stored as T.
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 template <typename T>
 __device__ T from_float(float value);
 template <>
@@ -76,6 +78,10 @@ template <>
 __device__ inline __half from_float<__half>(float value) {
   return __float2half_rn(value);
 }
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
 
 // Calls `function` with a value of the type that stores `dtype`; the checks of the encoder let no other dtype get
 // here.
@@ -83,6 +89,8 @@ template <typename Function>
 void with_activation(DType dtype, Function&& function) {
   if (dtype == DType::f16) {
     function(__half());
+  } else if (dtype == DType::bf16) {
+    function(__nv_bfloat16());
   } else {
     function(float());
   }

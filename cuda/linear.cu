@@ -1,10 +1,12 @@
 // y = activation(x' W^T + bias), or y += that; and backward.
 //
 // Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that
-// a row's result does not depend on how many there are. More rows are a product of cuBLASLt, into y itself where
-// nothing follows, else into fp32 scratch memory and from there through one elementwise kernel.
+// a row's result does not depend on how many there are. More rows are a product of cuBLASLt. In 16 bits it adds the
+// bias and does the gelu, or its gradient, itself where it can; else the product is written to y and an elementwise
+// kernel finishes it there; an f32 y from scratch memory.
 #include "column_sums.cuh"
 #include "encoder.h"
+#include "gelu.cuh"
 #include "kernel.cuh"
 #include "norm.h"
 
@@ -14,16 +16,6 @@ namespace {
 
 constexpr int few_rows = 8;
 constexpr int warps_in_block = 4;
-
-constexpr float sqrt_2_over_pi = 0.79788456080286536f;
-constexpr float cubic = 0.044715f;
-
-__device__ float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanhf(sqrt_2_over_pi * (x + cubic * x * x * x))); }
-
-__device__ float gelu_tanh_derivative(float x) {
-  const float tanh = tanhf(sqrt_2_over_pi * (x + cubic * x * x * x));
-  return 0.5f * (1.0f + tanh) + 0.5f * x * (1.0f - tanh * tanh) * sqrt_2_over_pi * (1.0f + 3 * cubic * x * x);
-}
 
 // What follows the product, for the element (row, output).
 template <typename T, typename Y>
@@ -67,21 +59,22 @@ __global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs
   }
 }
 
-// `product` lies as y does.
+// `product` lies as y does, and may be y.
 template <typename T, typename Y>
-__global__ void finish_product(const float* product, Epilogue<T, Y> epilogue) {
+__global__ void finish_product(const Y* product, Epilogue<T, Y> epilogue) {
   const std::int64_t count = epilogue.rows * epilogue.outputs;
   for (std::int64_t i = first_element(); i < count; i += element_stride()) {
     const std::int64_t row = epilogue.transposed ? i % epilogue.rows : i / epilogue.outputs;
     const std::int64_t output = epilogue.transposed ? i / epilogue.rows : i % epilogue.outputs;
-    epilogue.store(row, output, product[i]);
+    epilogue.store(row, output, to_float(product[i]));
   }
 }
 
+// `d_activated` may be d_x.
 template <typename T>
-__global__ void through_gelu(const float* d_activated, const T* pre_activation, T* d_x, std::int64_t count) {
+__global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d_x, std::int64_t count) {
   for (std::int64_t i = first_element(); i < count; i += element_stride()) {
-    d_x[i] = from_float<T>(d_activated[i] * gelu_tanh_derivative(to_float(pre_activation[i])));
+    d_x[i] = from_float<T>(to_float(d_activated[i]) * gelu_tanh_derivative(to_float(pre_activation[i])));
   }
 }
 
@@ -142,9 +135,10 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     return;
   }
   const bool finished = !args.bias && args.activation == Activation::none && !args.accumulate && !args.pre_activation;
+  const bool in_place = finished || is_half(args.y.dtype);
   Gemm gemm;
   gemm.k = inputs;
-  gemm.c = finished ? args.y : scratch(DType::f32, {rows, outputs});
+  gemm.c = in_place ? args.y : scratch(DType::f32, {rows, outputs});
   if (args.y_transposed) {  // y^T (M, R) = W x^T
     gemm.m = outputs;
     gemm.n = rows;
@@ -159,16 +153,29 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     gemm.b = args.weight;
     gemm.b_transposed = true;
   }
+  if (finished) return multiply("linear", gemm);
+  if (in_place && !(args.bias && args.y_transposed) && finish_at_once(args, gemm)) return;
   multiply("linear", gemm);
-  if (finished) return;
   add("linear", [args, product = gemm.c, rows, outputs](cudaStream_t stream) {
     with_types(args, [&](auto type, auto y_type) {
       using T = decltype(type);
       using Y = decltype(y_type);
-      launch(finish_product<T, Y>, element_grid(rows * outputs), element_threads, 0, stream, data<float>(product),
+      launch(finish_product<T, Y>, element_grid(rows * outputs), element_threads, 0, stream, data<Y>(product),
              epilogue_of<T, Y>(args, rows));
     });
   });
+}
+
+// cuBLASLt adds a bias of the dtype of y only, and along its rows.
+bool CudaEncoder::finish_at_once(const LinearArgs& args, Gemm gemm) {
+  if (args.pre_activation && args.activation == Activation::none) return false;
+  if (args.bias) {
+    gemm.bias = scratch(args.y.dtype, args.bias.shape);
+    record_copy({.in = args.bias, .out = gemm.bias});
+  }
+  if (args.activation == Activation::gelu_tanh) gemm.after = AfterGemm::gelu;
+  gemm.pre_activation = args.pre_activation;
+  return multiply_and_finish("linear", gemm);
 }
 
 void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
@@ -200,7 +207,8 @@ void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   ScratchScope scope(*this);
   Gemm d_x;
   d_x.k = outputs;
-  d_x.c = args.pre_activation ? scratch(DType::f32, {rows, inputs}) : args.d_x;
+  const bool in_place = !args.pre_activation || is_half(args.d_x.dtype);
+  d_x.c = in_place ? args.d_x : scratch(DType::f32, {rows, inputs});
   if (args.x_transposed) {  // (K, R) = W^T d_y^T
     d_x.m = inputs;
     d_x.n = rows;
@@ -215,12 +223,18 @@ void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
     d_x.a_transposed = args.y_transposed;
     d_x.b = args.weight;
   }
+  if (!args.pre_activation) return multiply("linear_backward", d_x);
+  if (in_place) {
+    Gemm through_gelu = d_x;
+    through_gelu.after = AfterGemm::gelu_gradient;
+    through_gelu.pre_activation = args.pre_activation;
+    if (multiply_and_finish("linear_backward", through_gelu)) return;
+  }
   multiply("linear_backward", d_x);
-  if (!args.pre_activation) return;
   add("linear_backward", [args, d_activated = d_x.c, rows, inputs](cudaStream_t stream) {
     with_activation(args.d_x.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(through_gelu<T>, element_grid(rows * inputs), element_threads, 0, stream, data<float>(d_activated),
+      launch(through_gelu<T>, element_grid(rows * inputs), element_threads, 0, stream, data<T>(d_activated),
              data<T>(args.pre_activation), data<T>(args.d_x), rows * inputs);
     });
   });

@@ -90,7 +90,23 @@ TEST_F(ApiTrainer, SaysWhatItIs) {
   EXPECT_EQ(about.vocab_size, 12);
   EXPECT_EQ(about.padded_vocab_size, 16);
   EXPECT_GT(about.parameter_count, 1000);
+  EXPECT_EQ(about.dtype, RIVERHORSE_DTYPE_F32);
   EXPECT_STREQ(about.device_id, "cpu:0");
+}
+
+// Mixed precision itself is tested where it is, below this interface: no device here is sure to have it.
+TEST_F(ApiTrainer, TheDtypeIsTheDevices) {
+  riverhorse_trainer_options options = trainer_options();
+  riverhorse_trainer* trainer = nullptr;
+  for (const riverhorse_dtype dtype : {RIVERHORSE_DTYPE_F16, RIVERHORSE_DTYPE_BF16}) {
+    options.dtype = dtype;
+    EXPECT_FAILS(riverhorse_trainer_create(device_, &options, &trainer), RIVERHORSE_UNSUPPORTED, "only f32");
+  }
+  options.dtype = static_cast<riverhorse_dtype>(9);
+  EXPECT_FAILS(riverhorse_trainer_create(device_, &options, &trainer), RIVERHORSE_INVALID_ARGUMENT,
+               "options.dtype is 9");
+  options.dtype = RIVERHORSE_DTYPE_F32;
+  EXPECT_EQ(step(create(options)).loss_scale, 1);
 }
 
 TEST_F(ApiTrainer, TrainsOnTheDeviceThatIsTakenWhenNoneIsAskedFor) {

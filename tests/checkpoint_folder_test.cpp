@@ -48,6 +48,7 @@ TEST(TrainingCheckpoints, ThereAndBack) {
   saved.state.validation_loss = 1.0 / 3;
   saved.state.best_loss = 0.1;
   saved.state.best_step = 8;
+  saved.state.loss_scale = {.value = 32768, .good_steps = 5};
   save_training_checkpoint(folder / "run", saved);
   EXPECT_EQ(names_in(folder / "run"), std::vector<std::string>{"step-00000012"});
   EXPECT_EQ(names_in(folder / "run/step-00000012"),
@@ -65,8 +66,35 @@ TEST(TrainingCheckpoints, ThereAndBack) {
   EXPECT_EQ(loaded.state.validation_loss, 1.0 / 3);
   EXPECT_EQ(loaded.state.best_loss, 0.1);
   EXPECT_EQ(loaded.state.best_step, 8);
+  EXPECT_EQ(loaded.state.loss_scale.value, 32768);
+  EXPECT_EQ(loaded.state.loss_scale.good_steps, 5);
   EXPECT_EQ(trainer_options_json(loaded.state.options), trainer_options_json(saved.state.options));
   EXPECT_TRUE(load_checkpoint(folder / "run/step-00000012", {}).warnings.empty()) << "it is a model folder too";
+}
+
+// A scale that no training leaves behind is refused; a state from before there was one has the first.
+TEST(TrainingCheckpoints, TheLossScaleIsChecked) {
+  const TemporaryFolder folder;
+  save_training_checkpoint(folder / "run", checkpoint_of(12));
+  const auto path = folder / "run/step-00000012/trainer_state.json";
+  const nlohmann::json good = nlohmann::json::parse(std::ifstream(path));
+  for (const nlohmann::json& value : {nlohmann::json(0.5), nlohmann::json(1e9), nlohmann::json("much")}) {
+    nlohmann::json bad = good;
+    bad["loss_scale"] = value;
+    std::ofstream(path) << bad;
+    try {
+      load_training_checkpoint(path.parent_path());
+      ADD_FAILURE() << value << " was taken";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("field \"loss_scale\" is " + value.dump()), std::string::npos)
+          << error.what();
+    }
+  }
+  nlohmann::json old = good;
+  old.erase("loss_scale");
+  old.erase("loss_scale_good_steps");
+  std::ofstream(path) << old;
+  EXPECT_EQ(load_training_checkpoint(path.parent_path()).state.loss_scale.value, LossScale().value);
 }
 
 TEST(TrainingCheckpoints, TheLastAndTheBestAreKept) {

@@ -15,8 +15,10 @@ namespace {
 //   Vulkan f32: 2e-4 against the cpu backend, as README states; against the fixture both together
 //   f16:        weights and activations rounded to 11 bits, sums and states f32: 2e-2 against the fixture of the same
 //               weights in f32; the mixer multiplies three rounded activations (q, k, v), which is what dominates
+//   bf16:       the same, rounded to 8 bits
 constexpr double vulkan_f32_tolerance = 2e-4;
 constexpr double f16_tolerance = 2e-2;
+constexpr double bf16_tolerance = 8 * f16_tolerance;
 
 struct GoldenCase {
   const char* model;
@@ -86,29 +88,31 @@ TEST_P(GoldenModel, VulkanAgreesWithCpu) {
 }
 
 TEST_P(GoldenModel, HalfPrecision) {
-  const Support support = device_->supports(Feature::f16);
-  EngineOptions options;
-  options.dtype = DType::f16;
-  if (!support.supported) {
-    try {
-      Engine engine(device_, golden_checkpoint("h3-pure"), options);
-      FAIL() << "f16 must be refused";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), StatusCode::unsupported);
-      EXPECT_NE(std::string(error.what()).find("f16"), std::string::npos) << error.what();
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    SCOPED_TRACE(dtype_name(dtype));
+    EngineOptions options;
+    options.dtype = dtype;
+    if (!device_->supports(half_feature(dtype)).supported) {
+      try {
+        Engine engine(device_, golden_checkpoint("h3-pure"), options);
+        ADD_FAILURE() << "it must be refused";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), StatusCode::unsupported);
+        EXPECT_NE(std::string(error.what()).find(dtype_name(dtype)), std::string::npos) << error.what();
+      }
+      continue;
     }
-    return;
-  }
-  for (const char* model : {"h3-pure", "h3-hybrid", "h3-hybrid-rotary", "h3-headdim"}) {
-    SCOPED_TRACE(model);
-    const TensorFile io = golden_io(model);
-    const HostTensor& input_ids = io.at("input_ids");
-    Engine engine(device_, golden_checkpoint(model), options);
-    const std::vector<float> logits = all_logits(engine, ids_of(input_ids), input_ids.shape[0], input_ids.shape[1]);
-    const double error = relative_error(logits, to_floats(io.at("logits")));
-    RecordProperty(model, fmt::format("{:.2e}", error));
-    EXPECT_LE(error, f16_tolerance);
-    EXPECT_GT(error, 1e-6) << "this cannot have been f16";
+    for (const char* model : {"h3-pure", "h3-hybrid", "h3-hybrid-rotary", "h3-headdim"}) {
+      SCOPED_TRACE(model);
+      const TensorFile io = golden_io(model);
+      const HostTensor& input_ids = io.at("input_ids");
+      Engine engine(device_, golden_checkpoint(model), options);
+      const std::vector<float> logits = all_logits(engine, ids_of(input_ids), input_ids.shape[0], input_ids.shape[1]);
+      const double error = relative_error(logits, to_floats(io.at("logits")));
+      RecordProperty(fmt::format("{}_{}", model, dtype_name(dtype)), fmt::format("{:.2e}", error));
+      EXPECT_LE(error, dtype == DType::f16 ? f16_tolerance : bf16_tolerance);
+      EXPECT_GT(error, 1e-6) << "this cannot have been rounded";
+    }
   }
 }
 

@@ -98,8 +98,8 @@ TEST_P(S4D, WholeEqualsPiecesEqualsTokens) {
 
 TEST_P(S4D, EqualsH3WithConstantGates) {
   const Checkpoint s4d = random_checkpoint(small_config(false), seed);
-  for (const DType dtype : {DType::f32, DType::f16}) {
-    if (dtype == DType::f16 && !device_->supports(Feature::f16).supported) continue;
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    if (dtype != DType::f32 && !device_->supports(half_feature(dtype)).supported) continue;
     EngineOptions options;
     options.dtype = dtype;
     Engine ours(device_, s4d, options), theirs(device_, as_h3(s4d), options);

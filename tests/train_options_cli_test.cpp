@@ -43,6 +43,39 @@ TEST_F(TrainOptions, SamplesAreShownAndChangeNothing) {
                  "--sample-every needs a tokenizer");
 }
 
+TEST_F(TrainOptions, TheDtypeIsTheDevices) {
+  const std::string data = tokens_file("dtype.safetensors", 5);
+  expect_failure(train("--preset tiny --steps 2 --dtype bf16 " + small(data, temporary("bf16_on_cpu"))), 1,
+                 "cannot use dtype bf16, only f32");
+  expect_failure(train("--preset tiny --steps 2 --dtype f64 " + small(data, temporary("f64"))), 2, "--dtype");
+}
+
+#ifdef EMULATED_CUDA_LIBRARY
+// In 16 bits, on the emulated CUDA: other losses than in f32, but close to them; going on needs no --dtype again.
+TEST_F(TrainOptions, TrainsInMixedPrecision) {
+  const ChildEnvironment environment = {{"RIVERHORSE_CUDA_LIBRARY", EMULATED_CUDA_LIBRARY}, {"OMP_NUM_THREADS", "1"}};
+  const std::string data = tokens_file("mixed.safetensors", 5);
+  const auto train_in = [&](const std::string& dtype) {
+    const std::string folder = temporary("mixed_" + dtype);
+    const std::string options = "train --backend cuda --no-selftest --preset tiny --set n_layer=1 --steps 2 --dtype ";
+    expect_success(run(words(options + dtype + " " + small(data, folder)), environment));
+    return folder;
+  };
+  const double loss = rows(train_in("f32")).at(1)["loss"];
+  for (const std::string dtype : {"f16", "bf16"}) {
+    const std::string folder = train_in(dtype);
+    const double rounded = rows(folder).at(1)["loss"];
+    EXPECT_NE(rounded, loss) << dtype;
+    EXPECT_NEAR(rounded, loss, 2e-2) << dtype;  // ten roundings to bf16: it learns fast
+    expect_success(
+        run({"train", "--backend", "cuda", "--no-selftest", "--resume", folder, "--steps", "3"}, environment));
+    EXPECT_EQ(
+        nlohmann::json::parse(read_whole_file(folder + "/step-00000003/trainer_state.json"))["options"]["dtype"],
+        dtype);
+  }
+}
+#endif
+
 TEST_F(TrainOptions, LogsHaveEveryField) {
   const std::string data = tokens_file("fields.safetensors", 5), folder = temporary("fields");
   const ChildResult result = train("--preset tiny --steps 2 --peak-tflops 1 --tensorboard " + small(data, folder));

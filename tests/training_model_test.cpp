@@ -1,11 +1,6 @@
 // The golden models in training: the gradients of every parameter, and the recorded learning curves, as the original
 // computes them. On every device that trains.
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <numeric>
-
-#include "engine_fixture.h"
-#include "train/trainer_core.h"
+#include "trajectory.h"
 
 namespace riverhorse::test {
 namespace {
@@ -84,32 +79,13 @@ TEST_P(TrainingModelTest, MicroBatchesAddUp) {
 
 void follow_trajectory(const std::shared_ptr<Device>& device, const std::string& file, OptimizerRecipe recipe,
                        bool compare_weights) {
-  const nlohmann::json trajectory = nlohmann::json::parse(std::ifstream(golden + "/train/" + file));
-  const TensorFile data = read_safetensors(golden + "/train/data.safetensors");
-  const HostTensor& batches = data.at("batches");
-  const std::int64_t steps = batches.shape[0], batch = batches.shape[1], length = batches.shape[2];
-  const std::vector<std::int32_t> ids = ids_of(batches);
-  CheckpointOptions load;
-  load.config_path = golden + "/train/config.json";
-  const Checkpoint checkpoint = load_checkpoint(golden + "/train/init.pt", load);
-
-  TrainerCoreOptions options;
-  options.micro_batch = {batch, length};
-  options.optimizer.recipe = recipe;
-  options.optimizer.learning_rate = trajectory.at("lr").get<double>();
-  if (!trajectory.at("ssm_lr").is_null()) options.optimizer.ssm_learning_rate = trajectory.at("ssm_lr").get<double>();
-  options.optimizer.weight_decay = trajectory.at("weight_decay").get<double>();
-  options.optimizer.clip_norm = trajectory.at("clip_norm").get<double>();
-  TrainerCore trainer(device, checkpoint, options);
-  const auto rows = static_cast<std::size_t>(batch * length);
+  const Trajectory trajectory(file, recipe);
+  TrainerCore trainer(device, trajectory.start, trajectory.options);
   double worst_loss = 0, worst_norm = 0;
-  for (std::int64_t step = 0; step < steps; ++step) {
-    const std::span<const std::int32_t> step_ids =
-        std::span(ids).subspan(static_cast<std::size_t>(step) * rows, rows);
-    const StepResult result = trainer.step(step_ids, next_token_targets(step_ids, length), 1.0);
+  for (std::int64_t step = 0; step < trajectory.steps; ++step) {
+    const StepResult result = trainer.step(trajectory.ids_of_step(step), trajectory.targets_of_step(step), 1.0);
     EXPECT_FALSE(result.skipped);
-    const double loss = trajectory.at("loss").at(static_cast<std::size_t>(step)).get<double>();
-    const double norm = trajectory.at("grad_norm").at(static_cast<std::size_t>(step)).get<double>();
+    const double loss = trajectory.loss(step), norm = trajectory.norm(step);
     EXPECT_NEAR(result.loss, loss, 2e-5) << "step " << step;
     EXPECT_NEAR(result.gradient_norm / norm, 1.0, 1e-4) << "step " << step;
     worst_loss = std::max(worst_loss, std::abs(result.loss - loss));
@@ -118,17 +94,16 @@ void follow_trajectory(const std::shared_ptr<Device>& device, const std::string&
   std::printf("[  NOTE    ] %s: losses within %.1e, gradient norms within %.1e\n", file.c_str(), worst_loss,
               worst_norm);
 
-  const std::span<const std::int32_t> first = std::span(ids).subspan(0, rows);
-  const EvaluationResult after = trainer.evaluate(first, next_token_targets(first, length));
-  EXPECT_NEAR(after.loss_sum / static_cast<double>(after.scored), trajectory.at("loss_on_batch0_after").get<double>(),
-              2e-5);
+  const EvaluationResult after = trainer.evaluate(trajectory.ids_of_step(0), trajectory.targets_of_step(0));
+  EXPECT_NEAR(after.loss_sum / static_cast<double>(after.scored),
+              trajectory.expected.at("loss_on_batch0_after").get<double>(), 2e-5);
 
   ParameterArena& arena = trainer.model().parameters();
   for (const auto& [name, tensor] : arena.download(arena.values())) {
-    const double norm = trajectory.at("final_param_l2").at(name).get<double>();
+    const double norm = trajectory.expected.at("final_param_l2").at(name).get<double>();
     EXPECT_NEAR(l2(tensor) / norm, 1.0, 5e-4) << name;
     if (!compare_weights) continue;
-    const std::vector<float> values = to_floats(tensor), expected = to_floats(data.at("final." + name));
+    const std::vector<float> values = to_floats(tensor), expected = to_floats(trajectory.data.at("final." + name));
     if (name.ends_with("Wqkv.bias")) {
       // The keys' third has no gradient but rounding noise, which Adam turns into steps (golden README).
       const std::size_t width = values.size() / 3;

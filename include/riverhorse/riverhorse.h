@@ -81,7 +81,8 @@ RIVERHORSE_ENUM(riverhorse_log_level) {
 RIVERHORSE_ENUM(riverhorse_dtype) {
   RIVERHORSE_DTYPE_DEFAULT = 0, /* f32 */
   RIVERHORSE_DTYPE_F32 = 1,
-  RIVERHORSE_DTYPE_F16 = 2 /* storage of weights and activations; sums and states stay f32 */
+  RIVERHORSE_DTYPE_F16 = 2, /* storage of weights and activations; sums and states stay f32 */
+  RIVERHORSE_DTYPE_BF16 = 3 /* likewise */
 };
 
 RIVERHORSE_ENUM(riverhorse_conv) {
@@ -403,10 +404,13 @@ typedef struct riverhorse_trainer_options {
   double final_fraction;    /* of the learning rate; default 0.1; negative: 0 */
   double decay_fraction;    /* of schedule_steps: the decay of WSD; default 0.2 */
   int64_t keep_checkpoints; /* in the folder of riverhorse_trainer_save; default 3 */
+  riverhorse_dtype dtype;   /* of activations and of the matrices in products; the parameters that are learnt and
+                             * saved are f32 in any case. F16 has a loss scale that finds its own size */
 } riverhorse_trainer_options;
 
 /* A training before its first step; all memory is allocated here.
- * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED (a device that does not train), OUT_OF_MEMORY. */
+ * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED (a device that does not train, or not in that dtype),
+ * OUT_OF_MEMORY. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_create(riverhorse_device* device,
                                                            const riverhorse_trainer_options* options,
                                                            riverhorse_trainer** trainer);
@@ -420,6 +424,7 @@ RIVERHORSE_API void riverhorse_trainer_free(riverhorse_trainer* trainer);
 
 typedef struct riverhorse_trainer_info {
   uint32_t struct_size;
+  riverhorse_dtype dtype;
   int64_t batch;           /* B */
   int64_t length;          /* L */
   int64_t step;            /* done */
@@ -441,6 +446,7 @@ typedef struct riverhorse_step_result {
   int64_t scored;       /* tokens */
   double loss;          /* mean over them, natural logarithm, before the update */
   double gradient_norm; /* before clipping */
+  double loss_scale;    /* what the gradients were multiplied by, and divided again; 1 but for F16 */
   double learning_rate; /* of this step */
 } riverhorse_step_result;
 

@@ -20,18 +20,9 @@ using riverhorse::api::text_or_empty;
 
 namespace {
 
-riverhorse::DType read_dtype(riverhorse_dtype dtype) {
-  switch (dtype) {
-    case RIVERHORSE_DTYPE_DEFAULT:
-    case RIVERHORSE_DTYPE_F32: return riverhorse::DType::f32;
-    case RIVERHORSE_DTYPE_F16: return riverhorse::DType::f16;
-  }
-  fail(StatusCode::invalid_argument, "options.dtype is {}, not one of riverhorse_dtype", static_cast<int>(dtype));
-}
-
 riverhorse::EngineOptions engine_options(const riverhorse_model_options& options) {
   riverhorse::EngineOptions result;
-  result.dtype = read_dtype(options.dtype);
+  result.dtype = riverhorse::api::read_dtype(options.dtype);
   result.conv = read_conv(options.conv);
   result.max_sessions = positive_or<std::int64_t>(options.max_sessions, result.max_sessions, "max_sessions");
   result.context_tokens = positive_or(options.context_tokens, result.context_tokens, "context_tokens");
@@ -90,8 +81,7 @@ riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, river
     const riverhorse::ModelConfig& config = state.engine->config();
     const riverhorse::DeviceInfo& device = state.device->info();
     riverhorse_model_info value{};
-    value.dtype =
-        state.engine->options().dtype == riverhorse::DType::f16 ? RIVERHORSE_DTYPE_F16 : RIVERHORSE_DTYPE_F32;
+    value.dtype = riverhorse::api::to_api(state.engine->options().dtype);
     value.parameter_count = riverhorse::parameter_count(config);
     value.embedding_width = config.n_embd;
     value.layer_count = config.n_layer;

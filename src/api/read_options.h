@@ -27,6 +27,23 @@ inline ConvAlgorithm read_conv(riverhorse_conv conv) {
   fail(StatusCode::invalid_argument, "options.conv is {}, not one of riverhorse_conv", static_cast<int>(conv));
 }
 
+inline DType read_dtype(riverhorse_dtype dtype) {
+  switch (dtype) {
+    case RIVERHORSE_DTYPE_DEFAULT:
+    case RIVERHORSE_DTYPE_F32: return DType::f32;
+    case RIVERHORSE_DTYPE_F16: return DType::f16;
+    case RIVERHORSE_DTYPE_BF16: return DType::bf16;
+  }
+  fail(StatusCode::invalid_argument, "options.dtype is {}, not one of riverhorse_dtype", static_cast<int>(dtype));
+}
+
+// Of what read_dtype() gives.
+inline riverhorse_dtype to_api(DType dtype) {
+  return dtype == DType::f16    ? RIVERHORSE_DTYPE_F16
+         : dtype == DType::bf16 ? RIVERHORSE_DTYPE_BF16
+                                : RIVERHORSE_DTYPE_F32;
+}
+
 // `Options` has the members that choose a device.
 template <typename Options>
 CheckedDeviceOptions read_device(const Options& options) {

@@ -68,6 +68,7 @@ TrainerOptions read_trainer_options(const riverhorse_trainer_options& given) {
   riverhorse::OptimizerOptions& optimizer = options.optimizer;
   riverhorse::ScheduleOptions& schedule = options.schedule;
   options.conv = riverhorse::api::read_conv(given.conv);
+  options.dtype = riverhorse::api::read_dtype(given.dtype);
   if (given.seed > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
     fail(StatusCode::invalid_argument, "options.seed is {}; it must be below 2^63", given.seed);
   }
@@ -219,6 +220,7 @@ riverhorse_status riverhorse_trainer_get_info(const riverhorse_trainer* trainer,
     const riverhorse::TrainerState& state = trainer->checkpoint.state;
     const riverhorse::ModelConfig& config = trainer->checkpoint.model.config;
     riverhorse_trainer_info value{};
+    value.dtype = riverhorse::api::to_api(state.options.dtype);
     value.batch = state.options.batch;
     value.length = state.options.length;
     value.step = state.step;
@@ -251,6 +253,7 @@ riverhorse_status riverhorse_trainer_step(riverhorse_trainer* trainer, const int
     value.scored = done.scored;
     value.loss = done.loss;
     value.gradient_norm = done.gradient_norm;
+    value.loss_scale = done.loss_scale;
     value.learning_rate = state.options.optimizer.learning_rate * factor;
     riverhorse::api::write_info(result, value, "result");
   });

@@ -40,6 +40,7 @@ std::string_view device_type_name(DeviceType type) {
 std::string_view feature_name(Feature feature) {
   switch (feature) {
     case Feature::f16: return "f16";
+    case Feature::bf16: return "bf16";
     case Feature::conv_chunked: return "conv_chunked";
     case Feature::conv_fft: return "conv_fft";
     case Feature::cooperative_matrix: return "cooperative_matrix";
@@ -82,6 +83,21 @@ Tensor Device::allocate_tensor(DType dtype, Shape shape, MemoryUse use) {
   Tensor tensor{nullptr, 0, dtype, shape};
   tensor.buffer = allocate(tensor.size_bytes(), use);
   return tensor;
+}
+
+void Device::require_activation(DType dtype) const {
+  if (dtype == DType::f32) return;
+  if (!is_half(dtype)) {
+    fail(StatusCode::invalid_argument, "dtype is {}; it must be f32, f16 or bf16", dtype_name(dtype));
+  }
+  const Support support = supports(half_feature(dtype));
+  if (support.supported) return;
+  std::string supported = "f32";
+  for (const Feature feature : {Feature::f16, Feature::bf16}) {
+    if (supports(feature).supported) supported += fmt::format(" and {}", feature_name(feature));
+  }
+  fail(StatusCode::unsupported, "{} ({}) cannot use dtype {}, only {}: {}", info().name, info().id(),
+       dtype_name(dtype), supported, support.reason);
 }
 
 void Device::run(const RecordFunction& function) {

@@ -46,9 +46,11 @@ struct DeviceInfo {
   std::string id() const;  // "vulkan:0"
 };
 
-// conv_chunked and conv_fft: the algorithms that h3_mixer can be told to use.
-enum class Feature { f16, conv_chunked, conv_fft, cooperative_matrix, timestamps, training };
+// f16 and bf16: activations stored so. conv_chunked and conv_fft: the algorithms that h3_mixer can be told to use.
+enum class Feature { f16, bf16, conv_chunked, conv_fft, cooperative_matrix, timestamps, training };
 std::string_view feature_name(Feature feature);
+// What activations of `dtype`, f16 or bf16, need.
+constexpr Feature half_feature(DType dtype) { return dtype == DType::bf16 ? Feature::bf16 : Feature::f16; }
 
 struct Support {
   bool supported = true;
@@ -249,6 +251,8 @@ class Device {
   virtual DeviceCounters counters() const = 0;
 
   // Conveniences over the above.
+  // Errors: unsupported where activations cannot be `dtype`, naming those that can.
+  void require_activation(DType dtype) const;
   Tensor allocate_tensor(DType dtype, Shape shape, MemoryUse use = MemoryUse::device);
   void run(const RecordFunction& function);  // record, submit, wait
 

@@ -14,7 +14,7 @@ namespace riverhorse {
 
 inline constexpr std::int64_t any = -1;  // in a list of dimensions: not fixed yet
 
-inline bool is_activation(DType dtype) { return dtype == DType::f32 || dtype == DType::f16; }
+inline bool is_activation(DType dtype) { return dtype == DType::f32 || is_half(dtype); }
 
 class Check {
  public:
@@ -42,7 +42,7 @@ class Check {
 
   void activation(std::string_view name, const Tensor& tensor, std::initializer_list<std::int64_t> dimensions) const {
     present(name, tensor);
-    require(is_activation(tensor.dtype), "{} is {}; it must be f32 or f16", name, dtype_name(tensor.dtype));
+    require(is_activation(tensor.dtype), "{} is {}; it must be f32, f16 or bf16", name, dtype_name(tensor.dtype));
     shape(name, tensor, dimensions);
   }
 

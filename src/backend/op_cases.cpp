@@ -27,9 +27,7 @@ CaseBuilder::CaseBuilder(DType activation, std::string_view name, std::uint64_t 
     : activation_(activation), random_(seed ^ hash_of(name)) {}
 
 int CaseBuilder::floats(std::string name, CaseRole role, DType dtype, Shape shape, std::vector<float> values) {
-  if (dtype == DType::f16) {
-    for (float& value : values) value = f16_to_float(float_to_f16(value));
-  }
+  for (float& value : values) value = rounded_to(dtype, value);
   CaseTensor tensor;
   tensor.name = std::move(name);
   tensor.role = role;
@@ -140,7 +138,8 @@ std::vector<OpCase> op_cases(CaseSet set) {
 // Where the numbers come from. fp32 keeps 6e-8 a rounding; a sum of K terms in any order loses about sqrt(K) of
 // these, and K is at most some thousands: 5e-6 with a margin. An output rounded to f16 is off by at most 4.9e-4 (half
 // a unit in the last place; 2e-4 in relative L2 over many elements); operands rounded on the way (tensor cores) add
-// about 3e-4 each.
+// about 3e-4 each. bf16 has 8 bits where f16 has 11, so that each rounding is off by 8 times as much, and nothing
+// else differs: its tolerance is 8 times that of f16 where there is a rounding, that is, where f16 differs from f32.
 const std::vector<OpTolerance>& op_tolerances() {
   static const std::vector<OpTolerance> table = {
       {"copy", 0, 5e-4, 3, "exact, but for the rounding to f16"},
@@ -180,9 +179,15 @@ const std::vector<OpTolerance>& op_tolerances() {
   return table;
 }
 
+double OpTolerance::of(DType dtype) const {
+  constexpr double bf16_over_f16 = 8;
+  if (dtype == DType::f32 || f16 == f32) return f32;
+  return dtype == DType::bf16 ? bf16_over_f16 * f16 : f16;
+}
+
 std::string why_unsupported(Device& device, const OpCase& op_case) {
   std::vector<Feature> needs = op_case.needs;
-  if (op_case.dtype == DType::f16) needs.push_back(Feature::f16);
+  if (is_half(op_case.dtype)) needs.push_back(half_feature(op_case.dtype));
   for (const Feature feature : needs) {
     const Support support = device.supports(feature);
     if (!support.supported) return fmt::format("{}: {}", feature_name(feature), support.reason);

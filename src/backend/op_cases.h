@@ -2,8 +2,8 @@
 // test of a user's device, the benchmark, and the list of what a device lacks.
 //
 // Parity of one case on a device: every tensor lies between two guard regions, outputs are filled with NaN (integers
-// with a pattern) beforehand, the oracle computes the same in fp32 on the same inputs (rounded to f16 first, where
-// the case is f16), then every output is compared, every input must be unchanged and every guard intact.
+// with a pattern) beforehand, the oracle computes the same in fp32 on the same inputs (rounded first, where the
+// case is f16 or bf16), then every output is compared, every input must be unchanged and every guard intact.
 //
 // Error measure: relative L2 of an output tensor, |device - oracle| / |oracle|, and next to it, so that one wrong
 // element among many cannot hide, max |device - oracle| / max |oracle|, which may be `spread` times larger.
@@ -34,13 +34,13 @@ enum class CaseRole {
 };
 
 // A tensor of a case, by its values on the host, repeated where they are fewer than its elements (in benchmarks
-// only). f16 tensors hold floats that f16 represents.
+// only). f16 and bf16 tensors hold floats that these represent.
 struct CaseTensor {
   std::string name;  // as in ops.h: "state.modes"
   CaseRole role = CaseRole::input;
-  DType dtype = DType::f32;  // f32, f16 or i32
+  DType dtype = DType::f32;  // f32, f16, bf16 or i32
   Shape shape;
-  std::vector<float> floats;           // of f32 and f16
+  std::vector<float> floats;           // of f32, f16 and bf16
   std::vector<std::int32_t> integers;  // of i32
   // The last dimension is (re, im) rounded, then (re, im) of what was dropped: compared as sums, in double.
   bool compensated = false;
@@ -63,7 +63,7 @@ struct OpCase {
   std::string op;    // "linear"
   std::string name;  // "r3_k127_m37_norm_bias": letters, digits and underscores, unique within op and dtype
   DType dtype = DType::f32;
-  std::vector<Feature> needs;  // beyond f16, which follows from dtype
+  std::vector<Feature> needs;  // beyond that of dtype
   std::function<CaseData(std::uint64_t seed)> make;
 
   std::string id() const;  // "linear.r3_k127_m37_norm_bias.f16"
@@ -78,6 +78,8 @@ struct OpTolerance {
   double f16 = 0;
   double spread = 0;  // how many times larger max-abs over max-abs may be
   std::string why;
+
+  double of(DType dtype) const;
 };
 const std::vector<OpTolerance>& op_tolerances();
 

@@ -20,7 +20,7 @@ struct AttentionShape {
 };
 
 void add_rotary(CaseList& list, const AttentionShape& a, int rotary_dim) {
-  add_case(list, "rotary", fmt::format("{}_r{}", a.name(), rotary_dim), both_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, "rotary", fmt::format("{}_r{}", a.name(), rotary_dim), activation_dtypes, [=](CaseBuilder& builder) {
     const SlotPool pool = make_pool(a.batch, a.at, builder.random());
     const int qkv =
         builder.normal("qkv", CaseRole::updated, builder.activation(), {a.batch, a.tokens, 3 * a.width()});
@@ -40,7 +40,7 @@ void add_rotary(CaseList& list, const AttentionShape& a, int rotary_dim) {
 }
 
 void add_attention(CaseList& list, const AttentionShape& a, bool step) {
-  add_case(list, step ? "attention_step" : "attention", a.name(), both_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, step ? "attention_step" : "attention", a.name(), activation_dtypes, [=](CaseBuilder& builder) {
     const std::int64_t last = *std::max_element(a.at.begin(), a.at.end());
     const std::int64_t capacity = a.capacity > 0 ? a.capacity : std::max<std::int64_t>(last + a.tokens, 12);
     const SlotPool pool = make_pool(a.batch, a.at, builder.random());

@@ -14,21 +14,21 @@ void add_copy_cases(CaseList& list, CaseSet set) {
     });
   };
   if (set == CaseSet::bench) {
-    add("32mib_elements", both_dtypes, std::int64_t{32} << 20, false);
+    add("32mib_elements", activation_dtypes, std::int64_t{32} << 20, false);
     return;
   }
   for (const std::int64_t count : {1, 7, 37, 1134, 100003}) {
     if (set == CaseSet::quick && count != 1134) continue;
-    add(fmt::format("n{}", count), both_dtypes, count, false);
-    add(fmt::format("n{}_from_f32", count), {DType::f16}, count, true);
+    add(fmt::format("n{}", count), activation_dtypes, count, false);
+    add(fmt::format("n{}_from_f32", count), half_dtypes, count, true);
   }
-  add_case(list, "copy", "to_f32", {DType::f16}, [](CaseBuilder& builder) {
-    const int in = builder.normal("in", CaseRole::input, DType::f16, {3, 127});
+  add_case(list, "copy", "to_f32", half_dtypes, [](CaseBuilder& builder) {
+    const int in = builder.normal("in", CaseRole::input, builder.activation(), {3, 127});
     const int out = builder.output("out", DType::f32, {381});
     return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { encoder.copy({t[in], t[out]}); }, 0);
   });
   // One slot of a pool to another: both views begin at odd places of one buffer.
-  add_case(list, "copy", "slot_to_slot", both_dtypes, [](CaseBuilder& builder) {
+  add_case(list, "copy", "slot_to_slot", activation_dtypes, [](CaseBuilder& builder) {
     const int pool = builder.normal("pool", CaseRole::updated, builder.activation(), {5, 7, 38});
     builder.tensor(pool).untouched_rows = {0, 2, 3, 4};
     return builder.done(
@@ -64,7 +64,7 @@ void add_advance_cases(CaseList& list, CaseSet set) {
 }
 
 void add_embed_case(CaseList& list, std::int64_t rows, std::int64_t vocabulary, std::int64_t width) {
-  add_case(list, "embed", fmt::format("r{}_v{}_d{}", rows, vocabulary, width), both_dtypes,
+  add_case(list, "embed", fmt::format("r{}_v{}_d{}", rows, vocabulary, width), activation_dtypes,
            [=](CaseBuilder& builder) {
              std::vector<std::int32_t> ids(static_cast<std::size_t>(rows));
              for (std::int32_t& id : ids) id = builder.random().below(static_cast<std::int32_t>(vocabulary));
@@ -87,7 +87,7 @@ void add_embed_case(CaseList& list, std::int64_t rows, std::int64_t vocabulary, 
 
 void add_layer_norm_case(CaseList& list, std::int64_t rows, std::int64_t width, bool with_x, double mean) {
   const std::string name = fmt::format("r{}_d{}{}{}", rows, width, with_x ? "_add" : "", mean != 0 ? "_offset" : "");
-  add_case(list, "add_layer_norm", name, both_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, "add_layer_norm", name, activation_dtypes, [=](CaseBuilder& builder) {
     const Shape shape = {rows, width};
     const int x = with_x ? builder.normal("x", CaseRole::input, builder.activation(), shape) : -1;
     const int residual =

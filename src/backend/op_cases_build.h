@@ -45,7 +45,7 @@ class CaseBuilder {
   Random& random() { return random_; }
   DType activation() const { return activation_; }
 
-  // Each adds a tensor and returns its index; f16 values are rounded to f16.
+  // Each adds a tensor and returns its index; values are rounded to `dtype`.
   int floats(std::string name, CaseRole role, DType dtype, Shape shape, std::vector<float> values);
   int integers(std::string name, CaseRole role, Shape shape, std::vector<std::int32_t> values);
   int normal(std::string name, CaseRole role, DType dtype, Shape shape, double scale = 1.0, double mean = 0.0);
@@ -80,7 +80,8 @@ using MakeCase = std::function<CaseData(CaseBuilder&)>;
 void add_case(CaseList& list, const std::string& op, const std::string& name, const std::vector<DType>& dtypes,
               const MakeCase& make, const std::vector<Feature>& needs = {});
 
-inline const std::vector<DType> both_dtypes = {DType::f32, DType::f16};
+inline const std::vector<DType> half_dtypes = {DType::f16, DType::bf16};
+inline const std::vector<DType> activation_dtypes = {DType::f32, DType::f16, DType::bf16};
 
 // An optional tensor of a case: index -1 is none.
 inline Tensor optional_tensor(std::span<const Tensor> tensors, int index) {

@@ -20,7 +20,7 @@ namespace {
 void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t length, bool with_skip, bool gelu) {
   const std::string name =
       fmt::format("b{}_h{}_l{}{}{}", batch, heads, length, with_skip ? "_skip" : "", gelu ? "_gelu" : "");
-  add_case(list, "fft_conv", name, both_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, "fft_conv", name, activation_dtypes, [=](CaseBuilder& builder) {
     const int u = builder.normal("u", CaseRole::input, builder.activation(), {batch, heads, length});
     const int kernel = decaying_kernel(builder, heads, length);
     const int skip = with_skip ? builder.normal("skip", CaseRole::input, DType::f32, {heads}) : -1;

@@ -205,12 +205,11 @@ StateTensors state_tensors(CaseBuilder& builder, std::int64_t batch, const std::
   s.slots = builder.integers("slots", CaseRole::input, {batch}, pool.slots);
   s.positions = builder.integers("positions", CaseRole::input, {pool.count}, pool.positions);
   // Keys from before the text are zero: of the ring, only what position P has written holds something. Keys are
-  // activations, so they are f16 numbers in an f16 case, and the ring is compared bit for bit.
+  // activations, so they are numbers of its dtype, and the ring is compared bit for bit.
   std::vector<float> shift;
   for (std::int64_t slot = 0; slot < pool.count; ++slot) {
     for (std::int64_t i = 0; i < width * state; ++i) {
-      const float key = builder.activation() == DType::f16 ? f16_to_float(float_to_f16(builder.random().normal()))
-                                                           : builder.random().normal();
+      const float key = rounded_to(builder.activation(), builder.random().normal());
       shift.push_back(i % state < pool.positions[static_cast<std::size_t>(slot)] ? key : 0.0f);
     }
   }
@@ -231,7 +230,7 @@ StateTensors state_tensors(CaseBuilder& builder, std::int64_t batch, const std::
 void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
   const std::string name = fmt::format("{}_{}", m.name(), algorithm_name(algorithm));
   add_case(
-      list, "h3_mixer", name, both_dtypes,
+      list, "h3_mixer", name, activation_dtypes,
       [m, algorithm](CaseBuilder& builder) {
         const Parameters p = make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
         const FilterTensors filter = filter_inputs(builder, p);
@@ -263,7 +262,7 @@ void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm
 
 // With `projected`, from the residual stream.
 void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) {
-  add_case(list, "h3_step", m.name() + (projected ? "_projected" : ""), both_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, "h3_step", m.name() + (projected ? "_projected" : ""), activation_dtypes, [=](CaseBuilder& builder) {
     const Parameters p = make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
     const FilterTensors filter = filter_inputs(builder, p);
     const DType act = builder.activation();

@@ -36,7 +36,7 @@ std::string flag_names(unsigned flags) {
 
 void add(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs, unsigned flags) {
   const std::string name = fmt::format("r{}_k{}_m{}{}", rows, inputs, outputs, flag_names(flags));
-  add_case(list, "linear", name, both_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, "linear", name, activation_dtypes, [=](CaseBuilder& builder) {
     const auto has = [flags](unsigned flag) { return (flags & flag) != 0; };
     const DType act = builder.activation();
     const Shape x_shape = has(x_transposed) ? Shape{inputs, rows} : Shape{rows, inputs};

@@ -16,7 +16,7 @@ namespace {
 constexpr std::size_t guard_bytes = 512;  // before and after; keeps tensors at aligned offsets
 constexpr unsigned char guard_value = 0xA5;
 constexpr std::uint32_t poison_f32 = 0x7fc0abcd;  // NaNs that are easy to tell in a debugger
-constexpr std::uint16_t poison_f16 = 0x7e5a;
+constexpr std::uint16_t poison_half = 0x7fda;     // of f16 and of bf16
 constexpr std::uint32_t poison_i32 = 0x7eadbeef;
 
 template <typename T>
@@ -33,8 +33,8 @@ std::vector<std::byte> payload(const CaseTensor& tensor, DType dtype) {
   if (dtype == DType::i32) {
     for (const std::int32_t value : tensor.integers)
       append(bytes, poisoned ? poison_i32 : static_cast<std::uint32_t>(value));
-  } else if (dtype == DType::f16) {
-    for (const float value : tensor.floats) append(bytes, poisoned ? poison_f16 : float_to_f16(value));
+  } else if (is_half(dtype)) {
+    for (const float value : tensor.floats) append(bytes, poisoned ? poison_half : float_to_half(value, dtype));
   } else {
     for (const float value : tensor.floats) append(bytes, poisoned ? std::bit_cast<float>(poison_f32) : value);
   }
@@ -49,10 +49,10 @@ std::vector<std::byte> payload(const CaseTensor& tensor, DType dtype) {
 // A case's tensors on one device, each between two guards.
 class Placed {
  public:
-  // `widen`: f16 tensors are f32 here (the oracle).
+  // `widen`: f16 and bf16 tensors are f32 here (the oracle).
   Placed(Device& device, const CaseData& data, bool widen) : device_(device) {
     for (const CaseTensor& tensor : data.tensors) {
-      const DType dtype = widen && tensor.dtype == DType::f16 ? DType::f32 : tensor.dtype;
+      const DType dtype = widen && is_half(tensor.dtype) ? DType::f32 : tensor.dtype;
       const std::vector<std::byte> content = payload(tensor, dtype);
       std::vector<std::byte> image((2 * guard_bytes + content.size() + 3) / 4 * 4, std::byte{guard_value});
       std::copy(content.begin(), content.end(), image.begin() + guard_bytes);
@@ -87,10 +87,10 @@ class Placed {
     const auto count = static_cast<std::size_t>(tensor.count());
     after.values.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
-      if (tensor.dtype == DType::f16) {
+      if (is_half(tensor.dtype)) {
         std::uint16_t half = 0;
         std::memcpy(&half, begin + 2 * i, 2);
-        after.values.push_back(f16_to_float(half));
+        after.values.push_back(half_to_float(half, tensor.dtype));
       } else if (tensor.dtype == DType::f32) {
         float value = 0;
         std::memcpy(&value, begin + 4 * i, 4);
@@ -221,7 +221,7 @@ CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std
     }
 
     const OpTolerance& tolerance = tolerance_of(tensor.tolerance.empty() ? op_case.op : tensor.tolerance);
-    double limit = op_case.dtype == DType::f16 ? tolerance.f16 : tolerance.f32;
+    double limit = tolerance.of(op_case.dtype);
     if (tensor.role == CaseRole::exact) limit = 0;
     if (tensor.compensated) {
       values = joined(values);

@@ -60,7 +60,7 @@ struct AttentionTensors {
 };
 
 void add_attention(CaseList& list, const AttentionShape& a) {
-  add_case(list, "attention", a.name() + "_no_cache", both_dtypes,
+  add_case(list, "attention", a.name() + "_no_cache", activation_dtypes,
            [a](CaseBuilder& builder) {
              const AttentionTensors tensors(builder, a, true);
              return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { tensors.forward(a, encoder, t); },
@@ -71,7 +71,7 @@ void add_attention(CaseList& list, const AttentionShape& a) {
 
 // The backward pass is given what the device's own forward pass has left, or, to be timed, runs `alone`.
 void add_attention_backward(CaseList& list, const AttentionShape& a, bool alone = false) {
-  add_case(list, "attention_backward", a.name(), both_dtypes,
+  add_case(list, "attention_backward", a.name(), activation_dtypes,
            [=](CaseBuilder& builder) {
              const AttentionTensors tensors(builder, a, !alone);
              for (const int index : {tensors.y, tensors.log_sum_exp}) builder.tensor(index).tolerance = "attention";
@@ -90,7 +90,7 @@ void add_attention_backward(CaseList& list, const AttentionShape& a, bool alone 
 
 void add_rotary(CaseList& list, const AttentionShape& a, int rotary_dim, bool inverse) {
   const std::string name = fmt::format("{}_r{}{}", a.name(), rotary_dim, inverse ? "_inverse" : "_from_zero");
-  add_case(list, "rotary", name, both_dtypes,
+  add_case(list, "rotary", name, activation_dtypes,
            [=](CaseBuilder& builder) {
              const Shape shape = {a.batch, a.tokens, 3 * a.width()};
              const int qkv = builder.normal("qkv", CaseRole::updated, builder.activation(), shape);

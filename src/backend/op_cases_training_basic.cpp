@@ -97,7 +97,7 @@ struct NormShape {
 
 void add_residual_norm_case(CaseList& list, const NormShape& n) {
   add_case(
-      list, "residual_norm", n.name(), both_dtypes,
+      list, "residual_norm", n.name(), activation_dtypes,
       [n](CaseBuilder& builder) {
         const Shape shape = {n.rows, n.width};
         const int x = n.with_x ? builder.normal("x", input, builder.activation(), shape) : -1;
@@ -125,7 +125,7 @@ void add_residual_norm_case(CaseList& list, const NormShape& n) {
 
 void add_residual_norm_backward_case(CaseList& list, const NormShape& n) {
   add_case(
-      list, "residual_norm_backward", n.name(), both_dtypes,
+      list, "residual_norm_backward", n.name(), activation_dtypes,
       [n](CaseBuilder& builder) {
         const Shape shape = {n.rows, n.width};
         const int d_out = builder.normal("d_out", input, builder.activation(), shape);
@@ -228,7 +228,7 @@ void add_grad_norm_case(CaseList& list, std::int64_t count) {
 // `skipped`: the norm is one that leaves everything as it was.
 void add_adamw_case(CaseList& list, std::int64_t count, const std::string& suffix, float norm_value, bool skipped) {
   add_case(
-      list, "adamw", fmt::format("n{}{}", count, suffix), both_dtypes,
+      list, "adamw", fmt::format("n{}{}", count, suffix), activation_dtypes,
       [=](CaseBuilder& builder) {
         const CaseRole role = skipped ? CaseRole::exact : updated;
         const Shape shape = {count};

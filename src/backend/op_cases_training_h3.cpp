@@ -74,7 +74,7 @@ double mixer_flops(const MixerShape& m) {
 
 // The forward pass without a carried state; `keeps`: with the states that the backward pass starts from.
 void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, bool keeps = false,
-                      const std::vector<DType>& dtypes = both_dtypes) {
+                      const std::vector<DType>& dtypes = activation_dtypes) {
   add_case(
       list, "h3_mixer", fmt::format("{}_training_{}{}", m.name(), keeps ? "keeping_" : "", algorithm_name(algorithm)),
       dtypes,
@@ -102,7 +102,7 @@ void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorit
 enum class EntryStates { none, right, any };  // `any` numbers serve benchmarks
 
 void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm,
-                       EntryStates given = EntryStates::none, const std::vector<DType>& dtypes = both_dtypes) {
+                       EntryStates given = EntryStates::none, const std::vector<DType>& dtypes = activation_dtypes) {
   add_case(
       list, "h3_mixer_backward",
       fmt::format("{}_{}{}", m.name(), algorithm_name(algorithm), given == EntryStates::none ? "" : "_states"),
@@ -222,7 +222,7 @@ ConvTensors conv_tensors(CaseBuilder& builder, const ConvShape& c, double scale)
 
 void add_conv_backward_case(CaseList& list, const ConvShape& c) {
   add_case(
-      list, "fft_conv_backward", c.name(), both_dtypes,
+      list, "fft_conv_backward", c.name(), activation_dtypes,
       [=](CaseBuilder& builder) {
         const ConvTensors tensors = conv_tensors(builder, c, 0.1);
         return builder.done(

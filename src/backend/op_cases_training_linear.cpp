@@ -16,7 +16,7 @@ double inverse_root(std::int64_t count) { return 1.0 / std::sqrt(static_cast<dou
 
 void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
   add_case(
-      list, "linear", fmt::format("r{}_k{}_m{}_bias_gelu_kept", rows, inputs, outputs), both_dtypes,
+      list, "linear", fmt::format("r{}_k{}_m{}_bias_gelu_kept", rows, inputs, outputs), activation_dtypes,
       [=](CaseBuilder& builder) {
         const DType act = builder.activation();
         const int x = builder.normal("x", input, act, {rows, inputs});
@@ -58,7 +58,7 @@ std::string linear_name(std::int64_t rows, std::int64_t inputs, std::int64_t out
 void add_linear_backward_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
                               unsigned flags) {
   add_case(
-      list, "linear_backward", linear_name(rows, inputs, outputs, flags), both_dtypes,
+      list, "linear_backward", linear_name(rows, inputs, outputs, flags), activation_dtypes,
       [=](CaseBuilder& builder) {
         const auto has = [flags](unsigned flag) { return (flags & flag) != 0; };
         const DType act = builder.activation();
@@ -196,7 +196,7 @@ struct LossShape {
 
 void add_cross_entropy_case(CaseList& list, const LossShape& l) {
   add_case(
-      list, "cross_entropy", l.name(), both_dtypes,
+      list, "cross_entropy", l.name(), activation_dtypes,
       [l](CaseBuilder& builder) {
         const DType act = builder.activation();
         const int x = builder.normal("x", input, act, {l.rows, l.width});

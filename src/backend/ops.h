@@ -3,7 +3,7 @@
 //
 // Legend: B sequences in the batch, L tokens, R rows (= B L), D model width, H heads of head_dim d (D = H d),
 // N state size, n = N/2 complex modes, V vocabulary (padded), S slots of the state pool, P position.
-// "act" is the activation dtype, f32 or f16; all else is f32 or i32 as written. Accumulation is fp32 at least.
+// "act" is the activation dtype, f32, f16 or bf16; all else is f32 or i32 as written. Accumulation is fp32 at least.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace riverhorse {
 
 // ---------------------------------------------------------------------------------------------------- plumbing
 
-// out[i] = in[i], converting f32 <-> f16 where the dtypes differ. Shapes must have equal counts.
+// out[i] = in[i], converting between f32, f16 and bf16 where the dtypes differ. Shapes must have equal counts.
 struct CopyArgs {
   Tensor in;
   Tensor out;

@@ -69,4 +69,25 @@ constexpr std::uint16_t float_to_f16(float value) {
   return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+// Float to bfloat16, likewise.
+constexpr std::uint16_t float_to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// The same by dtype, one of these two.
+constexpr bool is_half(DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; }
+constexpr float half_to_float(std::uint16_t bits, DType dtype) {
+  return dtype == DType::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+constexpr std::uint16_t float_to_half(float value, DType dtype) {
+  return dtype == DType::bf16 ? float_to_bf16(value) : float_to_f16(value);
+}
+
+// What is left of `value` when it is stored as `dtype`: f32, f16 or bf16.
+constexpr float rounded_to(DType dtype, float value) {
+  return is_half(dtype) ? half_to_float(float_to_half(value, dtype), dtype) : value;
+}
+
 }  // namespace riverhorse

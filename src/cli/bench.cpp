@@ -129,14 +129,12 @@ void run(BenchOptions options) {
     fail(StatusCode::invalid_argument, "--batch is for decode: a prefill reads one text at a time");
   }
   const std::shared_ptr<Device> device = open_chosen_device(options.device);
-  if (options.dtype == DType::f16) {
-    const Support f16 = device->supports(Feature::f16);
-    if (!f16.supported) fail(StatusCode::unsupported, "{}: no f16: {}", device->info().id(), f16.reason);
-  }
+  device->require_activation(options.dtype);
   BenchReport report;
   report.device = device->info();
   const bool all_types = options.what == "ops" && !options.dtype_given;
-  report.ceilings = measure_ceilings(*device, all_types || options.dtype == DType::f16);
+  report.ceilings =
+      measure_ceilings(*device, all_types || options.dtype == DType::f16, all_types || options.dtype == DType::bf16);
   report.rows = options.what == "ops"       ? bench_ops(*device, options)
                 : options.what == "prefill" ? bench_prefill(device, options)
                                             : bench_decode(device, options);
@@ -159,7 +157,7 @@ double median(std::vector<double> values) {
   return values[middle];
 }
 
-BenchCeilings measure_ceilings(Device& device, bool with_f16) {
+BenchCeilings measure_ceilings(Device& device, bool with_f16, bool with_bf16) {
   BenchCeilings ceilings;
   measure_copy(device, ceilings);
   const DeviceType type = device.info().type;
@@ -167,6 +165,9 @@ BenchCeilings measure_ceilings(Device& device, bool with_f16) {
   ceilings.gemm_f32_flops = measure_gemm(device, DType::f32, ceilings.gemm_size);
   if (with_f16 && device.supports(Feature::f16).supported) {
     ceilings.gemm_f16_flops = measure_gemm(device, DType::f16, ceilings.gemm_size);
+  }
+  if (with_bf16 && device.supports(Feature::bf16).supported) {
+    ceilings.gemm_bf16_flops = measure_gemm(device, DType::bf16, ceilings.gemm_size);
   }
   return ceilings;
 }

@@ -38,9 +38,12 @@ struct BenchCeilings {
   std::string copy_method;
   double gemm_f32_flops = 0;  // a second, by the device's linear operation on large squares; 0: not measured
   double gemm_f16_flops = 0;
+  double gemm_bf16_flops = 0;
   std::int64_t gemm_size = 0;
 
-  double gemm_flops(DType dtype) const { return dtype == DType::f16 ? gemm_f16_flops : gemm_f32_flops; }
+  double gemm_flops(DType dtype) const {
+    return dtype == DType::f32 ? gemm_f32_flops : dtype == DType::f16 ? gemm_f16_flops : gemm_bf16_flops;
+  }
 };
 
 struct BenchRow {
@@ -67,7 +70,7 @@ struct BenchReport {
 
 double median(std::vector<double> values);  // 0 for none
 
-BenchCeilings measure_ceilings(Device& device, bool with_f16);
+BenchCeilings measure_ceilings(Device& device, bool with_f16, bool with_bf16);
 std::vector<BenchRow> bench_ops(Device& device, const BenchOptions& options);
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options);

@@ -62,7 +62,8 @@ std::string bench_json(const BenchOptions& options, const BenchReport& report) {
                        {"copy_method", ceilings.copy_method},
                        {"gemm_size", ceilings.gemm_size},
                        {"gemm_f32_flops_per_second", positive_or_null(ceilings.gemm_f32_flops)},
-                       {"gemm_f16_flops_per_second", positive_or_null(ceilings.gemm_f16_flops)}}},
+                       {"gemm_f16_flops_per_second", positive_or_null(ceilings.gemm_f16_flops)},
+                       {"gemm_bf16_flops_per_second", positive_or_null(ceilings.gemm_bf16_flops)}}},
                      {"rows", rows}};
   return root.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -75,6 +76,7 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
                       ceilings.copy_tensor_bytes >> 20, ceilings.copy_method);
   text += fmt::format("; GEMM {}^3: f32 {:.1f} GFLOP/s", ceilings.gemm_size, ceilings.gemm_f32_flops * 1e-9);
   if (ceilings.gemm_f16_flops > 0) text += fmt::format(", f16 {:.1f} GFLOP/s", ceilings.gemm_f16_flops * 1e-9);
+  if (ceilings.gemm_bf16_flops > 0) text += fmt::format(", bf16 {:.1f} GFLOP/s", ceilings.gemm_bf16_flops * 1e-9);
   text += "\n\n";
 
   std::size_t width = 4;

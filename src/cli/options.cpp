@@ -62,13 +62,13 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
 }
 
 void add_dtype_option(CLI::App& command, DType& dtype) {
-  static const std::map<std::string, DType> names = {{"f32", DType::f32}, {"f16", DType::f16}};
+  static const std::map<std::string, DType> names = {{"f32", DType::f32}, {"f16", DType::f16}, {"bf16", DType::bf16}};
   command
       .add_option_function<std::string>(
           "--dtype", [&dtype](const std::string& name) { dtype = names.at(name); },
-          "Type of weights and activations: f32 or f16 (default: f32)")
+          "Type of weights and activations: f32, f16 or bf16 (default: f32)")
       ->type_name("TYPE")
-      ->check(CLI::IsMember({"f32", "f16"}));
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
 }
 
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {

@@ -100,7 +100,8 @@ class CpuDevice final : public Device {
 
   Support supports(Feature feature) const override {
     switch (feature) {
-      case Feature::f16: return {false, "the cpu backend stores f32 only: choose --dtype f32"};
+      case Feature::f16:
+      case Feature::bf16: return {false, "the cpu backend stores f32 only: choose --dtype f32"};
       case Feature::cooperative_matrix: return {false, "cooperative matrices are a feature of GPUs"};
       case Feature::training:
       case Feature::conv_chunked:

@@ -21,9 +21,6 @@ void check_options(const EngineOptions& options) {
   const auto refuse = [](const char* field, std::int64_t value, const char* limit) {
     fail(StatusCode::invalid_argument, "{} is {}; it must be {}", field, value, limit);
   };
-  if (options.dtype != DType::f32 && options.dtype != DType::f16) {
-    fail(StatusCode::invalid_argument, "dtype is {}; it must be f32 or f16", dtype_name(options.dtype));
-  }
   if (options.max_sessions < 1 || options.max_sessions > 65536) {
     refuse("max_sessions", options.max_sessions, "from 1 to 65536");
   }
@@ -36,13 +33,7 @@ void check_options(const EngineOptions& options) {
 }
 
 void check_support(const Device& device, const EngineOptions& options) {
-  if (options.dtype == DType::f16) {
-    const Support support = device.supports(Feature::f16);
-    if (!support.supported) {
-      fail(StatusCode::unsupported, "{} ({}) cannot use dtype f16: {}", device.info().name, device.info().id(),
-           support.reason);
-    }
-  }
+  device.require_activation(options.dtype);
   const Feature conv = options.conv == ConvAlgorithm::fft ? Feature::conv_fft : Feature::conv_chunked;
   const Support support = device.supports(conv);
   if (!support.supported && options.conv != ConvAlgorithm::automatic) {

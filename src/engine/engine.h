@@ -25,7 +25,7 @@
 namespace riverhorse {
 
 struct EngineOptions {
-  DType dtype = DType::f32;  // of weights and activations: f32, or f16 where the device supports it
+  DType dtype = DType::f32;  // of weights and activations: f32, or f16 or bf16 where the device supports it
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::int64_t max_sessions = 4;       // slots
   std::int64_t context_tokens = 2048;  // first capacity of the KV cache, which doubles when needed; attention only

@@ -182,8 +182,11 @@ Session::Snapshot read_session_file(const std::filesystem::path& path, const Mod
     const nlohmann::json header = nlohmann::json::parse(text, text + sizes[1]);
     snapshot.model_hash = header.at("model_hash").get<std::string>();
     const std::string cache_dtype = header.at("cache_dtype").get<std::string>();
-    if (cache_dtype != "f32" && cache_dtype != "f16") bad("its cache_dtype is neither f32 nor f16");
-    snapshot.cache_dtype = cache_dtype == "f16" ? DType::f16 : DType::f32;
+    constexpr std::array dtypes = {DType::f32, DType::f16, DType::bf16};
+    const auto* const dtype =
+        std::find_if(dtypes.begin(), dtypes.end(), [&](DType each) { return dtype_name(each) == cache_dtype; });
+    if (dtype == dtypes.end()) bad("its cache_dtype is none of f32, f16 and bf16");
+    snapshot.cache_dtype = *dtype;
     tokens = header.at("tokens").get<std::uint64_t>();
     snapshot.draws = header.at("draws").get<std::uint32_t>();
     snapshot.sampling = sampling_from(header.at("sampling"));

@@ -1,6 +1,5 @@
 #include "formats/tensor_file.h"
 
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -42,18 +41,9 @@ HostTensor copy_values(DType dtype, std::span<const Element> values, std::vector
   return tensor;
 }
 
-// Round to nearest even; NaN stays NaN.
-std::uint16_t float_to_bf16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (std::isnan(value)) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 }  // namespace
 
-bool is_floating(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
-}
+bool is_floating(DType dtype) { return dtype == DType::f32 || is_half(dtype) || dtype == DType::f64; }
 
 std::int64_t HostTensor::count() const {
   const auto product = checked_count(shape);
@@ -96,7 +86,7 @@ std::vector<std::int64_t> to_integers(const HostTensor& tensor) {
 
 HostTensor convert_floats(const HostTensor& tensor, DType dtype, const std::string& name) {
   if (tensor.dtype == dtype) return tensor;
-  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
+  if (dtype != DType::f32 && !is_half(dtype)) {
     fail(StatusCode::invalid_argument, "{}: conversion to {} is not possible", name, dtype_name(dtype));
   }
   if (!is_floating(tensor.dtype)) {
@@ -106,9 +96,8 @@ HostTensor convert_floats(const HostTensor& tensor, DType dtype, const std::stri
   if (dtype == DType::f32) return make_host_tensor(values, tensor.shape);
   auto memory = std::make_shared<std::vector<std::uint16_t>>(values.size());
   for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint16_t bits = dtype == DType::f16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
-    const float back = dtype == DType::f16 ? f16_to_float(bits) : bf16_to_float(bits);
-    if (std::isfinite(values[i]) && !std::isfinite(back)) {
+    const std::uint16_t bits = float_to_half(values[i], dtype);
+    if (std::isfinite(values[i]) && !std::isfinite(half_to_float(bits, dtype))) {
       fail(StatusCode::bad_file, "{}: element {} is {}, which {} cannot hold", name, i, values[i], dtype_name(dtype));
     }
     (*memory)[i] = bits;

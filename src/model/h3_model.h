@@ -44,8 +44,9 @@ ModelMemory model_memory(const ModelConfig& config, DType dtype);
 
 class H3Model {
  public:
-  // Uploads the weights, matrices as `dtype` (f32 or f16) and all else as f32, and discretises the SSM parameters on
-  // the device. `progress` counts bytes. Errors: bad_file (a tensor that is missing or does not fit), out_of_memory.
+  // Uploads the weights, matrices as `dtype` (f32, f16 or bf16) and all else as f32, and discretises the SSM
+  // parameters on the device. `progress` counts bytes. Errors: bad_file (a tensor that is missing or does not fit),
+  // out_of_memory.
   H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType dtype, ConvAlgorithm conv,
           const ProgressFunction& progress);
 

@@ -37,7 +37,7 @@ std::int64_t ParameterArena::Place::count() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint)
+ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType operands)
     : device_(std::move(device)) {
   const std::vector<ParameterSpec> table = parameter_table(checkpoint.config);
   std::int64_t end = 0;
@@ -47,7 +47,7 @@ ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint&
     for (const ParameterSpec& spec : table) {
       if (parameter_group(spec.name) != parameter_groups[i]) continue;
       const bool follows = checkpoint.config.ssm_gating && follows_projection(spec.name);
-      const Place place{follows ? end : aligned(end), spec.shape};
+      const Place place{follows ? end : aligned(end), spec.shape, spec.matrix};
       end = place.begin + place.count();
       places_.emplace(spec.name, place);
     }
@@ -55,7 +55,8 @@ ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint&
   }
   values_ = device_->allocate_tensor(DType::f32, {end});
   gradients_ = device_->allocate_tensor(DType::f32, {end});
-  upload(values_, checkpoint.file.tensors);
+  if (operands != DType::f32) operands_ = device_->allocate_tensor(operands, {end});
+  upload_values(checkpoint.file.tensors);
 }
 
 Tensor ParameterArena::view(const Tensor& whole, const std::vector<std::string>& names) const {
@@ -95,6 +96,15 @@ void ParameterArena::upload(const Tensor& whole, const std::map<std::string, Hos
     const auto found = tensors.find(name);
     if (found == tensors.end()) fail(StatusCode::bad_file, "the parameter {} is missing", name);
     upload_converted(*device_, found->second, whole.slice(place.begin, place.count()), name);
+  }
+}
+
+void ParameterArena::upload_values(const std::map<std::string, HostTensor>& tensors) const {
+  upload(values_, tensors);
+  if (!operands_) return;
+  for (const auto& [name, place] : places_) {
+    if (!place.matrix) continue;
+    upload_converted(*device_, tensors.at(name), operands_.slice(place.begin, place.count()), name);
   }
 }
 

@@ -1,5 +1,6 @@
 // The parameters of a model in training: one flat fp32 buffer, and one of the same layout for the gradients, so that
-// clipping and the optimiser are a few operations however many layers there are.
+// clipping and the optimiser are a few operations however many layers there are. In mixed precision there is a third,
+// the operands: all parameters rounded to the activations' dtype, of which products read the matrices.
 //
 // The layout is by optimiser group, a contiguous range each; tensors begin at multiples of 64 elements, but for those
 // that the model uses as one (q, k and v projections), which follow each other. What lies between tensors stays zero.
@@ -27,8 +28,9 @@ ParameterGroup parameter_group(const std::string& name);
 
 class ParameterArena {
  public:
-  // Uploads the checkpoint's parameters. Errors: bad_file, out_of_memory.
-  ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint);
+  // Uploads the checkpoint's parameters; `operands` is f32, f16 or bf16. Errors: bad_file, for a matrix that
+  // `operands` cannot hold too; out_of_memory.
+  ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType operands);
 
   // By today's name, in the shape that the checkpoint has; `joined`: names of neighbours, as one tensor with their
   // first dimensions added. Errors: internal, for a name that is not there or neighbours that are none.
@@ -36,15 +38,21 @@ class ParameterArena {
   Tensor gradient(const std::string& name) const { return view(gradients_, {name}); }
   Tensor joined_value(const std::vector<std::string>& names) const { return view(values_, names); }
   Tensor joined_gradient(const std::vector<std::string>& names) const { return view(gradients_, names); }
+  // A matrix as products read it: in f32 the parameter itself.
+  Tensor operand(const std::string& name) const { return joined_operand({name}); }
+  Tensor joined_operand(const std::vector<std::string>& names) const {
+    return view(operands_ ? operands_ : values_, names);
+  }
   bool has(const std::string& name) const { return places_.contains(name); }
 
   // Whole: (P) f32, P padded.
   const Tensor& values() const { return values_; }
   const Tensor& gradients() const { return gradients_; }
+  const Tensor& operands() const { return operands_; }  // of the dtype of operands; empty in f32
   // The range of a group in any tensor of that shape; empty where no parameter belongs to it.
   Tensor group(const Tensor& whole, ParameterGroup group) const;
 
-  // Host copies of a whole, by name: parameters to save, gradients to look at.
+  // Host copies of a whole, by name: parameters to save, gradients to look at; and of the optimiser's moments back.
   std::map<std::string, HostTensor> download(const Tensor& whole) const;
   void upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const;
 
@@ -52,8 +60,10 @@ class ParameterArena {
   struct Place {
     std::int64_t begin = 0;
     std::vector<std::int64_t> shape;
+    bool matrix = false;
     std::int64_t count() const;
   };
+  void upload_values(const std::map<std::string, HostTensor>& tensors) const;  // and the operands of them
   Tensor view(const Tensor& whole, const std::vector<std::string>& names) const;
 
   std::shared_ptr<Device> device_;
@@ -61,6 +71,7 @@ class ParameterArena {
   std::array<std::pair<std::int64_t, std::int64_t>, parameter_groups.size()> ranges_{};  // begin, end
   Tensor values_;
   Tensor gradients_;
+  Tensor operands_;
 };
 
 }  // namespace riverhorse

@@ -7,17 +7,15 @@ namespace riverhorse {
 
 namespace {
 
-// Operands and activations; the parameters themselves are f32.
-constexpr DType act = DType::f32;
-
 // Before anything is allocated.
 std::shared_ptr<Device> training_device(std::shared_ptr<Device> device, const ModelConfig& config,
-                                        const TrainingShape& shape) {
+                                        const TrainingShape& shape, DType activations) {
   const Support support = device->supports(Feature::training);
   if (!support.supported) {
     fail(StatusCode::unsupported, "{} ({}) cannot train: {}", device->info().name, device->info().id(),
          support.reason);
   }
+  device->require_activation(activations);
   if (config.ssm_pdrop != 0) {
     fail(StatusCode::unsupported, "ssm_pdrop is {}; the H3 layers know no dropout of their own", config.ssm_pdrop);
   }
@@ -36,16 +34,17 @@ std::shared_ptr<Device> training_device(std::shared_ptr<Device> device, const Mo
 }  // namespace
 
 TrainingModel::TrainingModel(std::shared_ptr<Device> device, const Checkpoint& checkpoint, TrainingShape shape,
-                             ConvAlgorithm conv)
-    : device_(training_device(std::move(device), checkpoint.config, shape)),
+                             DType activations, ConvAlgorithm conv)
+    : device_(training_device(std::move(device), checkpoint.config, shape, activations)),
       config_(checkpoint.config),
       shape_(shape),
+      act_(activations),
       conv_(conv),
-      arena_(device_, checkpoint) {
+      arena_(device_, checkpoint, activations) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
-  embedding_ = arena_.value(embedding);
+  embedding_ = arena_.operand(embedding);
   d_embedding_ = arena_.gradient(embedding);
-  head_ = config_.tie_word_embeddings ? embedding_ : arena_.value("lm_head.weight");
+  head_ = config_.tie_word_embeddings ? embedding_ : arena_.operand("lm_head.weight");
   d_head_ = config_.tie_word_embeddings ? d_embedding_ : arena_.gradient("lm_head.weight");
   norm_f_ = norm("backbone.ln_f");
   for (std::int64_t i = 0; i < config_.n_layer; ++i) layers_.push_back(make_layer(i));
@@ -72,7 +71,7 @@ TrainingModel::TrainingModel(std::shared_ptr<Device> device, const Checkpoint& c
   d_qkv_ = activation({rows, 3 * width});
 }
 
-Tensor TrainingModel::activation(Shape shape) const { return device_->allocate_tensor(act, shape); }
+Tensor TrainingModel::activation(Shape shape) const { return device_->allocate_tensor(act_, shape); }
 
 TrainingModel::Norm TrainingModel::norm(const std::string& prefix) const {
   return {{arena_.value(prefix + ".weight"), arena_.value(prefix + ".bias"),
@@ -88,7 +87,7 @@ TrainingModel::Linear TrainingModel::linear(const std::vector<std::string>& pref
     biases.push_back(prefix + ".bias");
   }
   Linear linear;
-  linear.weight = arena_.joined_value(weights);
+  linear.weight = arena_.joined_operand(weights);
   linear.d_weight = arena_.joined_gradient(weights);
   if (!arena_.has(biases.front())) return linear;
   linear.bias = arena_.joined_value(biases);

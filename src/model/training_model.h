@@ -7,6 +7,10 @@
 //
 // and xf = norm_f(r + dropout(branch)), loss = cross entropy of E xf. The first branch is dropout(E[ids]). Every
 // stage that the backward pass reads is kept. Sequences begin with an empty state.
+//
+// Mixed precision: with an activation dtype of f16 or bf16, activations, their gradients and the matrices that they
+// meet are of it, and everything else stays f32: the parameters that the optimiser updates (of which the matrices are
+// rounded copies), their gradients, biases, norms, the state spaces, the residual stream and all sums.
 #pragma once
 
 #include <cstdint>
@@ -26,14 +30,15 @@ struct TrainingShape {
 
 class TrainingModel {
  public:
-  // Errors: unsupported (a device that does not train, a field of the configuration that only inference knows),
-  // out_of_memory, bad_file.
-  TrainingModel(std::shared_ptr<Device> device, const Checkpoint& checkpoint, TrainingShape shape,
+  // Errors: unsupported (a device that does not train, or not in `activations`, a field of the configuration that
+  // only inference knows), out_of_memory, bad_file.
+  TrainingModel(std::shared_ptr<Device> device, const Checkpoint& checkpoint, TrainingShape shape, DType activations,
                 ConvAlgorithm conv);
 
   Device& device() const { return *device_; }
   const ModelConfig& config() const { return config_; }
   const TrainingShape& shape() const { return shape_; }
+  DType activations() const { return act_; }
   ParameterArena& parameters() { return arena_; }
   const ParameterArena& parameters() const { return arena_; }
 
@@ -56,8 +61,8 @@ class TrainingModel {
     Tensor d_weight, d_bias;
   };
   struct Linear {
-    Tensor weight, bias;  // bias may be empty
-    Tensor d_weight, d_bias;
+    Tensor weight, bias;      // act, f32; bias may be empty
+    Tensor d_weight, d_bias;  // f32
   };
   struct Layer {
     bool attention = false;
@@ -97,10 +102,11 @@ class TrainingModel {
   std::shared_ptr<Device> device_;
   ModelConfig config_;
   TrainingShape shape_;
+  DType act_;
   ConvAlgorithm conv_;
   ParameterArena arena_;
-  Tensor embedding_, d_embedding_;  // (V, D)
-  Tensor head_, d_head_;            // (V, D); the embedding when tied
+  Tensor embedding_, d_embedding_;  // (V, D) act, f32
+  Tensor head_, d_head_;            // (V, D) act, f32; the embedding when tied
   Norm norm_f_;
   std::vector<Layer> layers_;
 

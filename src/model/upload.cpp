@@ -23,8 +23,8 @@ T load(const std::byte* bytes, std::int64_t index) {
 float load_float(DType dtype, const std::byte* bytes, std::int64_t index) {
   switch (dtype) {
     case DType::f32: return load<float>(bytes, index);
-    case DType::f16: return f16_to_float(load<std::uint16_t>(bytes, index));
-    case DType::bf16: return bf16_to_float(load<std::uint16_t>(bytes, index));
+    case DType::f16:
+    case DType::bf16: return half_to_float(load<std::uint16_t>(bytes, index), dtype);
     default: return static_cast<float>(load<double>(bytes, index));
   }
 }
@@ -36,8 +36,7 @@ void upload_converted(Device& device, const HostTensor& source, const Tensor& ta
   if (source.count() != count) {
     fail(StatusCode::internal, "{}: {} elements in the file for {} on the device", name, source.count(), count);
   }
-  if (source.dtype != DType::f32 && source.dtype != DType::f16 && source.dtype != DType::bf16 &&
-      source.dtype != DType::f64) {
+  if (!is_floating(source.dtype)) {
     fail(StatusCode::bad_file, "{}: a weight must be f32, f16, bf16 or f64, not {}", name, dtype_name(source.dtype));
   }
   const Tensor flat = target.reshape({count});
@@ -64,10 +63,10 @@ void upload_converted(Device& device, const HostTensor& source, const Tensor& ta
     halves.resize(static_cast<std::size_t>(length));
     for (std::int64_t i = 0; i < length; ++i) {
       const float value = load_float(source.dtype, bytes.data(), i);
-      const std::uint16_t half = float_to_f16(value);
-      if ((half & 0x7fffu) == 0x7c00u && std::isfinite(value)) {
-        fail(StatusCode::bad_file, "{}: element {} is {}, too large for f16; use --dtype f32", name, begin + i,
-             value);
+      const std::uint16_t half = float_to_half(value, target.dtype);
+      if (std::isfinite(value) && !std::isfinite(half_to_float(half, target.dtype))) {
+        fail(StatusCode::bad_file, "{}: element {} is {}, too large for {}; use --dtype f32", name, begin + i, value,
+             dtype_name(target.dtype));
       }
       halves[static_cast<std::size_t>(i)] = half;
     }

@@ -9,12 +9,12 @@
 
 namespace riverhorse {
 
-// Writes all elements of `source` (f32, f16, bf16 or f64) to `target` (f32 or f16, equal count), through at most
-// 16 MiB of staging on the host, none where the dtypes agree. `name` is for errors.
-// Errors: bad_file for another dtype, or a finite value that f16 cannot hold; internal when the counts differ.
+// Writes all elements of `source` (f32, f16, bf16 or f64) to `target` (f32, f16 or bf16, equal count), through at
+// most 16 MiB of staging on the host, none where the dtypes agree. `name` is for errors.
+// Errors: bad_file for another dtype, or a finite value that the target cannot hold; internal when the counts differ.
 void upload_converted(Device& device, const HostTensor& source, const Tensor& target, std::string_view name);
 
-// Writes `value` to all elements of `target` (f32 or f16).
+// Writes `value` to all elements of `target` (f32, f16 or bf16).
 void upload_constant(Device& device, float value, const Tensor& target);
 
 // The shift SSM of a model without one (ssm_gating off): its filter lets the keys through as they are.

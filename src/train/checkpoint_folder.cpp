@@ -96,6 +96,8 @@ nlohmann::ordered_json state_json(const TrainerState& state) {
   json["validation_loss"] = optional(state.validation_loss);
   json["best_loss"] = optional(state.best_loss);
   json["best_step"] = state.best_step;
+  json["loss_scale"] = state.loss_scale.value;
+  json["loss_scale_good_steps"] = state.loss_scale.good_steps;
   json["options"] = trainer_options_json(state.options);
   return json;
 }
@@ -138,6 +140,17 @@ TrainerState parse_state(const fs::path& path) {
     state.options = parse_trainer_options(field("options"), origin);
   } catch (const Error& error) {
     throw Error(StatusCode::bad_file, error.what());
+  }
+  if (json.contains("loss_scale")) {
+    state.loss_scale.good_steps = count("loss_scale_good_steps");
+    const nlohmann::json value = field("loss_scale");
+    const bool good =
+        value.is_number() && value.get<double>() >= LossScale::smallest && value.get<double>() <= LossScale::largest;
+    if (!good) {
+      fail(StatusCode::bad_file, "{}: field \"loss_scale\" is {}; it must be from {} to {}", origin, value.dump(),
+           LossScale::smallest, LossScale::largest);
+    }
+    state.loss_scale.value = value.get<double>();
   }
   // What wrote no tokens had no padding.
   state.tokens = json.contains("tokens") ? count("tokens") : state.samples * state.options.length;

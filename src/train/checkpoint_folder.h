@@ -3,7 +3,7 @@
 //
 //   optimizer.safetensors   first_moment.<parameter> and second_moment.<parameter>, f32
 //   trainer_state.json      version, step, samples, tokens, micro_batches, data_tokens, validation_loss, best_loss,
-//                           best_step, options
+//                           best_step, loss_scale, loss_scale_good_steps, options
 //
 // A checkpoint is written as tmp-step-00001000, every file synced, and renamed: what is called step-* is whole, and a
 // crash at any byte leaves those before it whole. One is removed by renaming it to tmp-* first. Whatever is called
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "train/loss_scale.h"
 #include "train/trainer_options.h"
 
 namespace riverhorse {
@@ -32,6 +33,7 @@ struct TrainerState {
   std::optional<double> validation_loss;  // of this checkpoint
   std::optional<double> best_loss;        // the lowest of the checkpoints so far, and which it was
   std::int64_t best_step = 0;
+  LossScale loss_scale;  // of the next step; moves in f16 only
   TrainerOptions options;
 };
 

@@ -5,6 +5,7 @@ namespace riverhorse {
 TrainerCoreOptions core_options(const TrainerOptions& options) {
   TrainerCoreOptions core;
   core.micro_batch = {options.batch, options.length};
+  core.dtype = options.dtype;
   core.conv = options.conv;
   core.optimizer = options.optimizer;
   core.seed = static_cast<std::uint64_t>(options.seed);
@@ -16,8 +17,8 @@ void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
     const ParameterArena& arena = core.model().parameters();
     arena.upload(core.optimizer().first_moments(), checkpoint.first_moments);
     arena.upload(core.optimizer().second_moments(), checkpoint.second_moments);
-    core.resume_at(checkpoint.state.step, checkpoint.state.micro_batches);
   }
+  core.resume_at(checkpoint.state.step, checkpoint.state.micro_batches, checkpoint.state.loss_scale);
   checkpoint.model.file.tensors.clear();
   checkpoint.first_moments.clear();
   checkpoint.second_moments.clear();
@@ -25,6 +26,7 @@ void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
 
 TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core) {
   const ParameterArena& arena = core.model().parameters();
+  checkpoint.state.loss_scale = core.loss_scale();
   checkpoint.model.file.tensors = arena.download(arena.values());
   checkpoint.first_moments = arena.download(core.optimizer().first_moments());
   checkpoint.second_moments = arena.download(core.optimizer().second_moments());

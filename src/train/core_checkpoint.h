@@ -8,8 +8,8 @@ namespace riverhorse {
 
 TrainerCoreOptions core_options(const TrainerOptions& options);
 
-// Puts the moments and counts of `checkpoint` into `core`, which was made from its model; nothing before its first
-// step. Frees the checkpoint's tensors: from here on they are in the core.
+// Puts the moments, of which there are none before the first step, the counts and the loss scale of `checkpoint` into
+// `core`, which was made from its model. Frees the checkpoint's tensors: from here on they are in the core.
 void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint);
 
 // `checkpoint`, with the weights and moments that `core` has now.

@@ -48,7 +48,7 @@ double Optimizer::weight_decay(ParameterGroup group) const {
   return options_.recipe == OptimizerRecipe::safari ? options_.weight_decay : 0;
 }
 
-void Optimizer::set_step(std::int64_t step, double rate_factor) {
+void Optimizer::set_step(std::int64_t step, double rate_factor, double loss_scale) {
   const std::span<AdamwRow> rows = device_->mapped_as<AdamwRow>(rows_);
   for (const ParameterGroup group : parameter_groups) {
     AdamwRow& row = rows[static_cast<std::size_t>(group)] = AdamwRow();
@@ -59,6 +59,7 @@ void Optimizer::set_step(std::int64_t step, double rate_factor) {
     row.weight_decay = static_cast<float>(weight_decay(group));
     row.correction1 = static_cast<float>(1 - std::pow(options_.beta1, static_cast<double>(step)));
     row.correction2 = static_cast<float>(1 - std::pow(options_.beta2, static_cast<double>(step)));
+    row.gradient_scale = static_cast<float>(1 / loss_scale);
     row.max_norm = static_cast<float>(options_.clip_norm);
     row.skip_above = static_cast<float>(options_.skip_above);
   }
@@ -75,12 +76,16 @@ void Optimizer::record(Encoder& encoder) const {
     args.m = arena_.group(m_, group);
     args.v = arena_.group(v_, group);
     args.norm = norm_;
+    if (arena_.operands()) args.rounded = arena_.group(arena_.operands(), group);
     args.row = rows_.slice(static_cast<std::int64_t>(group), 1).reshape({sizeof(AdamwRow) / 4});
     encoder.adamw(args);
   }
 }
 
-double Optimizer::norm() const { return device_->mapped_as<float>(norm_)[0]; }
+double Optimizer::norm() const {
+  const double scaled = device_->mapped_as<float>(norm_)[0];
+  return scaled * device_->mapped_as<AdamwRow>(rows_)[0].gradient_scale;
+}
 
 bool Optimizer::was_skipped() const {
   const double value = norm();

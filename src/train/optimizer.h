@@ -37,12 +37,13 @@ class Optimizer {
 
   const OptimizerOptions& options() const { return options_; }
 
-  // Before a step is submitted: `step` counts from 1; the schedule's factor is of every learning rate.
-  void set_step(std::int64_t step, double rate_factor);
-  // The norm of the arena's gradients, and the update by what set_step() said.
+  // Before a step is submitted: `step` counts from 1; the schedule's factor is of every learning rate; the gradients
+  // are `loss_scale` times too large.
+  void set_step(std::int64_t step, double rate_factor, double loss_scale = 1);
+  // The norm of the arena's gradients, and the update of values and operands by what set_step() said.
   void record(Encoder& encoder) const;
 
-  // After a step: the norm before clipping, and whether the update was made.
+  // After a step: the norm before clipping, without the loss scale, and whether the update was left out.
   double norm() const;
   bool was_skipped() const;
 
@@ -58,7 +59,7 @@ class Optimizer {
   const ParameterArena& arena_;
   OptimizerOptions options_;
   Tensor m_, v_;
-  Tensor norm_;  // (1) f32
+  Tensor norm_;  // (1) f32, with the loss scale
   Tensor rows_;  // (groups, 16) i32: AdamwRow
 };
 

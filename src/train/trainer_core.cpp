@@ -1,8 +1,10 @@
 #include "train/trainer_core.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace riverhorse {
 
@@ -25,7 +27,7 @@ std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> ids, 
 TrainerCore::TrainerCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint,
                          const TrainerCoreOptions& options)
     : device_(std::move(device)),
-      model_(device_, checkpoint, options.micro_batch, options.conv),
+      model_(device_, checkpoint, options.micro_batch, options.dtype, options.conv),
       optimizer_(device_, model_.parameters(), options.optimizer),
       seed_(options.seed) {
   zero_ = device_->record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); }, {});
@@ -33,9 +35,10 @@ TrainerCore::TrainerCore(std::shared_ptr<Device> device, const Checkpoint& check
   update_ = device_->record([&](Encoder& encoder) { optimizer_.record(encoder); }, {});
 }
 
-void TrainerCore::resume_at(std::int64_t steps, std::int64_t micro_batches) {
+void TrainerCore::resume_at(std::int64_t steps, std::int64_t micro_batches, const LossScale& loss_scale) {
   steps_done_ = steps;
   micro_batches_done_ = micro_batches;
+  loss_scale_ = loss_scale;
 }
 
 void TrainerCore::check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const {
@@ -81,19 +84,35 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   StepResult result;
   result.scored = count_scored(targets);
-  device_->mapped_as<float>(model_.scale())[0] = static_cast<float>(1 / static_cast<double>(result.scored));
+  const bool scaled = model_.activations() == DType::f16;
+  if (scaled) result.loss_scale = loss_scale_.value;
+  device_->mapped_as<float>(model_.scale())[0] =
+      static_cast<float>(result.loss_scale / static_cast<double>(result.scored));
   device_->submit(*zero_);
   for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
     result.loss += run(*gradients_, ids.subspan(begin, rows), targets.subspan(begin, rows)).loss_sum;
     ++micro_batches_done_;
   }
   result.loss /= static_cast<double>(result.scored);
-  optimizer_.set_step(steps_done_ + 1, rate_factor);
+  optimizer_.set_step(steps_done_ + 1, rate_factor, result.loss_scale);
   device_->wait(device_->submit(*update_));
   result.gradient_norm = optimizer_.norm();
   result.skipped = optimizer_.was_skipped();
   ++steps_done_;
+  if (scaled) update_loss_scale(std::isfinite(result.gradient_norm));
   return result;
+}
+
+void TrainerCore::update_loss_scale(bool finite) {
+  const double before = loss_scale_.value;
+  loss_scale_.update(finite);
+  if (loss_scale_.value < before) {
+    log_warning(
+        fmt::format("step {}: the gradients are beyond f16, and the step is left out; loss scale {} instead of {}",
+                    steps_done_, loss_scale_.value, before));
+  } else if (loss_scale_.value > before) {
+    log_info(fmt::format("step {}: loss scale {} instead of {}", steps_done_, loss_scale_.value, before));
+  }
 }
 
 double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {

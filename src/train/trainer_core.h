@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "model/training_model.h"
+#include "train/loss_scale.h"
 #include "train/optimizer.h"
 
 namespace riverhorse {
 
 struct TrainerCoreOptions {
   TrainingShape micro_batch;
+  DType dtype = DType::f32;  // of activations and operands; f16 has a loss scale
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   OptimizerOptions optimizer;
   std::uint64_t seed = 0;  // of dropout
@@ -24,6 +26,7 @@ struct StepResult {
   std::int64_t scored = 0;   // tokens
   double gradient_norm = 0;  // before clipping
   bool skipped = false;      // the norm was too large or not finite: nothing was changed
+  double loss_scale = 1;     // of this step
 };
 
 struct EvaluationResult {
@@ -45,8 +48,9 @@ class TrainerCore {
   Optimizer& optimizer() { return optimizer_; }
   std::int64_t steps_done() const { return steps_done_; }
   // Goes on after `steps` steps and `micro_batches` micro-batches, which dropout counts.
-  void resume_at(std::int64_t steps, std::int64_t micro_batches);
+  void resume_at(std::int64_t steps, std::int64_t micro_batches, const LossScale& loss_scale);
   std::int64_t micro_batches_done() const { return micro_batches_done_; }
+  const LossScale& loss_scale() const { return loss_scale_; }  // of the next step; not used but in f16
 
   // A step over any number of micro-batches: `ids` and `targets` (micro-batches, B, L), targets negative where
   // nothing is scored. `rate_factor` multiplies the learning rates. Errors: invalid_argument for an id or a target
@@ -64,6 +68,8 @@ class TrainerCore {
  private:
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
+  // After a step in f16; says in the log what it changes.
+  void update_loss_scale(bool finite);
   // Writes a micro-batch and runs `recording` on it; returns what it made of it.
   EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,
                        std::span<const std::int32_t> targets);
@@ -74,6 +80,7 @@ class TrainerCore {
   std::uint64_t seed_;
   std::int64_t steps_done_ = 0;
   std::int64_t micro_batches_done_ = 0;
+  LossScale loss_scale_;
   std::unique_ptr<Recording> zero_;
   std::unique_ptr<Recording> gradients_;
   std::unique_ptr<Recording> update_;

@@ -155,7 +155,7 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   visitor.flag("auto_batch", "Where memory is short, a smaller batch and as much more accumulation",
                options.auto_batch);
   visitor.flag("tensorboard", "Also writes event files for TensorBoard", options.tensorboard);
-  visitor.number("peak_tflops", "Peak of the device in 10^12 operations a second, for MFU; 0: no MFU",
+  visitor.number("peak_tflops", "Peak of the device in this dtype, in 10^12 operations a second, for MFU; 0: no MFU",
                  options.peak_tflops, 0, 1e9);
   visitor.integer("sample_every", "Steps between texts generated to look at; 0: never", options.sample_every, 0,
                   many);
@@ -163,6 +163,10 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   visitor.text("prompt", "What such a text begins with", options.prompt);
   visitor.integer("seed", "Of the order of the data, dropout and new weights", options.seed, 0,
                   std::numeric_limits<std::int64_t>::max());
+  visit_choice(visitor, "dtype",
+               "Of activations and of the matrices in products; what is learnt is kept in f32, and f16 has a loss "
+               "scale",
+               options.dtype, {"f32", "f16", "bf16"});
   visit_choice(visitor, "conv", "Long convolution", options.conv, {"auto", "chunked", "fft"});
 }
 

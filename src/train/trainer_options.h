@@ -38,6 +38,7 @@ struct TrainerOptions {
   std::string prompt;                     // what they begin with
   std::int64_t seed = 0;                  // of the order of the data, dropout, and new weights
   ConvAlgorithm conv = ConvAlgorithm::automatic;
+  DType dtype = DType::f32;  // of activations and operands
 
   std::int64_t samples_per_step() const { return batch * accumulation; }
 };

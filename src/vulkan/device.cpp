@@ -68,6 +68,7 @@ Support VulkanDevice::supports(Feature feature) const {
       if (have.f16_storage) return {};
       return {false, fmt::format("{} has no 16-bit storage buffers{}: use dtype f32", info().name,
                                  options().minimal_features ? " (minimal features were asked for)" : "")};
+    case Feature::bf16: return {false, "the vulkan backend has no bf16 shaders: use dtype f16 or f32"};
     case Feature::conv_chunked:
     case Feature::conv_fft: return {};
     case Feature::cooperative_matrix:
