@@ -14,8 +14,8 @@ namespace {
 
 using namespace attention;
 
-constexpr int part = 256;  // keys a block of attention_step
-constexpr int part_threads = part;
+constexpr int part = 64;  // keys a block of attention_step
+constexpr int part_threads = 256;
 constexpr int cache_threads = 256;
 
 // What kernels are told. Where there is no cache, the keys are those of qkv, and every sequence begins at 0.
