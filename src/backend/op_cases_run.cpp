@@ -228,7 +228,6 @@ CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std
       expected = joined(expected);
     }
     const Comparison comparison = compare(values, expected);
-    if (getenv("SHOW")) fprintf(stderr, "  SHOW %s rel %.2e of %.1e, max %.2e of %.1e\n", tensor.name.c_str(), comparison.relative, limit, comparison.worst_relative, limit * tolerance.spread);
     const bool passed = comparison.relative <= limit && comparison.worst_relative <= limit * tolerance.spread;
     // The worst output is the one closest to its own limit.
     const double share = limit > 0 ? comparison.relative / limit : (comparison.relative > 0 ? 1e300 : 0.0);

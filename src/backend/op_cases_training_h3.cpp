@@ -1,5 +1,6 @@
 // Cases of training: the H3 mixer, its filter, long convolutions.
 #include <cmath>
+#include <utility>
 
 #include "backend/op_cases_h3.h"
 
@@ -279,8 +280,9 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   }
   add_forward_case(list, {3, 1, 64, 2, 100, {}}, chunked, true);
 
-  for (const std::int64_t tokens : {64, 100, 1024, 1500, 2104}) {  // on tensor cores, with whole and odd chunks
-    add_backward_case(list, {2, 1, 64, tokens / 1024 + 1, tokens, {}}, chunked, EntryStates::right);
+  // On tensor cores: whole and odd chunks, several sequences a warp.
+  for (const auto& [batch, tokens] : {std::pair{6, 64}, {1, 100}, {2, 1024}, {5, 1500}, {3, 2104}}) {
+    add_backward_case(list, {2, 1, 64, batch, tokens, {}}, chunked, EntryStates::right);
     if (set == CaseSet::quick) break;
   }
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
