@@ -46,7 +46,7 @@ SOURCES = [
         root / f"usr/share/wordnet/data.{kind}"))),
     ("rust-doc", lambda root: readers.pages(
         root / "usr/share/doc/rust-doc/html",
-        r"^(core|std|alloc|proc_macro|test|src|implementors)/|/print\.html|error-index")),
+        r"^(core|std|alloc|proc_macro|test|src|implementors|embedded-book)/|/print\.html|error-index")),
     ("python3.11-doc", lambda root: readers.pages(
         root / "usr/share/doc/python3.11/html", r"genindex|py-modindex|whatsnew/changelog|^search|^_")),
     ("python-django-doc", lambda root: readers.pages(
