@@ -48,7 +48,7 @@ constexpr int tables_offset = powers_offset + power_count * chunked_modes * 8;
 constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
 
 template <typename T>
-constexpr int tap_terms = is_half<T> ? 1 : 2;
+constexpr int tap_terms = is_f16<T> ? 1 : 2;
 
 template <typename T>
 struct ChunkedMixing {
@@ -109,12 +109,12 @@ __device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const float2* 
   }
 }
 
-// Three blocks a multiprocessor where 168 registers do; more hide more of the waits.
-template <typename T, bool in_turn>
-constexpr int blocks_at_once = is_half<T> || !in_turn ? 3 : 2;
+// Three blocks a multiprocessor where 168 registers do: more hide more of the waits.
+template <typename T>
+constexpr int blocks_at_once = is_f16<T> ? 3 : 2;
 
 template <typename T, bool in_turn>
-__global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>)) mix(ChunkedMixing<T> m) {
+__global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(ChunkedMixing<T> m) {
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const int g = lane / 4, t = lane % 4;
@@ -137,7 +137,8 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
       const std::uint32_t to = stage(i);
       const int unit = lane % 8;
 #pragma unroll 1
-      for (int row = lane / 8; row < tile_rows; row += 4) {
+      for (int part = 0; part < tile_rows / 4; ++part) {
+        const int row = 4 * part + lane / 8;
         const std::int64_t sequence = cut.sequence(group, row), token = cut.token(tile, row) + 8 * unit;
         const bool there = sequence < cut.batch;
         const std::int64_t line = there ? m.line(channel, sequence) : 0, tokens = there ? cut.tokens : 0;
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
   // Where a lane loads from matrices: row lane % 16, unit lane / 16 of each pair of units.
   const std::uint32_t keys_at = unit_offset(lane % 16 + 1, lane / 16), at = unit_offset(lane % 16, lane / 16);
   const std::uint32_t states_at = static_cast<std::uint32_t>(lane % 16 * row_bytes) + at;
-  const std::uint32_t r_at = base + static_cast<std::uint32_t>(16 * lane), e_at = r_at + matrix_bytes;
+  const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
   const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
   const int last_tokens = static_cast<int>(cut.tokens % chunk);
@@ -210,7 +211,7 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
 #pragma unroll 1
   for (int i = 0; number(i) < count; ++i) {
     const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
-    const std::uint32_t here = stage(i);
+    const std::uint32_t here = stage(i), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
     const unsigned begins = tile == 0 ? cut.begins : 0;
     const bool ends = m.modes != nullptr && tile + 1 == cut.tiles;
     wait_for_copies<stages - 1>();
@@ -387,7 +388,8 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
     }
     __syncwarp();
 #pragma unroll
-    for (int row = lane / 8; row < tile_rows; row += 4) {
+    for (int part = 0; part < tile_rows / 4; ++part) {
+      const int row = 4 * part + lane / 8;
       const std::int64_t sequence = cut.sequence(group, row);
       if (sequence >= cut.batch) continue;
       const auto unit = load_shared<uint4>(here + queries_offset + unit_offset(row, lane % 8));
