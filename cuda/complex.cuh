@@ -46,6 +46,11 @@ __device__ Complex<Real> operator/(Complex<Real> a, Complex<Real> b) {
   return (Real(1) / norm(b)) * (a * conj(b));
 }
 
+// Of an array of (re, im).
+__device__ inline Complex<float> load_complex(const float* values, long long index) {
+  return {values[2 * index], values[2 * index + 1]};
+}
+
 // base^exponent, by squaring.
 template <typename Real>
 __device__ Complex<Real> power(Complex<Real> base, long long exponent) {

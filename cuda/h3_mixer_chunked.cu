@@ -24,7 +24,7 @@
 //
 // Tried on an H100 in a prototype, and no better: chunks of 128, three tiles ahead, tables in device memory.
 #include "filter.cuh"
-#include "h3_mixer_chunked.cuh"
+#include "h3_mixer_chunked_matrices.cuh"
 
 namespace riverhorse::cuda {
 
@@ -32,7 +32,6 @@ namespace {
 
 // Shared memory of a block, in bytes. A stage holds a tile of k (the row before it, and 16), of v and of q; E w and
 // the states take the place of its k and v.
-constexpr int matrix_bytes = chunk * 2 * chunked_modes * 2;
 constexpr int values_offset = (tile_rows + 1) * row_bytes, queries_offset = values_offset + tile_rows * row_bytes;
 constexpr int stage_bytes = queries_offset + tile_rows * row_bytes;
 constexpr int state_row_bytes = 2 * row_bytes;  // 32 complex numbers in fp32
@@ -43,12 +42,11 @@ constexpr int stages_offset = 2 * matrix_bytes;  // after R and E
 constexpr int carry_offset = stages_offset + chunked_warps * stages * stage_bytes;
 constexpr int turn_offset = carry_offset + chunked_modes * 8;
 constexpr int powers_offset = turn_offset + 16;
-constexpr int power_count = 7;  // a^1, 2, 4, 8, 16, 32, and 2 c
-constexpr int tables_offset = powers_offset + power_count * chunked_modes * 8;
+constexpr int tables_offset = powers_offset + matrix_powers * chunked_modes * 8;
 constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
 
 template <typename T>
-constexpr int tap_terms = is_half<T> ? 1 : 2;
+constexpr int tap_terms = is_f16<T> ? 1 : 2;
 
 template <typename T>
 struct ChunkedMixing {
@@ -68,53 +66,12 @@ struct ChunkedMixing {
   }
 };
 
-__device__ inline Complex<float> load_complex(const float* values, std::int64_t index) {
-  return {values[2 * index], values[2 * index + 1]};
-}
-
-// Where pair (row 2 x, 2 x + 1; column) of a matrix with 64 rows lies, as operand B: 16 bytes a lane hold its four
-// registers of 32 rows. In 4-byte words.
-__device__ inline int operand_word(int x, int column) {
-  const int half = x / 16, lane = (column % 8) * 4 + x % 4, word = (x / 8 % 2) * 2 + x / 4 % 2;
-  return ((column / 8 * 2 + half) * warp_size + lane) * 4 + word;
-}
-
-// R and E from the powers in shared memory.
+// Three blocks a multiprocessor where 168 registers do: more hide more of the waits.
 template <typename T>
-__device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const float2* powers) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
-  const auto power_of_two = [=](int exponent, int mode) {
-    const float2 value = powers[exponent * chunked_modes + mode];
-    return Complex<float>(value.x, value.y);
-  };
-  {  // lanes are modes; a warp has 16 tokens
-    const Complex<float> a = power_of_two(0, lane);
-    Complex<float> product = power_of_two(6, lane) * a;
-    if ((warp & 1) != 0) product = product * power_of_two(4, lane);
-    if ((warp & 2) != 0) product = product * power_of_two(5, lane);
-    for (int i = 0; i < chunk / chunked_warps; ++i) {
-      r[operand_word(lane, chunk / chunked_warps * warp + i)] = pack<T>(product.re, -product.im);
-      product = product * a;
-    }
-  }
-  for (int i = 0; i < chunked_modes / chunked_warps; ++i) {  // lanes are pairs of tokens; a warp has 8 modes
-    const int mode = chunked_modes / chunked_warps * warp + i, exponent = 31 - lane;
-    Complex<float> product(1);
-    for (int bit = 0; bit < 5; ++bit) {
-      if ((exponent >> bit & 1) != 0) product = product * power_of_two(bit + 1, mode);
-    }
-    const Complex<float> before = product * power_of_two(0, mode);
-    e[operand_word(lane, 2 * mode)] = pack<T>(before.re, product.re);
-    e[operand_word(lane, 2 * mode + 1)] = pack<T>(before.im, product.im);
-  }
-}
-
-// Three blocks a multiprocessor where 168 registers do; more hide more of the waits.
-template <typename T, bool in_turn>
-constexpr int blocks_at_once = is_half<T> || !in_turn ? 3 : 2;
+constexpr int blocks_at_once = is_f16<T> ? 3 : 2;
 
 template <typename T, bool in_turn>
-__global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>)) mix(ChunkedMixing<T> m) {
+__global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(ChunkedMixing<T> m) {
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const int g = lane / 4, t = lane % 4;
@@ -137,7 +94,8 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
       const std::uint32_t to = stage(i);
       const int unit = lane % 8;
 #pragma unroll 1
-      for (int row = lane / 8; row < tile_rows; row += 4) {
+      for (int part = 0; part < tile_rows / 4; ++part) {
+        const int row = 4 * part + lane / 8;
         const std::int64_t sequence = cut.sequence(group, row), token = cut.token(tile, row) + 8 * unit;
         const bool there = sequence < cut.batch;
         const std::int64_t line = there ? m.line(channel, sequence) : 0, tokens = there ? cut.tokens : 0;
@@ -166,7 +124,7 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
   auto* const powers = reinterpret_cast<float2*>(memory + powers_offset);
   auto* const tables = reinterpret_cast<std::uint32_t*>(memory + tables_offset);
   const auto modes = static_cast<int>(m.filter.modes);
-  for (int i = thread; i < power_count * chunked_modes; i += chunked_threads) {
+  for (int i = thread; i < matrix_powers * chunked_modes; i += chunked_threads) {
     const int mode = i % chunked_modes, exponent = i / chunked_modes;
     const std::int64_t index = channel * modes + mode;
     Complex<float> value;
@@ -202,7 +160,7 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
   // Where a lane loads from matrices: row lane % 16, unit lane / 16 of each pair of units.
   const std::uint32_t keys_at = unit_offset(lane % 16 + 1, lane / 16), at = unit_offset(lane % 16, lane / 16);
   const std::uint32_t states_at = static_cast<std::uint32_t>(lane % 16 * row_bytes) + at;
-  const std::uint32_t r_at = base + static_cast<std::uint32_t>(16 * lane), e_at = r_at + matrix_bytes;
+  const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
   const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
   const int last_tokens = static_cast<int>(cut.tokens % chunk);
@@ -210,7 +168,7 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
 #pragma unroll 1
   for (int i = 0; number(i) < count; ++i) {
     const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
-    const std::uint32_t here = stage(i);
+    const std::uint32_t here = stage(i), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
     const unsigned begins = tile == 0 ? cut.begins : 0;
     const bool ends = m.modes != nullptr && tile + 1 == cut.tiles;
     wait_for_copies<stages - 1>();
@@ -279,11 +237,9 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
     }
 
     // z inside the chunk
-    float z[8][4];
+    float z[8][4] = {};
 #pragma unroll
     for (int column = 0; column < 8; ++column) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) z[column][j] = 0;
 #pragma unroll
       for (int p = 0; p < (column + 1) / 2; ++p) {
         multiply_add<T>(z[column], w[p], lags[column - 2 * p], lags[column - 2 * p - 1]);
@@ -387,7 +343,8 @@ __global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>))
     }
     __syncwarp();
 #pragma unroll
-    for (int row = lane / 8; row < tile_rows; row += 4) {
+    for (int part = 0; part < tile_rows / 4; ++part) {
+      const int row = 4 * part + lane / 8;
       const std::int64_t sequence = cut.sequence(group, row);
       if (sequence >= cut.batch) continue;
       const auto unit = load_shared<uint4>(here + queries_offset + unit_offset(row, lane % 8));
@@ -404,13 +361,12 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t part = width * batch * tokens;
   const Cut cut(batch, tokens, static_cast<bool>(args.state.modes));
   const T* qkv = data<T>(args.qkv);
-  T* y = data<T>(args.y);
   const auto is_aligned = [](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; };
-  const bool aligned = tokens % 8 == 0 && is_aligned(qkv) && is_aligned(y);
+  const bool aligned = tokens % 8 == 0 && is_aligned(qkv) && is_aligned(data<T>(args.y));
   const ChunkedMixing<T> mixing{.q = qkv,
                                 .k = qkv + part,
                                 .v = qkv + 2 * part,
-                                .y = y,
+                                .y = data<T>(args.y),
                                 .cut = cut,
                                 .aligned = aligned,
                                 .filter = Filter(args.filter),
@@ -423,10 +379,9 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
                                 .entry_states = data<float>(args.entry_states)};
   // Long rows: a block each. Else a block has all sequences of a channel, unless that leaves multiprocessors idle.
   const bool in_turn = cut.tiles > cut.groups;
-  constexpr std::int64_t blocks_wanted = 4;  // a multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
-  const std::int64_t parts = in_turn ? most : std::min(most, divide_up(blocks_wanted * multiprocessors, width));
+  const std::int64_t parts = in_turn ? most : std::min(most, divide_up(4 * multiprocessors, width));
   launch(in_turn ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
          mixing);
 }

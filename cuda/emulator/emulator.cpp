@@ -57,7 +57,6 @@ struct Copy {
   const void* from;
   std::size_t size, bytes, group;
 };
-
 struct Thread {
   Fiber* fiber = nullptr;
   Wait wait = Wait::nothing;
@@ -225,15 +224,13 @@ const std::byte* exchange(const void* value, std::size_t bytes) {
 }
 
 void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes) {
-  const auto odd = [&](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % size != 0; };
-  if (odd(to) || odd(from)) give_up("an asynchronous copy to or from an unaligned address");
+  if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % size != 0) {
+    give_up("an asynchronous copy to or from an unaligned address");
+  }
   std::memset(to, 0xff, size);
-  Thread& thread = threads[current];
-  thread.copies.push_back({to, from, size, bytes, thread.copy_groups});
+  threads[current].copies.push_back({to, from, size, bytes, threads[current].copy_groups});
 }
-
 void commit_copies() { ++threads[current].copy_groups; }
-
 void wait_for_copies(std::size_t groups) {
   Thread& thread = threads[current];
   while (!thread.copies.empty() && thread.copies.front().group + groups < thread.copy_groups) {
