@@ -1,11 +1,11 @@
 // attention: online softmax, memory linear in the length. A block takes 64 queries of one head of one sequence and
-// walks over the keys, 64 at a time (attention.cuh).
+// walks over the keys, 64 at a time (attention.cuh), on tensor cores where they can.
 // attention_step: the one query of a sequence looks at its cache in parts of a fixed length, a block each, so that
 // long texts fill the device; then a block a head joins the parts.
 #include <cfloat>
 #include <cmath>
 
-#include "attention.cuh"
+#include "attention_tiles.cuh"
 #include "dropout.cuh"
 
 namespace riverhorse::cuda {
@@ -14,7 +14,9 @@ namespace {
 
 using namespace attention;
 
-constexpr int part = 256;  // keys a block of attention_step
+constexpr int part = 64;  // keys a block of attention_step
+constexpr int part_threads = 256;
+constexpr int cache_threads = 256;
 
 // What kernels are told. Where there is no cache, the keys are those of qkv, and every sequence begins at 0.
 template <typename T>
@@ -72,75 +74,96 @@ __global__ void write_cache(Source<T> source) {
   const int width = source.width;
   const T* row = source.qkv + static_cast<std::int64_t>(blockIdx.x) * 3 * width;
   const std::int64_t cached = (source.slots[sequence] * source.capacity + position) * width;
-  for (int i = static_cast<int>(threadIdx.x); i < width; i += threads) {
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += cache_threads) {
     source.cache_k[cached + i] = row[width + i];
     source.cache_v[cached + i] = row[2 * width + i];
   }
 }
 
-// Grid: tiles of queries times passes over the channels, heads, sequences.
-template <typename T, int groups>
-__global__ void __launch_bounds__(threads)
+// Grid: tiles of queries times passes over the channels, heads, sequences. Keys and values have two slots of shared
+// memory each: while a tile is worked on, the next one arrives.
+template <typename T, typename Tiles>
+__global__ void __launch_bounds__(Tiles::threads)
     attend(Source<T> source, int passes, DropoutMask mask, T* y, float* log_sum_exp) {
-  __shared__ SharedTiles shared;
+  SHARED_MEMORY(unsigned char, shared);
   const int head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
-  const int channel_begin = static_cast<int>(blockIdx.x) % passes * tile * groups;
-  const std::int64_t tiles = gridDim.x / passes;
-  const std::int64_t query_begin = (tiles - 1 - blockIdx.x / passes) * tile;  // the longest ones first
-  const Rows<T> queries = source.queries(sequence, head);
-  const Rows<T> keys = source.keys(sequence, head), values = source.values(sequence, head);
+  const int channel_begin = static_cast<int>(blockIdx.x) % passes * Tiles::pass;
+  const Tiles tiles(shared, channel_begin);
+  const std::int64_t query_tiles = gridDim.x / passes;
+  const std::int64_t query_begin = (query_tiles - 1 - blockIdx.x / passes) * tile;  // the longest ones first
+  const Rows<T> all_keys = source.keys(sequence, head), all_values = source.values(sequence, head);
   const std::int64_t past = source.past(sequence);
   const std::int64_t last_query = query_begin + tile < source.tokens ? query_begin + tile - 1 : source.tokens - 1;
+  const std::int64_t key_end = past + last_query + 1;
   const std::int64_t first_index = (std::int64_t{sequence} * source.heads + head) * source.tokens;
 
-  float sums[side][side * groups] = {};
-  float maximum[side], total[side] = {};
+  float sums[Tiles::rows][Tiles::channels] = {};
+  float maximum[Tiles::rows], total[Tiles::rows] = {};
   for (float& each : maximum) each = -FLT_MAX;
-  for (std::int64_t key_begin = 0; key_begin <= past + last_query; key_begin += tile) {
-    float weights[side][side];
-    multiply_tiles(queries, query_begin, keys, key_begin, shared, weights);
+  const auto queries = tiles.load(0, source.queries(sequence, head), query_begin);
+  auto keys = tiles.load(1, all_keys, 0), values = tiles.load(2, all_values, 0);
+  tiles.commit();
+  int slot = 3;
+  for (std::int64_t key_begin = 0; key_begin < key_end; key_begin += tile, slot = 4 - slot) {
+    auto next_keys = keys, next_values = values;
+    if (key_begin + tile < key_end) {
+      next_keys = tiles.load(slot, all_keys, key_begin + tile);
+      next_values = tiles.load(slot + 1, all_values, key_begin + tile);
+    }
+    tiles.commit();
+    tiles.template wait<1>();
+    float weights[Tiles::rows][Tiles::columns];
+    tiles.multiply(queries, keys, weights);
 #pragma unroll
-    for (int i = 0; i < side; ++i) {
-      const std::int64_t query = query_begin + thread_row() + i;
-      const std::int64_t keys_seen = past + query + 1 - key_begin - thread_column();  // of this thread
+    for (int i = 0; i < Tiles::rows; ++i) {
+      const std::int64_t query = query_begin + tiles.row(i);
+      const std::int64_t keys_seen = past + query + 1 - key_begin;
       float largest = -FLT_MAX;
 #pragma unroll
-      for (int j = 0; j < side; ++j) {
+      for (int j = 0; j < Tiles::columns; ++j) {
         weights[i][j] *= source.scale;
-        if (j < keys_seen) largest = fmaxf(largest, weights[i][j]);
+        if (tiles.column(j) < keys_seen) largest = fmaxf(largest, weights[i][j]);
       }
-      const float new_maximum = fmaxf(maximum[i], row_max(largest));
+      const float new_maximum = fmaxf(maximum[i], tiles.row_max(largest));
       const float shrink = expf(maximum[i] - new_maximum);
       maximum[i] = new_maximum;
-      float sum = 0, kept[side];
-      mask.factors((first_index + query) * source.tokens + key_begin + thread_column(), kept);
+      float sum = 0;
 #pragma unroll
-      for (int j = 0; j < side; ++j) {
-        const float weight = j < keys_seen ? expf(weights[i][j] - new_maximum) : 0.0f;
-        sum += weight;
-        weights[i][j] = weight * kept[j];
+      for (int begin = 0; begin < Tiles::columns; begin += Tiles::column_run) {
+        float kept[Tiles::column_run];
+        mask.factors((first_index + query) * source.tokens + key_begin + tiles.column(begin), kept);
+#pragma unroll
+        for (int run = 0; run < Tiles::column_run; ++run) {
+          const int j = begin + run;
+          const float weight = tiles.column(j) < keys_seen ? expf(weights[i][j] - new_maximum) : 0.0f;
+          sum += weight;
+          weights[i][j] = weight * kept[run];
+        }
       }
-      total[i] = total[i] * shrink + row_sum(sum);
+      total[i] = total[i] * shrink + tiles.row_sum(sum);
       for (float& each : sums[i]) each *= shrink;
     }
-    add_weighted<groups>(weights, values, key_begin, channel_begin, shared, sums);
+    tiles.add_weighted(weights, values, sums);
+    tiles.release();
+    keys = next_keys;
+    values = next_values;
   }
 
-  float factors[side];
+  float factors[Tiles::rows];
 #pragma unroll
-  for (int i = 0; i < side; ++i) {
-    const std::int64_t query = query_begin + thread_row() + i;
+  for (int i = 0; i < Tiles::rows; ++i) {
+    const std::int64_t query = query_begin + tiles.row(i);
     factors[i] = 1.0f / total[i];
-    if (log_sum_exp != nullptr && channel_begin == 0 && thread_column() == 0 && query < source.tokens) {
+    if (log_sum_exp != nullptr && channel_begin == 0 && tiles.column(0) == 0 && query < source.tokens) {
       log_sum_exp[first_index + query] = maximum[i] + logf(total[i]);
     }
   }
   T* out = y + std::int64_t{sequence} * source.tokens * source.width + head * source.head_width;
-  store_rows<groups>(sums, factors, out, source.width, query_begin, source.tokens, channel_begin, source.head_width);
+  tiles.store(sums, factors, out, source.width, query_begin, source.tokens, source.head_width);
 }
 
 // The largest, or the sum, of what the warps of a block give; every thread gets it.
-constexpr int step_warps = threads / warp_size;
+constexpr int step_warps = part_threads / warp_size;
 __device__ float block_sum(float value, float* of_warps) {
   value = warp_sum(value);
   __syncthreads();
@@ -238,11 +261,14 @@ void CudaEncoder::record_attention(const AttentionArgs& args) {
       using T = decltype(act);
       const Source<T> source(args);
       const std::int64_t batch = args.qkv.shape[0];
-      if (args.slots) launch(write_cache<T>, grid_of(batch * source.tokens), threads, 0, stream, source);
-      with_groups(source.head_width, [&](auto groups) {
-        const std::int64_t passes = passes_of(source.head_width);
-        launch(attend<T, groups()>, grid_of(divide_up(source.tokens, tile) * passes, source.heads, batch), threads, 0,
-               stream, source, passes, DropoutMask(args.dropout), data<T>(args.y), data<float>(args.log_sum_exp));
+      if (args.slots) launch(write_cache<T>, grid_of(batch * source.tokens), cache_threads, 0, stream, source);
+      const bool aligned = fit_tensor_cores({args.qkv, args.cache.k, args.cache.v, args.y});
+      with_tiles<T>(source.head_width, aligned, [&](auto tiles) {
+        using Tiles = typename decltype(tiles)::type;
+        const std::int64_t passes = divide_up(source.head_width, Tiles::pass);
+        launch(attend<T, Tiles>, grid_of(divide_up(source.tokens, tile) * passes, source.heads, batch),
+               Tiles::threads, Tiles::shared_bytes(5), stream, source, passes, DropoutMask(args.dropout),
+               data<T>(args.y), data<float>(args.log_sum_exp));
       });
     });
   });
@@ -259,8 +285,9 @@ void CudaEncoder::record_attention_step(const AttentionArgs& args) {
     with_activation(args.qkv.dtype, [&](auto act) {
       using T = decltype(act);
       const Source<T> source(args);
-      launch(write_cache<T>, grid_of(batch), threads, 0, stream, source);
-      launch(attend_part<T>, grid_of(parts, args.heads, batch), threads, 0, stream, source, data<float>(partial));
+      launch(write_cache<T>, grid_of(batch), cache_threads, 0, stream, source);
+      launch(attend_part<T>, grid_of(parts, args.heads, batch), part_threads, 0, stream, source,
+             data<float>(partial));
       launch(join_parts<T>, grid_of(args.heads, batch), 128, 0, stream, source, data<float>(partial), parts,
              data<T>(args.y));
     });

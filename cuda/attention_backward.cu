@@ -4,7 +4,7 @@
 // a query leaves delta = d_y . y.
 #include <cmath>
 
-#include "attention.cuh"
+#include "attention_tiles.cuh"
 #include "dropout.cuh"
 
 namespace riverhorse::cuda {
@@ -12,6 +12,8 @@ namespace riverhorse::cuda {
 namespace {
 
 using namespace attention;
+
+constexpr int delta_threads = 256;
 
 template <typename T>
 struct Source {
@@ -102,68 +104,108 @@ __device__ Pair backward_of(const Source<T>& source, const Head<T>& head, std::i
 }
 
 // Grid: tiles of queries times passes over the channels, heads, sequences.
-template <typename T, int groups>
-__global__ void __launch_bounds__(threads) backward_queries(Source<T> source, int passes) {
-  __shared__ SharedTiles shared;
+template <typename T, typename Tiles>
+__global__ void __launch_bounds__(Tiles::threads) backward_queries(Source<T> source, int passes) {
+  SHARED_MEMORY(unsigned char, shared);
   const Head<T> head(source);
-  const int channel_begin = static_cast<int>(blockIdx.x) % passes * tile * groups;
-  const std::int64_t tiles = gridDim.x / passes;
-  const std::int64_t query_begin = (tiles - 1 - blockIdx.x / passes) * tile;  // the longest ones first
-  float d_queries[side][side * groups] = {};
-  for (std::int64_t key_begin = 0; key_begin <= query_begin; key_begin += tile) {
-    float products[side][side], d_weights[side][side];
-    multiply_tiles(head.queries, query_begin, head.keys, key_begin, shared, products);
-    multiply_tiles(head.d_outputs, query_begin, head.values, key_begin, shared, d_weights);
+  const Tiles tiles(shared, static_cast<int>(blockIdx.x) % passes * Tiles::pass);
+  const std::int64_t query_tiles = gridDim.x / passes;
+  const std::int64_t query_begin = (query_tiles - 1 - blockIdx.x / passes) * tile;  // the longest ones first
+  float d_queries[Tiles::rows][Tiles::channels] = {};
+  const auto queries = tiles.load(0, head.queries, query_begin);
+  const auto d_outputs = tiles.load(1, head.d_outputs, query_begin);
+  auto keys = tiles.load(2, head.keys, 0), values = tiles.load(3, head.values, 0);
+  tiles.commit();
+  int slot = 4;
+  for (std::int64_t key_begin = 0; key_begin <= query_begin; key_begin += tile, slot = 6 - slot) {
+    auto next_keys = keys, next_values = values;
+    if (key_begin < query_begin) {
+      next_keys = tiles.load(slot, head.keys, key_begin + tile);
+      next_values = tiles.load(slot + 1, head.values, key_begin + tile);
+    }
+    tiles.commit();
+    tiles.template wait<1>();
+    float products[Tiles::rows][Tiles::columns], d_weights[Tiles::rows][Tiles::columns];
+    tiles.multiply(queries, keys, products);
+    tiles.multiply(d_outputs, values, d_weights);
 #pragma unroll
-    for (int i = 0; i < side; ++i) {
-      const std::int64_t query = query_begin + thread_row() + i, key = key_begin + thread_column();
-      float kept[side];
-      source.mask.factors(head.first_index + query * source.tokens + key, kept);
+    for (int i = 0; i < Tiles::rows; ++i) {
+      const std::int64_t query = query_begin + tiles.row(i);
 #pragma unroll
-      for (int j = 0; j < side; ++j) {
-        products[i][j] =
-            backward_of(source, head, query, key + j, products[i][j], d_weights[i][j], kept[j]).d_product;
+      for (int begin = 0; begin < Tiles::columns; begin += Tiles::column_run) {
+        float kept[Tiles::column_run];
+        source.mask.factors(head.first_index + query * source.tokens + key_begin + tiles.column(begin), kept);
+#pragma unroll
+        for (int run = 0; run < Tiles::column_run; ++run) {
+          const int j = begin + run;
+          products[i][j] = backward_of(source, head, query, key_begin + tiles.column(j), products[i][j],
+                                       d_weights[i][j], kept[run])
+                               .d_product;
+        }
       }
     }
-    add_weighted<groups>(products, head.keys, key_begin, channel_begin, shared, d_queries);
+    tiles.add_weighted(products, keys, d_queries);
+    tiles.release();
+    keys = next_keys;
+    values = next_values;
   }
-  const float ones[side] = {1, 1, 1, 1};
-  store_rows<groups>(d_queries, ones, head.d_queries, 3 * std::int64_t{source.width}, query_begin, source.tokens,
-                     channel_begin, source.head_width);
+  float ones[Tiles::rows];
+  for (float& each : ones) each = 1;
+  tiles.store(d_queries, ones, head.d_queries, 3 * std::int64_t{source.width}, query_begin, source.tokens,
+              source.head_width);
 }
 
 // Grid: tiles of keys times passes over the channels, heads, sequences. Rows are keys, columns queries.
-template <typename T, int groups>
-__global__ void __launch_bounds__(threads) backward_keys(Source<T> source, int passes) {
-  __shared__ SharedTiles shared;
+template <typename T, typename Tiles>
+__global__ void __launch_bounds__(Tiles::threads) backward_keys(Source<T> source, int passes) {
+  SHARED_MEMORY(unsigned char, shared);
   const Head<T> head(source);
-  const int channel_begin = static_cast<int>(blockIdx.x) % passes * tile * groups;
+  const Tiles tiles(shared, static_cast<int>(blockIdx.x) % passes * Tiles::pass);
   const std::int64_t key_begin = blockIdx.x / passes * std::int64_t{tile};
-  float d_keys[side][side * groups] = {}, d_values[side][side * groups] = {};
-  for (std::int64_t query_begin = key_begin; query_begin < source.tokens; query_begin += tile) {
-    float products[side][side], d_weights[side][side];
-    multiply_tiles(head.keys, key_begin, head.queries, query_begin, shared, products);
-    multiply_tiles(head.values, key_begin, head.d_outputs, query_begin, shared, d_weights);
+  float d_keys[Tiles::rows][Tiles::channels] = {}, d_values[Tiles::rows][Tiles::channels] = {};
+  const auto keys = tiles.load(0, head.keys, key_begin), values = tiles.load(1, head.values, key_begin);
+  auto queries = tiles.load(2, head.queries, key_begin), d_outputs = tiles.load(3, head.d_outputs, key_begin);
+  tiles.commit();
+  int slot = 4;
+  for (std::int64_t query_begin = key_begin; query_begin < source.tokens; query_begin += tile, slot = 6 - slot) {
+    auto next_queries = queries, next_d_outputs = d_outputs;
+    if (query_begin + tile < source.tokens) {
+      next_queries = tiles.load(slot, head.queries, query_begin + tile);
+      next_d_outputs = tiles.load(slot + 1, head.d_outputs, query_begin + tile);
+    }
+    tiles.commit();
+    tiles.template wait<1>();
+    float products[Tiles::rows][Tiles::columns], d_weights[Tiles::rows][Tiles::columns];
+    tiles.multiply(keys, queries, products);
+    tiles.multiply(values, d_outputs, d_weights);
 #pragma unroll
-    for (int j = 0; j < side; ++j) {
-      const std::int64_t key = key_begin + thread_row(), query = query_begin + thread_column() + j;
-      float kept[side];
-      source.mask.factors(head.first_index + query * source.tokens + key, kept);
+    for (int j = 0; j < Tiles::columns; ++j) {
+      const std::int64_t query = query_begin + tiles.column(j);
 #pragma unroll
-      for (int i = 0; i < side; ++i) {
-        const Pair pair = backward_of(source, head, query, key + i, products[i][j], d_weights[i][j], kept[i]);
-        products[i][j] = pair.d_product;
-        d_weights[i][j] = pair.weight;
+      for (int begin = 0; begin < Tiles::rows; begin += Tiles::row_run) {
+        float kept[Tiles::row_run];
+        source.mask.factors(head.first_index + query * source.tokens + key_begin + tiles.row(begin), kept);
+#pragma unroll
+        for (int run = 0; run < Tiles::row_run; ++run) {
+          const int i = begin + run;
+          const Pair pair =
+              backward_of(source, head, query, key_begin + tiles.row(i), products[i][j], d_weights[i][j], kept[run]);
+          products[i][j] = pair.d_product;
+          d_weights[i][j] = pair.weight;
+        }
       }
     }
-    add_weighted<groups>(products, head.queries, query_begin, channel_begin, shared, d_keys);
-    add_weighted<groups>(d_weights, head.d_outputs, query_begin, channel_begin, shared, d_values);
+    tiles.add_weighted(products, queries, d_keys);
+    tiles.add_weighted(d_weights, d_outputs, d_values);
+    tiles.release();
+    queries = next_queries;
+    d_outputs = next_d_outputs;
   }
-  const float ones[side] = {1, 1, 1, 1};
+  float ones[Tiles::rows];
+  for (float& each : ones) each = 1;
   const std::int64_t stride = 3 * std::int64_t{source.width};
-  store_rows<groups>(d_keys, ones, head.d_keys, stride, key_begin, source.tokens, channel_begin, source.head_width);
-  store_rows<groups>(d_values, ones, head.d_values, stride, key_begin, source.tokens, channel_begin,
-                     source.head_width);
+  tiles.store(d_keys, ones, head.d_keys, stride, key_begin, source.tokens, source.head_width);
+  tiles.store(d_values, ones, head.d_values, stride, key_begin, source.tokens, source.head_width);
 }
 
 }  // namespace
@@ -177,13 +219,15 @@ void CudaEncoder::record_attention_backward(const AttentionBackwardArgs& args) {
       using T = decltype(act);
       const Source<T> source(args, delta);
       const std::int64_t rows = batch * tokens * args.heads;
-      launch(make_delta<T>, grid_of(divide_up(rows, threads / warp_size)), threads, 0, stream, source, rows,
-             data<float>(delta));
-      with_groups(source.head_width, [&](auto groups) {
-        const std::int64_t passes = passes_of(source.head_width);
+      launch(make_delta<T>, grid_of(divide_up(rows, delta_threads / warp_size)), delta_threads, 0, stream, source,
+             rows, data<float>(delta));
+      const bool aligned = fit_tensor_cores({args.qkv, args.d_y, args.d_qkv});
+      with_tiles<T>(source.head_width, aligned, [&](auto tiles) {
+        using Tiles = typename decltype(tiles)::type;
+        const std::int64_t passes = divide_up(source.head_width, Tiles::pass);
         const dim3 grid = grid_of(divide_up(tokens, tile) * passes, args.heads, batch);
-        launch(backward_queries<T, groups()>, grid, threads, 0, stream, source, passes);
-        launch(backward_keys<T, groups()>, grid, threads, 0, stream, source, passes);
+        launch(backward_queries<T, Tiles>, grid, Tiles::threads, Tiles::shared_bytes(6), stream, source, passes);
+        launch(backward_keys<T, Tiles>, grid, Tiles::threads, Tiles::shared_bytes(6), stream, source, passes);
       });
     });
   });

@@ -38,9 +38,12 @@ __device__ Complex<Real> conj(Complex<Real> a) {
   return {a.re, -a.im};
 }
 template <typename Real>
+__device__ Real norm(Complex<Real> a) {
+  return a.re * a.re + a.im * a.im;
+}
+template <typename Real>
 __device__ Complex<Real> operator/(Complex<Real> a, Complex<Real> b) {
-  const Real norm = b.re * b.re + b.im * b.im;
-  return (Real(1) / norm) * (a * conj(b));
+  return (Real(1) / norm(b)) * (a * conj(b));
 }
 
 // base^exponent, by squaring.

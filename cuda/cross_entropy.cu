@@ -16,7 +16,7 @@ constexpr int warps = threads / warp_size;
 #ifdef RIVERHORSE_CUDA_EMULATED
 constexpr std::int64_t chunk_bytes = 10000;
 #else
-constexpr std::int64_t chunk_bytes = std::int64_t{128} << 20;
+constexpr std::int64_t chunk_bytes = std::int64_t{512} << 20;
 #endif
 
 // Of some of a row's logits: the largest, the first index that has it, and the sum of exp(logit - maximum). Shared

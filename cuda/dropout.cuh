@@ -35,15 +35,17 @@ struct DropoutMask {
     const std::uint32_t odd = place == 1 ? drawn.words[1] : drawn.words[3];
     return factor_of(place % 2 == 0 ? even : odd);
   }
-  // The same of four elements from `index` on.
-  __device__ void factors(std::int64_t index, float (&result)[4]) const {
+  // The same of 1 to 4 elements from `index` on.
+  template <int count>
+  __device__ void factors(std::int64_t index, float (&result)[count]) const {
+    static_assert(count <= 4);
     for (float& each : result) each = 1.0f;
     if (threshold == 0) return;
     const auto place = static_cast<int>(index % 4);
-    const PhiloxWords low = draw(index / 4), high = place == 0 ? low : draw(index / 4 + 1);
+    const PhiloxWords low = draw(index / 4), high = place + count <= 4 ? low : draw(index / 4 + 1);
     const std::uint32_t words[8] = {low.words[0],  low.words[1],  low.words[2],  low.words[3],
                                     high.words[0], high.words[1], high.words[2], high.words[3]};
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < count; ++i) {
       const std::uint32_t even = place == 0 ? words[i] : words[i + 2], odd = place == 1 ? words[i + 1] : words[i + 3];
       result[i] = factor_of(place % 2 == 0 ? even : odd);
     }

@@ -1,4 +1,5 @@
-// The H3 mixer and its one-token step, for any head_dim, state size, length and starting state:
+// The H3 mixer and its one-token step, for any head_dim, state size, length, starting state and activation dtype
+// (h3_mixer_chunked.cu is the fast way to most of the 16-bit ones):
 //   k'_t = sum_j f_j k_{t-j};  w_ij = k'_i v_j;  s <- a s + b w;  z = D w + 2 Re sum_n c_n s_n;  y_j = sum_i q_i z_ij
 //
 // A warp has one output channel of one sequence and walks along it, 32 tokens at a time. Its lanes are tokens while
@@ -7,6 +8,7 @@
 // order, so that the future cannot change a bit of it.
 #include "encoder.h"
 #include "h3_mixer.cuh"
+#include "h3_mixer_chunked.cuh"
 
 namespace riverhorse::cuda {
 
@@ -28,6 +30,7 @@ struct Mixing {
   Filter filter;
   const std::int32_t *slots, *positions;
   float *shift, *modes;  // the carried state, or null
+  float* entry_states;   // or null
 };
 
 // The key at token t of the call; negative: carried over from before.
@@ -81,6 +84,12 @@ __global__ void __launch_bounds__(mixer_threads) mix(Mixing<T> m) {
       for (std::int64_t begin = 0; begin < m.tokens; begin += warp_size) {
         const std::int64_t t = begin + lane;
         const int count = static_cast<int>(min(m.tokens - begin, static_cast<std::int64_t>(warp_size)));
+        if (m.entry_states != nullptr && has_mode && begin % H3Filter::superchunk == 0) {
+          const std::int64_t superchunks = divide_up(m.tokens, H3Filter::superchunk);
+          const std::int64_t before = (channel * m.batch + b) * superchunks + begin / H3Filter::superchunk;
+          m.entry_states[2 * (before * modes + mode)] = s.re;
+          m.entry_states[2 * (before * modes + mode) + 1] = s.im;
+        }
         float w = 0;
         if (m.tokens == 1) {  // one token: the lanes share its lags
           float shifted = 0;
@@ -132,13 +141,41 @@ __global__ void keep_keys(Mixing<T> m) {
   }
 }
 
+// Of a call or a step; `part`: elements from q to k and from k to v.
+template <typename T, typename Args>
+Mixing<T> mixing_of(const Args& args, std::int64_t part, Strides in, Strides out, const Tensor& sums,
+                    std::int64_t batch, std::int64_t tokens) {
+  const T* q = data<T>(args.qkv);
+  return {.q = q,
+          .k = q + part,
+          .v = q + 2 * part,
+          .y = data<T>(args.y),
+          .in = in,
+          .out = out,
+          .sums = data<float>(sums),
+          .batch = batch,
+          .tokens = tokens,
+          .head_dim = args.head_dim,
+          .order = args.head_order,
+          .filter = Filter(args.filter),
+          .slots = data<std::int32_t>(args.slots),
+          .positions = data<std::int32_t>(args.positions),
+          .shift = data<float>(args.state.shift),
+          .modes = data<float>(args.state.modes),
+          .entry_states = nullptr};
+}
+
 template <typename T>
-void launch_mixing(cudaStream_t stream, const Mixing<T>& mixing) {
+void launch_walk(cudaStream_t stream, const Mixing<T>& mixing) {
   const std::int64_t channels = mixing.filter.width * mixing.batch;
   launch(mix<T>, grid_of(divide_up(channels, mixer_warps)), mixer_threads, 0, stream, mixing);
+}
+
+template <typename T>
+void launch_keep_keys(cudaStream_t stream, const Mixing<T>& mixing) {
   if (mixing.shift == nullptr) return;
-  launch(keep_keys<T>, element_grid(channels * std::min(mixing.filter.state, mixing.tokens)), element_threads, 0,
-         stream, mixing);
+  const std::int64_t kept = mixing.filter.width * mixing.batch * std::min(mixing.filter.state, mixing.tokens);
+  launch(keep_keys<T>, element_grid(kept), element_threads, 0, stream, mixing);
 }
 
 }  // namespace
@@ -149,17 +186,20 @@ void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
   const bool single_pass = args.head_dim == 1 && args.filter.a.shape[1] <= warp_size;
   ScratchScope scope(*this);
   const Tensor sums = single_pass ? Tensor() : scratch(DType::f32, {width, batch, tokens});
-  add("h3_mixer", [args, sums, width, batch, tokens](cudaStream_t stream) {
+  const bool chunked = mixer_is_chunked(args.y.dtype, args.filter, args.head_dim, tokens);
+  const int multiprocessors = limits_.multiprocessors;
+  add("h3_mixer", [args, sums, width, batch, tokens, chunked, multiprocessors](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
-      const T* qkv = data<T>(args.qkv);
-      const std::int64_t part = width * batch * tokens;
       const Strides strides{batch * tokens, tokens};
-      launch_mixing(stream,
-                    Mixing<T>{qkv, qkv + part, qkv + 2 * part, data<T>(args.y), strides, strides, data<float>(sums),
-                              batch, tokens, args.head_dim, args.head_order, Filter(args.filter),
-                              data<std::int32_t>(args.slots), data<std::int32_t>(args.positions),
-                              data<float>(args.state.shift), data<float>(args.state.modes)});
+      Mixing<T> mixing = mixing_of<T>(args, width * batch * tokens, strides, strides, sums, batch, tokens);
+      mixing.entry_states = data<float>(args.entry_states);
+      if (chunked) {
+        mix_chunked(stream, args, multiprocessors);
+      } else {
+        launch_walk(stream, mixing);
+      }
+      launch_keep_keys(stream, mixing);
     });
   });
 }
@@ -172,12 +212,9 @@ void CudaEncoder::record_h3_step(const H3StepArgs& args) {
   add("h3_step", [args, sums, batch, width](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
-      const T* qkv = data<T>(args.qkv);
-      launch_mixing(stream,
-                    Mixing<T>{qkv, qkv + width, qkv + 2 * width, data<T>(args.y), Strides{1, 3 * width},
-                              Strides{1, width}, data<float>(sums), batch, 1, args.head_dim, args.head_order,
-                              Filter(args.filter), data<std::int32_t>(args.slots), data<std::int32_t>(args.positions),
-                              data<float>(args.state.shift), data<float>(args.state.modes)});
+      const Mixing<T> mixing = mixing_of<T>(args, width, Strides{1, 3 * width}, Strides{1, width}, sums, batch, 1);
+      launch_walk(stream, mixing);
+      launch_keep_keys(stream, mixing);
     });
   });
 }

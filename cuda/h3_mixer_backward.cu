@@ -1,4 +1,5 @@
-// The H3 mixer's backward pass from an empty state; formulae in src/cpu/ssm.cpp, with x_t = a x_{t-1} + w_t and
+// The H3 mixer's backward pass from an empty state, for every shape and dtype (h3_mixer_chunked_backward.cu has the
+// fast one); formulae in src/cpu/ssm.cpp, with x_t = a x_{t-1} + w_t and
 // gain = c b. A warp has one head of one sequence and the lanes change sides as in h3_mixer.cu. For each pair of
 // channels and each group of 32 modes it walks twice:
 //   forward, for z (of which d_q is made), leaving the state before every 32 tokens in scratch memory;
@@ -8,6 +9,7 @@
 // sequence adds to the filter's gradient is summed over sequences last, in their order.
 #include "encoder.h"
 #include "h3_mixer.cuh"
+#include "h3_mixer_chunked_backward.h"
 
 namespace riverhorse::cuda {
 
@@ -202,6 +204,10 @@ __global__ void sum_sequences(const float* parts, std::int64_t count, std::int64
 
 void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   require_chunked("h3_mixer_backward", args.algorithm);
+  if (fits_chunked_backward(args, limits_)) {
+    add("h3_mixer_backward", [=](cudaStream_t stream) { run_chunked_backward(args, stream); });
+    return;
+  }
   const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
   const std::int64_t heads = args.filter.a.shape[0], modes = args.filter.a.shape[1];
   const bool single_pass = args.head_dim == 1 && modes <= warp_size;

@@ -14,6 +14,7 @@ namespace riverhorse::cuda {
 namespace {
 
 constexpr int warps_in_block = 4;
+constexpr int loads_at_once = 8;  // by a lane: with one row there is nothing else to hide the latency of memory
 
 dim3 row_grid(std::int64_t rows) { return grid_of(divide_up(rows, warps_in_block)); }
 constexpr int row_threads = warps_in_block * warp_size;
@@ -39,9 +40,11 @@ struct Statistics {
 __device__ Statistics statistics_of(const float* row, std::int64_t width, float epsilon) {
   const int lane = lane_of_thread();
   float sum = 0;
+#pragma unroll loads_at_once
   for (std::int64_t i = lane; i < width; i += warp_size) sum += row[i];
   const float mean = warp_sum(sum) / static_cast<float>(width);
   float squares = 0;
+#pragma unroll loads_at_once
   for (std::int64_t i = lane; i < width; i += warp_size) squares += (row[i] - mean) * (row[i] - mean);
   return {mean, rsqrtf(warp_sum(squares) / static_cast<float>(width) + epsilon)};
 }
@@ -49,6 +52,7 @@ __device__ Statistics statistics_of(const float* row, std::int64_t width, float 
 template <typename T>
 __device__ void write_normalised(const float* row, std::int64_t width, const Norm& norm, Statistics statistics,
                                  T* out) {
+#pragma unroll loads_at_once
   for (std::int64_t i = lane_of_thread(); i < width; i += warp_size) {
     const float z = (row[i] - statistics.mean) * statistics.scale;
     out[i] = from_float<T>(z * norm.weight[i] + norm.bias[i]);
@@ -62,6 +66,7 @@ __global__ void normalise_rows(const T* x, float* residual, std::int64_t rows, s
   if (row >= rows) return;
   float* sums = residual + row * width;
   // Each lane reads back only what it wrote itself.
+#pragma unroll loads_at_once
   for (std::int64_t i = lane_of_thread(); x != nullptr && i < width; i += warp_size) {
     sums[i] += to_float(x[row * width + i]);
   }

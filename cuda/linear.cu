@@ -38,24 +38,58 @@ struct Epilogue {
   }
 };
 
-template <typename T, typename Y>
+// `count` neighbours of a row, loaded as one.
+template <typename T, int count>
+struct alignas(sizeof(T) * count) Neighbours {
+  T values[count];
+};
+
+// `most_rows`, at least the rows there are, is known to the compiler, so that the loads of several steps are under
+// way at once; rows that are not there repeat the first. `count` divides inputs.
+template <typename T, typename Y, int most_rows, int count>
 __global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs, Epilogue<T, Y> epilogue) {
+  using Vector = Neighbours<T, count>;
   const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * warps_in_block + threadIdx.x / warp_size;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   if (output >= epilogue.outputs) return;
-  float sums[few_rows] = {};
-  for (std::int64_t k = lane; k < inputs; k += warp_size) {
-    const float w = to_float(weight[output * inputs + k]);
+  const auto* weights = reinterpret_cast<const Vector*>(weight + output * inputs);
+  float sums[most_rows] = {};
+#pragma unroll 4
+  for (std::int64_t k = lane; k < inputs / count; k += warp_size) {
+    const Vector w = weights[k];
 #pragma unroll
-    for (int row = 0; row < few_rows; ++row) {
-      if (row < epilogue.rows) sums[row] += w * to_float(x[row * inputs + k]);
+    for (int row = 0; row < most_rows; ++row) {
+      const std::int64_t begin = row < epilogue.rows ? row * inputs : 0;
+      const Vector values = reinterpret_cast<const Vector*>(x + begin)[k];
+#pragma unroll
+      for (int i = 0; i < count; ++i) sums[row] += to_float(w.values[i]) * to_float(values.values[i]);
     }
   }
 #pragma unroll
-  for (int row = 0; row < few_rows; ++row) {
+  for (int row = 0; row < most_rows; ++row) {
     if (row >= epilogue.rows) break;
     const float sum = warp_sum(sums[row]);
     if (lane == 0) epilogue.store(row, output, sum);
+  }
+}
+
+template <typename T, typename Y>
+void launch_few_rows(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Epilogue<T, Y>& epilogue) {
+  const std::int64_t inputs = weight.shape[1];
+  constexpr int most = 16 / sizeof(T);
+  const auto aligned = [](const Tensor& tensor) {
+    return reinterpret_cast<std::uintptr_t>(data<T>(tensor)) % 16 == 0;
+  };
+  const auto start = [&](auto kernel) {
+    launch(kernel, grid_of(divide_up(epilogue.outputs, warps_in_block)), warps_in_block * warp_size, 0, stream,
+           data<T>(x), data<T>(weight), inputs, epilogue);
+  };
+  if (inputs % most != 0 || !aligned(x) || !aligned(weight)) {
+    start(linear_few_rows<T, Y, few_rows, 1>);
+  } else if (epilogue.rows == 1) {
+    start(linear_few_rows<T, Y, 1, most>);
+  } else {
+    start(linear_few_rows<T, Y, few_rows, most>);
   }
 }
 
@@ -124,12 +158,11 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     add("linear", [args, x](cudaStream_t stream) { launch_layer_norm(stream, args.x, *args.norm, x); });
   }
   if (rows <= few_rows && !args.x_transposed) {
-    add("linear", [args, x, rows, outputs, inputs](cudaStream_t stream) {
+    add("linear", [args, x, rows](cudaStream_t stream) {
       with_types(args, [&](auto type, auto y_type) {
         using T = decltype(type);
         using Y = decltype(y_type);
-        launch(linear_few_rows<T, Y>, grid_of(divide_up(outputs, warps_in_block)), warps_in_block * warp_size, 0,
-               stream, data<T>(x), data<T>(args.weight), inputs, epilogue_of<T, Y>(args, rows));
+        launch_few_rows<T, Y>(stream, x, args.weight, epilogue_of<T, Y>(args, rows));
       });
     });
     return;

@@ -30,8 +30,8 @@ const uint kKeysAtOnce = 8u;  // vectors of a key that an invocation loads at on
 
 shared float query[256];
 shared vec4 query_vectors[64];
-shared float halves[128];
-shared float weights[kKeys];
+shared vec4 halves[32];  // of scores, two a key
+shared vec4 weights[kKeys / 4u];
 shared vec4 gathered[128];
 
 void main() {
@@ -77,8 +77,9 @@ void main() {
     {
       const uint key = tile + self / 2u;
       const uint which = self % 2u;
-      float score = 0.0;
+      float score = -1.5e38;  // half of what is below every score
       if (key < end) {
+        score = 0.0;
         const bool fresh = key == position;
         const uint row = fresh ? own + D : base + key * D;
         if (VECTORS != 0u) {
@@ -105,23 +106,31 @@ void main() {
           }
         }
       }
-      halves[self] = score;
+      halves[self / 4u][self % 4u] = score;
     }
     barrier();
     float top = highest;
-    for (uint i = 0u; i < count; ++i) top = max(top, halves[2u * i] + halves[2u * i + 1u]);
-    if (self < kKeys) weights[self] = self < count ? exp(halves[2u * self] + halves[2u * self + 1u] - top) : 0.0;
+    [[unroll]] for (uint i = 0u; i < 32u; ++i) {
+      const vec4 pair = halves[i];
+      top = max(top, max(pair.x + pair.y, pair.z + pair.w));
+    }
+    if (self < kKeys) {
+      const uint at = 2u * self;
+      weights[self / 4u][self % 4u] =
+          self < count ? exp(halves[at / 4u][at % 4u] + halves[at / 4u][at % 4u + 1u] - top) : 0.0;
+    }
     barrier();
     const float shrink = exp(highest - top);
     highest = top;
-    total *= shrink;
-    for (uint i = 0u; i < count; ++i) total += weights[i];
+    vec4 added = vec4(0.0);
+    [[unroll]] for (uint i = 0u; i < kKeys / 4u; ++i) added += weights[i];
+    total = fma(total, shrink, (added.x + added.y) + (added.z + added.w));
     [[unroll]] for (uint i = 0u; i < HELD; ++i) sums[i] *= shrink;
     [[unroll]] for (uint n = 0u; n < AHEAD; ++n) {
       const uint i = self / LANES + n * kGroups;
       if (i < count && lane < width / 4u) {
         const ACT_VECTOR v = tile + i == position ? qkv_vectors[(own + 2u * D) / 4u + lane] : ahead[n];
-        sums[0] = fma(vec4(weights[i]), TO_VECTOR(v), sums[0]);
+        sums[0] = fma(vec4(weights[i / 4u][i % 4u]), TO_VECTOR(v), sums[0]);
       }
     }
     for (uint i = self / LANES; AHEAD == 0u && i < count; i += kGroups) {
@@ -133,10 +142,10 @@ void main() {
         if (VECTORS != 0u) {
           if (c < width / 4u) {
             const vec4 v = fresh ? TO_VECTOR(qkv_vectors[row / 4u + c]) : TO_VECTOR(cache_v_vectors[row / 4u + c]);
-            sums[j] = fma(vec4(weights[i]), v, sums[j]);
+            sums[j] = fma(vec4(weights[i / 4u][i % 4u]), v, sums[j]);
           }
         } else if (c < width) {
-          sums[j].x = fma(weights[i], fresh ? float(qkv[row + c]) : float(cache_v[row + c]), sums[j].x);
+          sums[j].x = fma(weights[i / 4u][i % 4u], fresh ? float(qkv[row + c]) : float(cache_v[row + c]), sums[j].x);
         }
       }
     }
@@ -151,7 +160,7 @@ void main() {
     barrier();
     if (self < LANES) {
       vec4 sum = gathered[self];
-      for (uint group = 1u; group < kGroups; ++group) sum += gathered[group * LANES + self];
+      [[unroll]] for (uint group = 1u; group < kGroups; ++group) sum += gathered[group * LANES + self];
       const uint each = VECTORS != 0u ? 4u : 1u;
       const uint c = (self + j * LANES) * each;
       [[unroll]] for (uint i = 0u; i < 4u; ++i) {

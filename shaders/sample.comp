@@ -1,4 +1,5 @@
 #version 450
+#extension GL_EXT_control_flow_attributes : require
 // Draws one token a row, as src/cpu/sample.cpp defines it. One workgroup a row.
 //
 // No sort: what top-k and top-p keep is a prefix of the ranking, so it is described by a key and an index: keep
@@ -81,8 +82,8 @@ uint key_of(float x) {
 
 float x_of(uint key) { return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key); }
 
-uint key_at(uint index) {
-  precise float x = logits[row_begin + index];
+uint adjusted_key(float logit, uint index) {
+  precise float x = logit;
   if (has_bias != 0) x = x + biases[slot_begin + index];
   if (has_counts != 0) {
     const int count = counts[slot_begin + index];
@@ -99,6 +100,8 @@ uint key_at(uint index) {
   }
   return key_of(x);
 }
+
+uint key_at(uint index) { return adjusted_key(logits[row_begin + index], index); }
 
 float exponential_of(uint key) {
   return key <= key_of_minus_infinity ? 0.0 : exponential(divide(x_of(key) - best_x, temperature));
@@ -151,23 +154,20 @@ uvec2 best_of_row() {
   const uint self = gl_LocalInvocationID.x;
   uint key = 0;
   uint index = none;
-  // Four loads in flight: one workgroup has to hide the latency of memory by itself.
-  uint i = self;
-  for (; i + 3 * gl_WorkGroupSize.x < limit; i += 4 * gl_WorkGroupSize.x) {
-    uint keys[4];
-    for (uint j = 0; j < 4; ++j) keys[j] = key_at(i + j * gl_WorkGroupSize.x);
-    for (uint j = 0; j < 4; ++j) {
-      if (keys[j] > key) {
-        key = keys[j];
-        index = i + j * gl_WorkGroupSize.x;
-      }
+  // Many loads in flight: one workgroup has to hide the latency of memory by itself.
+  const uint at_once = 16;
+  for (uint first = self; first < limit; first += at_once * gl_WorkGroupSize.x) {
+    float values[at_once];
+    [[unroll]] for (uint j = 0; j < at_once; ++j) {
+      values[j] = logits[row_begin + min(first + j * gl_WorkGroupSize.x, limit - 1)];
     }
-  }
-  for (; i < limit; i += gl_WorkGroupSize.x) {
-    const uint other = key_at(i);
-    if (other > key) {
-      key = other;
-      index = i;
+    [[unroll]] for (uint j = 0; j < at_once; ++j) {
+      const uint i = first + j * gl_WorkGroupSize.x;
+      const uint other = i < limit ? adjusted_key(values[j], i) : 0;
+      if (other > key) {
+        key = other;
+        index = i;
+      }
     }
   }
   partial_key[self] = key;

@@ -1,4 +1,4 @@
-# The samples of the synthetic tasks: their data, a reduced training, and the programs themselves.
+# The samples: the synthetic tasks (their data, a reduced training, the programs), and the corpus of the default model.
 set(synthetic_tasks ${PROJECT_SOURCE_DIR}/samples/synthetic_tasks)
 riverhorse_test(synthetic_tasks_test synthetic_tasks_test.cpp ${synthetic_tasks}/tasks.cpp ${synthetic_tasks}/curves.cpp
   USES riverhorse_formats nlohmann_json::nlohmann_json LABELS samples)
@@ -8,6 +8,15 @@ riverhorse_test(synthetic_training_test synthetic_training_test.cpp ${synthetic_
   ${synthetic_tasks}/experiment.cpp ${synthetic_tasks}/curves.cpp USES riverhorse::riverhorse LABELS samples training)
 target_include_directories(synthetic_training_test PRIVATE ${PROJECT_SOURCE_DIR}/samples)
 set_property(TEST synthetic_training_test APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
+
+# The corpus of the model that ships: its readers.
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  add_test(NAME default_model_corpus_test
+           COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/default_model_corpus_test.py
+                   ${PROJECT_SOURCE_DIR}/samples/train_default_model)
+  set_tests_properties(default_model_corpus_test PROPERTIES LABELS samples TIMEOUT 60)
+endif()
 
 # Each program with every option, and a bad one.
 if(RIVERHORSE_BUILD_SAMPLES)

@@ -33,7 +33,15 @@ struct float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 // ---------------------------------------------------------------------------------------------- runtime (a subset)
@@ -112,20 +120,29 @@ void enqueue(cudaStream_t stream, std::function<void()> work);
 // `thread` is the body of one thread; the variables above tell which.
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> thread);
 void* dynamic_shared_memory();
-// Leaves `value` for the other lanes of the warp, waits for all of them, returns what `lane` left. At most 16 bytes.
-void exchange(const void* value, std::size_t bytes, int lane, void* result);
+// Leaves `value` for the other lanes of the warp, waits for all of them, returns what lane 0 left; that of lane i
+// lies i lane_bytes after it. Good until the next but one exchange.
+constexpr std::size_t lane_bytes = 64;
+const std::byte* exchange(const void* value, std::size_t bytes);
 int lane_of_thread();
 
 template <typename T>
 T from_lane(T value, int lane) {
   T result;
-  exchange(&value, sizeof(T), lane, &result);
+  std::memcpy(&result, exchange(&value, sizeof(T)) + lane_bytes * static_cast<std::size_t>(lane), sizeof(T));
   return result;
 }
+
+// Copies that take place when they are waited for; until then there is NaN. The rest of `size` bytes becomes zero.
+void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes);
+void commit_copies();
+// Waits for all but the last `groups` that the thread has committed.
+void wait_for_copies(std::size_t groups);
 
 }  // namespace emulator
 
 void __syncthreads();
+inline void __threadfence_block() {}
 void __syncwarp(unsigned mask = 0xffffffffu);
 
 template <typename T>
@@ -151,6 +168,10 @@ unsigned __ballot_sync(unsigned mask, int predicate);
 template <typename T>
 T __ldg(const T* address) {
   return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
 }
 template <typename T>
 T min(T a, T b) {

@@ -5,6 +5,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -51,15 +52,23 @@ struct Fiber {
 
 enum class Wait { nothing, block, warp };
 
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t size, bytes, group;
+};
+
 struct Thread {
   Fiber* fiber = nullptr;
   Wait wait = Wait::nothing;
   bool done = false;
   unsigned exchanges = 0;
+  std::deque<Copy> copies = {};
+  std::size_t copy_groups = 0;  // committed
 };
 
 struct Warp {
-  alignas(16) std::byte slots[2][warp_lanes][16];
+  alignas(16) std::byte slots[2][warp_lanes][lane_bytes];
 };
 
 std::mutex launch_mutex;
@@ -206,13 +215,33 @@ void* dynamic_shared_memory() { return shared_memory.data(); }
 int lane_of_thread() { return static_cast<int>(current % warp_lanes); }
 
 // Two sets of slots in turn: who writes the next one cannot disturb who still reads the last.
-void exchange(const void* value, std::size_t bytes, int lane, void* result) {
-  if (bytes > 16) give_up("an exchange of more than 16 bytes");
+const std::byte* exchange(const void* value, std::size_t bytes) {
+  if (bytes > lane_bytes) give_up("an exchange of more than 64 bytes");
   const std::size_t set = threads[current].exchanges++ % 2;
   Warp& warp = warps[current / warp_lanes];
   std::memcpy(warp.slots[set][current % warp_lanes], value, bytes);
   wait_for(Wait::warp);
-  std::memcpy(result, warp.slots[set][lane], bytes);
+  return warp.slots[set][0];
+}
+
+void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes) {
+  const auto odd = [&](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % size != 0; };
+  if (odd(to) || odd(from)) give_up("an asynchronous copy to or from an unaligned address");
+  std::memset(to, 0xff, size);
+  Thread& thread = threads[current];
+  thread.copies.push_back({to, from, size, bytes, thread.copy_groups});
+}
+
+void commit_copies() { ++threads[current].copy_groups; }
+
+void wait_for_copies(std::size_t groups) {
+  Thread& thread = threads[current];
+  while (!thread.copies.empty() && thread.copies.front().group + groups < thread.copy_groups) {
+    const Copy copy = thread.copies.front();
+    thread.copies.pop_front();
+    std::memset(copy.to, 0, copy.size);
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  }
 }
 
 }  // namespace emulator

@@ -124,6 +124,13 @@ void Encoder::h3_mixer(const H3MixerArgs& args) {
   }
   check.tensor("y", args.y, args.qkv.dtype, {sizes.width, batch, tokens});
   check.separate("y", args.y, "qkv", args.qkv);
+  if (args.entry_states) {
+    check.training(trains());
+    check.require(args.head_dim == 1, "entry_states are kept for head_dim 1 only, not {}", args.head_dim);
+    const std::int64_t superchunks = (tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
+    check.tensor("entry_states", args.entry_states, DType::f32,
+                 {sizes.width, batch, superchunks, 2 * args.filter.a.shape[1]});
+  }
   record_h3_mixer(args);
 }
 

@@ -12,6 +12,9 @@ namespace op_cases_detail {
 
 namespace {
 
+// Larger tensors, those of benchmarks, repeat their first values: making more takes seconds.
+constexpr std::int64_t most_values = std::int64_t{1} << 22;
+
 std::uint64_t hash_of(std::string_view text) {  // FNV-1a
   std::uint64_t hash = 0xcbf29ce484222325u;
   for (const char character : text) hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3u;
@@ -47,13 +50,13 @@ int CaseBuilder::integers(std::string name, CaseRole role, Shape shape, std::vec
 }
 
 int CaseBuilder::normal(std::string name, CaseRole role, DType dtype, Shape shape, double scale, double mean) {
-  std::vector<float> values(static_cast<std::size_t>(shape.count()));
+  std::vector<float> values(static_cast<std::size_t>(std::min(shape.count(), most_values)));
   for (float& value : values) value = static_cast<float>(mean + scale * random_.normal());
   return floats(std::move(name), role, dtype, shape, std::move(values));
 }
 
 int CaseBuilder::output(std::string name, DType dtype, Shape shape) {
-  const auto count = static_cast<std::size_t>(shape.count());
+  const auto count = static_cast<std::size_t>(std::min(shape.count(), most_values));
   if (dtype == DType::i32)
     return integers(std::move(name), CaseRole::output, shape, std::vector<std::int32_t>(count));
   return floats(std::move(name), CaseRole::output, dtype, shape, std::vector<float>(count));
@@ -150,8 +153,9 @@ const std::vector<OpTolerance>& op_tolerances() {
       {"ssm_kernel", 3e-6, 3e-6, 8, "products of at most 17 rounded powers"},
       {"h3_mixer", 1e-5, 1.5e-3, 8,
        "fp32 FFT or chunk products, as the golden files; f16: taps, states and outputs rounded"},
-      {"h3_mixer_backward", 1e-5, 1.5e-3, 8, "as h3_mixer"},
-      {"h3_mixer_backward.filter", 2e-5, 1.5e-3, 8, "sums over all tokens of products of two convolutions"},
+      {"h3_mixer_backward", 1e-5, 1.5e-3, 8, "as h3_mixer; f16: d_z and d_k' are rounded too, 6e-4 in all"},
+      {"h3_mixer_backward.filter", 2e-5, 1.5e-3, 8,
+       "sums over all tokens of products of two convolutions; f16: of operands rounded twice, and they cancel"},
       {"discretize_backward", 5e-6, 5e-6, 8, "a chain of some ten operations; sums over the heads of a row"},
       {"ssm_kernel_backward", 5e-6, 5e-6, 8, "sums over the length with products of at most 17 rounded powers"},
       {"fft_conv_backward", 5e-6, 8e-4, 8, "as fft_conv"},

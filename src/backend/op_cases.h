@@ -33,7 +33,8 @@ enum class CaseRole {
   exact,    // updated, and compared bit for bit (tokens, counters, untouched slots)
 };
 
-// A tensor of a case, by its values on the host. f16 and bf16 tensors hold floats that these represent.
+// A tensor of a case, by its values on the host, repeated where they are fewer than its elements (in benchmarks
+// only). f16 and bf16 tensors hold floats that these represent.
 struct CaseTensor {
   std::string name;  // as in ops.h: "state.modes"
   CaseRole role = CaseRole::input;

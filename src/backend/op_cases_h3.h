@@ -46,6 +46,9 @@ struct MixerShape {
   std::string name() const;
 };
 
+// The modes as each superchunk begins, (D, B, superchunks, N): head_dim 1, from an empty state.
+std::vector<float> entry_states(CaseBuilder& builder, const MixerShape& m, const FilterTensors& filter, int qkv);
+
 std::string_view algorithm_name(ConvAlgorithm algorithm);  // "auto", "chunked", "fft"
 std::vector<Feature> algorithm_needs(ConvAlgorithm algorithm);
 

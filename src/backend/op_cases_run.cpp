@@ -27,8 +27,9 @@ void append(std::vector<std::byte>& bytes, T value) {
 
 std::vector<std::byte> payload(const CaseTensor& tensor, DType dtype) {
   const bool poisoned = tensor.role == CaseRole::output;
+  const auto size = static_cast<std::size_t>(tensor.shape.count() * dtype_size_bytes(dtype));
   std::vector<std::byte> bytes;
-  bytes.reserve(static_cast<std::size_t>(tensor.shape.count() * dtype_size_bytes(dtype)));
+  bytes.reserve(size);
   if (dtype == DType::i32) {
     for (const std::int32_t value : tensor.integers)
       append(bytes, poisoned ? poison_i32 : static_cast<std::uint32_t>(value));
@@ -36,6 +37,11 @@ std::vector<std::byte> payload(const CaseTensor& tensor, DType dtype) {
     for (const float value : tensor.floats) append(bytes, poisoned ? poison_half : float_to_half(value, dtype));
   } else {
     for (const float value : tensor.floats) append(bytes, poisoned ? std::bit_cast<float>(poison_f32) : value);
+  }
+  const std::size_t given = bytes.size();
+  bytes.resize(size);
+  for (std::size_t at = given; at < size; at += given) {
+    std::copy_n(bytes.begin(), std::min(given, size - at), bytes.begin() + static_cast<std::ptrdiff_t>(at));
   }
   return bytes;
 }

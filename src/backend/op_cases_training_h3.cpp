@@ -1,5 +1,6 @@
 // Cases of training: the H3 mixer, its filter, long convolutions.
 #include <cmath>
+#include <utility>
 
 #include "backend/op_cases_h3.h"
 
@@ -72,18 +73,24 @@ double mixer_flops(const MixerShape& m) {
   return static_cast<double>(m.width * m.batch * m.tokens) * m.head_dim * static_cast<double>(6 * m.state);
 }
 
-// The forward pass without a carried state.
-void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+// The forward pass without a carried state; `keeps`: with the states that the backward pass starts from.
+void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, bool keeps = false,
+                      const std::vector<DType>& dtypes = activation_dtypes) {
   add_case(
-      list, "h3_mixer", fmt::format("{}_training_{}", m.name(), algorithm_name(algorithm)), activation_dtypes,
+      list, "h3_mixer", fmt::format("{}_training_{}{}", m.name(), keeps ? "keeping_" : "", algorithm_name(algorithm)),
+      dtypes,
       [=](CaseBuilder& builder) {
         const FilterTensors filter = filter_inputs(builder, mixer_parameters(m, builder.random()));
         const DType act = builder.activation();
         const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
         const int y = builder.output("y", act, {m.width, m.batch, m.tokens});
+        const std::int64_t superchunks = (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
+        const int entry = keeps ? builder.output("entry_states", f32, {m.width, m.batch, superchunks, m.state}) : -1;
         const auto record_as = [=](ConvAlgorithm chosen) {
           return [=](Encoder& encoder, std::span<const Tensor> t) {
-            encoder.h3_mixer(mixer_args(m, chosen, t[qkv], filter.view(t), t[y]));
+            H3MixerArgs args = mixer_args(m, chosen, t[qkv], filter.view(t), t[y]);
+            args.entry_states = optional_tensor(t, entry);
+            encoder.h3_mixer(args);
           };
         };
         CaseData data = builder.done(record_as(algorithm), mixer_flops(m));
@@ -93,15 +100,28 @@ void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorit
       training_needs(algorithm));
 }
 
-void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+enum class EntryStates { none, right, any };  // `any` numbers serve benchmarks
+
+void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm,
+                       EntryStates given = EntryStates::none, const std::vector<DType>& dtypes = activation_dtypes) {
   add_case(
-      list, "h3_mixer_backward", fmt::format("{}_{}", m.name(), algorithm_name(algorithm)), activation_dtypes,
+      list, "h3_mixer_backward",
+      fmt::format("{}_{}{}", m.name(), algorithm_name(algorithm), given == EntryStates::none ? "" : "_states"),
+      dtypes,
       [=](CaseBuilder& builder) {
         const Parameters p = mixer_parameters(m, builder.random());
         const FilterTensors filter = filter_inputs(builder, p);
         const DType act = builder.activation();
         const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
         const int d_y = builder.normal("d_y", CaseRole::input, act, {m.width, m.batch, m.tokens});
+        const std::int64_t superchunks = (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
+        const Shape state_shape = {m.width, m.batch, superchunks, m.state};
+        int states = -1;
+        if (given == EntryStates::any) states = builder.normal("entry_states", CaseRole::input, f32, state_shape);
+        if (given == EntryStates::right) {
+          states = builder.floats("entry_states", CaseRole::input, f32, state_shape,
+                                  entry_states(builder, m, filter, qkv));
+        }
         const int d_qkv = builder.output("d_qkv", act, {3 * m.width, m.batch, m.tokens});
         const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
         for (const int index : {d_filter.log_a, d_filter.gain, d_filter.d, d_filter.shift_taps}) {
@@ -116,7 +136,8 @@ void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algori
                                        .algorithm = chosen,
                                        .d_y = t[d_y],
                                        .d_qkv = t[d_qkv],
-                                       .d_filter = d_filter.view(t)});
+                                       .d_filter = d_filter.view(t),
+                                       .entry_states = optional_tensor(t, states)});
           };
         };
         CaseData data = builder.done(record_as(algorithm), 3 * mixer_flops(m));  // z again, then two adjoints
@@ -223,6 +244,14 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
       add_forward_case(list, m, algorithm);
       add_backward_case(list, m, algorithm);
     }
+    const std::vector<MixerShape> large = {{768, 1, 64, 64, 512, {}},
+                                           {768, 1, 64, 64, 1024, {}},
+                                           {768, 1, 64, 32, 8192, {}},
+                                           {768, 1, 64, 8, 32768, {}}};
+    for (const MixerShape& shape : large) {
+      for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, {DType::f16});
+      add_backward_case(list, shape, chunked, EntryStates::any, {DType::f16});
+    }
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
     add_conv_backward_case(list, {8, 768, 1024, true, false});
@@ -249,11 +278,29 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
     }
     if (set == CaseSet::full && i < 3) add_backward_case(list, mixers[i], ConvAlgorithm::automatic);
   }
+  add_forward_case(list, {3, 1, 64, 2, 100, {}}, chunked, true);
 
+  // On tensor cores: whole and odd chunks, several sequences a warp.
+  for (const auto& [batch, tokens] : {std::pair{6, 64}, {1, 100}, {2, 1024}, {5, 1500}, {3, 2104}}) {
+    add_backward_case(list, {2, 1, 64, batch, tokens, {}}, chunked, EntryStates::right);
+    if (set == CaseSet::quick) break;
+  }
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
   add_kernel_backward_case(list, 3, 64, 129);
   add_conv_backward_case(list, {2, 3, 127, true, false});
   if (set == CaseSet::quick) return;
+  // Long sequences, more and fewer than their superchunks; short ones that share a tile; lengths that do not divide.
+  for (const MixerShape& m : std::vector<MixerShape>{{1, 1, 64, 2, 2100, {}},
+                                                     {2, 1, 64, 1, 7000, {}},
+                                                     {1, 1, 32, 3, 1152, {}},
+                                                     {2, 1, 64, 6, 1024, {}},
+                                                     {3, 1, 64, 19, 64, {}},
+                                                     {2, 1, 64, 5, 200, {}},
+                                                     {2, 1, 6, 3, 511, {}},
+                                                     {40, 1, 64, 1, 129, {}}}) {
+    add_forward_case(list, m, chunked, true);
+    add_forward_case(list, m, ConvAlgorithm::automatic);
+  }
   add_discretize_backward_case(list, 1, 1, 8, 1, bilinear);
   add_discretize_backward_case(list, 16, 4, 16, 2, zoh);
   add_discretize_backward_case(list, 7, 1, 2, 7, zoh);

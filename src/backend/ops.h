@@ -98,8 +98,9 @@ struct H3Parameters {
 // What the mixer really uses, made once by `discretize`; all f32. Powers of a are rounded once from more than
 // fp32: a rounding error in a itself would grow with the length of the memory, 1 / (1 - |a|).
 struct H3Filter {
-  static constexpr int chunk = 64;        // T, the chunk of the chunked algorithm
-  static constexpr int power_count = 17;  // a^(2^0) ... a^(2^16): any a^l for l < 131072 by products
+  static constexpr int chunk = 64;         // T, the chunk of the chunked algorithm
+  static constexpr int superchunk = 1024;  // tokens between the states that a forward pass keeps for the backward
+  static constexpr int power_count = 17;   // a^(2^0) ... a^(2^16): any a^l for l < 131072 by products
 
   Tensor a;           // (H, n, 4)  one step: (re, im) rounded, then (re, im) of what the rounding dropped
   Tensor b;           // (H, n, 2)  discretised input weights
@@ -146,6 +147,9 @@ struct H3MixerArgs {
   Tensor positions;  // (S) i32, read only: tokens each slot has seen before this call
   H3State state;
   Tensor y;  // (D, B, L) act
+  // Training only, head_dim 1: (D, B, ceil(L / superchunk), 2 n) f32, written with the modes (re, im) as each
+  // superchunk of tokens begins, which the backward pass starts from; or empty.
+  Tensor entry_states = {};
 };
 
 // qkv = layer_norm(x) W^T + bias, rounded to the activation dtype.

@@ -106,6 +106,11 @@ void Encoder::h3_mixer_backward(const H3MixerBackwardArgs& args) {
   check.separate("d_qkv", args.d_qkv, "qkv", args.qkv);
   check.separate("d_qkv", args.d_qkv, "d_y", args.d_y);
   check_filter_gradient(check, sizes, args.d_filter, true);
+  if (args.entry_states) {
+    check.require(args.head_dim == 1, "entry_states are kept for head_dim 1 only, not {}", args.head_dim);
+    check.tensor("entry_states", args.entry_states, DType::f32,
+                 {sizes.width, batch, (tokens + H3Filter::superchunk - 1) / H3Filter::superchunk, sizes.state});
+  }
   record_h3_mixer_backward(args);
 }
 

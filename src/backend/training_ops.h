@@ -94,6 +94,8 @@ struct H3MixerBackwardArgs {
   Tensor d_y;                 // (D, B, L) act
   Tensor d_qkv;               // (3 D, B, L) act, written
   H3FilterGradient d_filter;  // written
+  // (D, B, ceil(L / superchunk), N) f32, as the forward pass left them; or empty, for more work here.
+  Tensor entry_states = {};
 };
 
 // From the filter's gradient to that of the raw parameters, through `discretize`.

@@ -62,6 +62,24 @@ void ssm(ConvAlgorithm algorithm, const HeadFilter& filter, const std::vector<do
   }
 }
 
+// The same in pieces, the state before each written down.
+void ssm_by_superchunks(const H3HeadArgs& args, const HeadFilter& filter, const std::vector<double>& w,
+                        std::vector<Complex>& s, std::vector<double>& z) {
+  float* entry = args.entry_states;
+  constexpr std::ptrdiff_t most = H3Filter::superchunk;
+  for (std::ptrdiff_t begin = 0; begin < args.tokens; begin += most) {
+    const std::ptrdiff_t end = std::min<std::ptrdiff_t>(begin + most, args.tokens);
+    for (const Complex& mode : s) {
+      *entry++ = static_cast<float>(mode.real());
+      *entry++ = static_cast<float>(mode.imag());
+    }
+    const std::vector<double> piece(w.begin() + begin, w.begin() + end);
+    std::vector<double> result(piece.size());
+    ssm(args.algorithm, filter, piece, s, result);
+    std::copy(result.begin(), result.end(), z.begin() + begin);
+  }
+}
+
 std::int64_t output_channel(HeadOrder order, std::int64_t heads, std::int64_t d, std::int64_t head, std::int64_t j) {
   return order == HeadOrder::head_major ? head * d + j : j * heads + head;
 }
@@ -184,7 +202,11 @@ void h3_mix_head(const H3HeadArgs& args) {
       }
       for (std::int64_t t = 0; t < args.tokens; ++t) w[t] = shifted[i][t] * value[t];
       std::fill(z.begin(), z.end(), 0.0);
-      ssm(args.algorithm, filter, w, s, z);
+      if (args.entry_states == nullptr) {
+        ssm(args.algorithm, filter, w, s, z);
+      } else {
+        ssm_by_superchunks(args, filter, w, s, z);
+      }
       const float* query = args.q + (args.head * d + i) * args.channel_stride;
       for (std::int64_t t = 0; t < args.tokens; ++t) y[t] += query[t] * z[t];
       for (std::int64_t mode = 0; mode < modes && stored != nullptr; ++mode) {
@@ -212,6 +234,8 @@ void CpuEncoder::record_h3_mixer(const H3MixerArgs& args) {
       const std::int64_t sequence = index % batch;
       const std::int64_t slot = args.slots ? integers(args.slots)[sequence] : 0;
       const float* qkv = floats(args.qkv) + sequence * tokens;
+      const std::int64_t entry_floats =
+          (tokens + H3Filter::superchunk - 1) / H3Filter::superchunk * args.filter.a.shape[1] * 2;
       h3_mix_head({.q = qkv,
                    .k = qkv + part,
                    .v = qkv + 2 * part,
@@ -225,7 +249,8 @@ void CpuEncoder::record_h3_mixer(const H3MixerArgs& args) {
                    .head = index / batch,
                    .slot = slot,
                    .position = args.slots ? integers(args.positions)[slot] : 0,
-                   .state = args.state});
+                   .state = args.state,
+                   .entry_states = args.entry_states ? floats(args.entry_states) + index * entry_floats : nullptr});
     }
   });
 }

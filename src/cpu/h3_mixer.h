@@ -19,7 +19,8 @@ struct H3HeadArgs {
   HeadOrder head_order;
   ConvAlgorithm algorithm;
   std::int64_t head, slot, position;
-  const H3State& state;  // empty: nothing before this call, nothing kept
+  const H3State& state;           // empty: nothing before this call, nothing kept
+  float* entry_states = nullptr;  // of this sequence: (ceil(L / superchunk), 2 n), written; or null. head_dim 1
 };
 
 void h3_mix_head(const H3HeadArgs& args);

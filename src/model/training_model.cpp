@@ -169,6 +169,10 @@ TrainingModel::Layer TrainingModel::make_layer(std::int64_t index) const {
                   floats({width, config_.ssm_d_state})};
   layer.d_filter = {floats({heads, modes, 2}), floats({heads, modes, 2}), floats({heads}),
                     floats({width, config_.ssm_d_state})};
+  if (config_.ssm_head_dim == 1) {
+    const std::int64_t superchunks = (shape_.length + H3Filter::superchunk - 1) / H3Filter::superchunk;
+    layer.entry_states = floats({width, shape_.batch, superchunks, config_.ssm_d_state});
+  }
   return layer;
 }
 
@@ -253,6 +257,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, bool trai
     mixer.head_order = config_.head_order();
     mixer.algorithm = conv_;
     mixer.y = layer.y.reshape({width, shape_.batch, shape_.length});
+    if (training) mixer.entry_states = layer.entry_states;
     encoder.h3_mixer(mixer);
   }
   LinearArgs out;
@@ -313,7 +318,7 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
     const Shape narrow = {width, shape_.batch, shape_.length};
     encoder.h3_mixer_backward({layer.qkv_rows.reshape(wide), layer.filter, static_cast<int>(config_.ssm_head_dim),
                                config_.head_order(), conv_, d_y.reshape(narrow), d_qkv.reshape(wide),
-                               layer.d_filter});
+                               layer.d_filter, layer.entry_states});
     encoder.discretize_backward({layer.ssm, layer.filter, layer.d_filter, layer.d_ssm});
   }
   LinearBackwardArgs in;

@@ -1,0 +1,444 @@
+// The H3 mixer with 16-bit activations and one channel a head in one pass over memory, on tensor cores:
+//   k' = Toep(f) k;  w = k' v;  z = Toep(K) w + R s;  y = q z     inside a chunk of T = 64 tokens
+//   s <- a^64 s + b E w                                           from chunk to chunk, in fp32
+// with E[t, n] = a_n^(63-t), R[n, t] = 2 Re(c_n a_n^(t+1)), and K_0 with D in it. The shift SSM reaches one chunk
+// back: its Toeplitz matrix has 128 rows. Only q, k, v are read, only y is written, each once: 8 bytes an element.
+//
+// All products are transposed: a warp has 16 rows (chunks; h3_mixer_chunked.cuh), and the columns are tokens or
+// states. The sums of two products are then, packed, an operand of the next: k -> k' -> w -> {E w, z} stays in
+// registers.
+//   * Toeplitz matrices are operands B in registers, one an 8 x 8 tile; tiles of zeros are left out: 40 + 20
+//   products.
+//   * E w goes through shared memory to lanes that are modes, which walk over the 16 chunks and leave the state
+//   before
+//     each, rounded to 16 bits, as an operand: 32 products for E, 32 for R, both in shared memory.
+//   * q, k, v arrive by asynchronous copies, one tile ahead of the one at work; a warp waits for its own only.
+// The matrices are made by each block from the 3 KB of taps, lags and powers of its channel, while its first tiles
+// are under way: tables in device memory (17 KB a channel) would cost traffic, and a kernel before this one.
+//
+// One sequence is the work of one warp. Where there are fewer sequences than tiles in one, the warps of a block take
+// its tiles in turn instead and hand the state on (`in_turn`).
+//
+// Errors of 16-bit operands, relative to y: f16 about 3e-4, bf16 3e-3. The taps are split in two terms: rounded to
+// one, rows whose k and v have a mean lose ten times as much. The carried state is fp32 and as exact with any length.
+//
+// Tried on an H100 in a prototype, and no better: chunks of 128, three tiles ahead, tables in device memory.
+#include "filter.cuh"
+#include "h3_mixer_chunked.cuh"
+
+namespace riverhorse::cuda {
+
+namespace {
+
+// Shared memory of a block, in bytes. A stage holds a tile of k (the row before it, and 16), of v and of q; E w and
+// the states take the place of its k and v.
+constexpr int matrix_bytes = chunk * 2 * chunked_modes * 2;
+constexpr int values_offset = (tile_rows + 1) * row_bytes, queries_offset = values_offset + tile_rows * row_bytes;
+constexpr int stage_bytes = queries_offset + tile_rows * row_bytes;
+constexpr int state_row_bytes = 2 * row_bytes;  // 32 complex numbers in fp32
+constexpr int last_row_offset = tile_rows * state_row_bytes;
+static_assert(last_row_offset + row_bytes <= queries_offset);
+constexpr int stages = 2;
+constexpr int stages_offset = 2 * matrix_bytes;  // after R and E
+constexpr int carry_offset = stages_offset + chunked_warps * stages * stage_bytes;
+constexpr int turn_offset = carry_offset + chunked_modes * 8;
+constexpr int powers_offset = turn_offset + 16;
+constexpr int power_count = 7;  // a^1, 2, 4, 8, 16, 32, and 2 c
+constexpr int tables_offset = powers_offset + power_count * chunked_modes * 8;
+constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
+
+template <typename T>
+constexpr int tap_terms = is_half<T> ? 1 : 2;
+
+template <typename T>
+struct ChunkedMixing {
+  const T *q, *k, *v;
+  T* y;
+  Cut cut;
+  bool aligned;
+  Filter filter;
+  const float *powers, *toeplitz;
+  const std::int32_t *slots, *positions;
+  const float* shift;
+  float *modes, *entry_states;
+
+  // Of one channel's sequence, in (D, B, L).
+  __device__ std::int64_t line(std::int64_t channel, std::int64_t sequence) const {
+    return (channel * cut.batch + sequence) * cut.tokens;
+  }
+};
+
+__device__ inline Complex<float> load_complex(const float* values, std::int64_t index) {
+  return {values[2 * index], values[2 * index + 1]};
+}
+
+// Where pair (row 2 x, 2 x + 1; column) of a matrix with 64 rows lies, as operand B: 16 bytes a lane hold its four
+// registers of 32 rows. In 4-byte words.
+__device__ inline int operand_word(int x, int column) {
+  const int half = x / 16, lane = (column % 8) * 4 + x % 4, word = (x / 8 % 2) * 2 + x / 4 % 2;
+  return ((column / 8 * 2 + half) * warp_size + lane) * 4 + word;
+}
+
+// R and E from the powers in shared memory.
+template <typename T>
+__device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const float2* powers) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
+  const auto power_of_two = [=](int exponent, int mode) {
+    const float2 value = powers[exponent * chunked_modes + mode];
+    return Complex<float>(value.x, value.y);
+  };
+  {  // lanes are modes; a warp has 16 tokens
+    const Complex<float> a = power_of_two(0, lane);
+    Complex<float> product = power_of_two(6, lane) * a;
+    if ((warp & 1) != 0) product = product * power_of_two(4, lane);
+    if ((warp & 2) != 0) product = product * power_of_two(5, lane);
+    for (int i = 0; i < chunk / chunked_warps; ++i) {
+      r[operand_word(lane, chunk / chunked_warps * warp + i)] = pack<T>(product.re, -product.im);
+      product = product * a;
+    }
+  }
+  for (int i = 0; i < chunked_modes / chunked_warps; ++i) {  // lanes are pairs of tokens; a warp has 8 modes
+    const int mode = chunked_modes / chunked_warps * warp + i, exponent = 31 - lane;
+    Complex<float> product(1);
+    for (int bit = 0; bit < 5; ++bit) {
+      if ((exponent >> bit & 1) != 0) product = product * power_of_two(bit + 1, mode);
+    }
+    const Complex<float> before = product * power_of_two(0, mode);
+    e[operand_word(lane, 2 * mode)] = pack<T>(before.re, product.re);
+    e[operand_word(lane, 2 * mode + 1)] = pack<T>(before.im, product.im);
+  }
+}
+
+// Three blocks a multiprocessor where 168 registers do; more hide more of the waits.
+template <typename T, bool in_turn>
+constexpr int blocks_at_once = is_half<T> || !in_turn ? 3 : 2;
+
+template <typename T, bool in_turn>
+__global__ void __launch_bounds__(chunked_threads, (blocks_at_once<T, in_turn>)) mix(ChunkedMixing<T> m) {
+  SHARED_MEMORY(unsigned char, memory);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
+  const int g = lane / 4, t = lane % 4;
+  const std::int64_t channel = blockIdx.x;
+  const Cut& cut = m.cut;
+  const std::uint32_t base = shared_address(memory);
+
+  // The tiles of this warp: number(i) of `count`, which are those of every `step`-th group.
+  const int first = static_cast<int>(in_turn ? blockIdx.y : blockIdx.y * chunked_warps + warp);
+  const int step = static_cast<int>(in_turn ? gridDim.y : gridDim.y * chunked_warps);
+  const int count = first < cut.groups ? (cut.groups - first + step - 1) / step * cut.tiles : 0;
+  const auto number = [=](int i) { return in_turn ? i * chunked_warps + warp : i; };
+  const auto stage = [=](int i) {
+    return base + static_cast<std::uint32_t>(stages_offset + (warp * stages + i % stages) * stage_bytes);
+  };
+
+  const auto load_tile = [&](int i) {
+    if (number(i) < count) {
+      const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
+      const std::uint32_t to = stage(i);
+      const int unit = lane % 8;
+#pragma unroll 1
+      for (int row = lane / 8; row < tile_rows; row += 4) {
+        const std::int64_t sequence = cut.sequence(group, row), token = cut.token(tile, row) + 8 * unit;
+        const bool there = sequence < cut.batch;
+        const std::int64_t line = there ? m.line(channel, sequence) : 0, tokens = there ? cut.tokens : 0;
+        load_unit(to + unit_offset(row + 1, unit), m.k + line, token, tokens, m.aligned);
+        load_unit(to + values_offset + unit_offset(row, unit), m.v + line, token, tokens, m.aligned);
+        load_unit(to + queries_offset + unit_offset(row, unit), m.q + line, token, tokens, m.aligned);
+        if (row != 0) continue;
+        if (tile > 0) {
+          load_unit(to + unit_offset(0, unit), m.k + line, token - chunk, tokens, m.aligned);
+        } else if (m.shift != nullptr) {
+          const std::int64_t slot = m.slots[sequence], position = m.positions[slot], state = m.filter.state;
+          const float* ring = m.shift + (slot * m.filter.width + channel) * state;
+          const auto key = [=](int element) {
+            const std::int64_t before = chunk - 8 * unit - element;  // tokens before the first
+            return before < state && before <= position ? ring[(position - before) % state] : 0.0f;
+          };
+          store_shared(to + unit_offset(0, unit), make_uint4(pack<T>(key(0), key(1)), pack<T>(key(2), key(3)),
+                                                             pack<T>(key(4), key(5)), pack<T>(key(6), key(7))));
+        }
+      }
+    }
+    commit_copies();
+  };
+  for (int i = 0; i < stages; ++i) load_tile(i);
+
+  auto* const powers = reinterpret_cast<float2*>(memory + powers_offset);
+  auto* const tables = reinterpret_cast<std::uint32_t*>(memory + tables_offset);
+  const auto modes = static_cast<int>(m.filter.modes);
+  for (int i = thread; i < power_count * chunked_modes; i += chunked_threads) {
+    const int mode = i % chunked_modes, exponent = i / chunked_modes;
+    const std::int64_t index = channel * modes + mode;
+    Complex<float> value;
+    if (mode < modes) {
+      value = exponent < 6 ? load_complex(m.powers, index * H3Filter::power_count + exponent)
+                           : 2.0f * m.filter.output(index);
+    }
+    powers[i] = make_float2(value.re, value.im);
+  }
+  make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
+                   tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
+  make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
+  if (in_turn && thread == 0) store_shared(base + turn_offset, std::uint32_t{0});
+  __syncthreads();
+  make_matrices<T>(reinterpret_cast<std::uint32_t*>(memory), reinterpret_cast<std::uint32_t*>(memory + matrix_bytes),
+                   powers);
+
+  // Pairs of neighbouring Toeplitz tiles (j + 1, j).
+  std::uint32_t taps[tap_terms<T>][9], lags[8];
+  for (int j = 0; j < 9; ++j) {
+    for (int term = 0; term < tap_terms<T>; ++term) {
+      taps[term][j] = tables[term * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
+    }
+    if (j < 8) lags[j] = tables[2 * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
+  }
+  Complex<float> decay, input, s;  // a^64, b, the carried state
+  if (lane < modes) {
+    decay = load_complex(m.powers, (channel * modes + lane) * H3Filter::power_count + 6);
+    input = m.filter.input(channel * modes + lane);
+  }
+  __syncthreads();
+
+  // Where a lane loads from matrices: row lane % 16, unit lane / 16 of each pair of units.
+  const std::uint32_t keys_at = unit_offset(lane % 16 + 1, lane / 16), at = unit_offset(lane % 16, lane / 16);
+  const std::uint32_t states_at = static_cast<std::uint32_t>(lane % 16 * row_bytes) + at;
+  const std::uint32_t r_at = base + static_cast<std::uint32_t>(16 * lane), e_at = r_at + matrix_bytes;
+  // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
+  const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
+  const int last_tokens = static_cast<int>(cut.tokens % chunk);
+
+#pragma unroll 1
+  for (int i = 0; number(i) < count; ++i) {
+    const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
+    const std::uint32_t here = stage(i);
+    const unsigned begins = tile == 0 ? cut.begins : 0;
+    const bool ends = m.modes != nullptr && tile + 1 == cut.tiles;
+    wait_for_copies<stages - 1>();
+    __syncwarp();
+
+    // k', from the chunk before (operands 0 to 3) and this one; then w
+    std::uint32_t keys[8][4], w[4][4];
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      load_matrices(keys[p], here + (at ^ (32 * p)));
+      load_matrices(keys[4 + p], here + (keys_at ^ (32 * p)));
+      if (begins != 0 && m.shift == nullptr) {  // nothing before
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if ((begins >> (g + 8 * (j % 2)) & 1) != 0) keys[p][j] = 0;
+        }
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      float even[4] = {}, odd[4] = {};
+#pragma unroll
+      for (int term = 0; term < tap_terms<T>; ++term) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          multiply_add<T>(even, keys[p + j], taps[term][8 - 2 * j], taps[term][7 - 2 * j]);
+          multiply_add<T>(odd, keys[p + 1 + j], taps[term][7 - 2 * j], taps[term][6 - 2 * j]);
+        }
+        multiply_add<T>(even, keys[p + 4][0], keys[p + 4][1], taps[term][0]);
+        multiply_add<T>(odd, keys[p][2], keys[p][3], taps[term][8]);
+      }
+      std::uint32_t values[4];
+      load_matrices(values, here + values_offset + (at ^ (32 * p)));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float2 value = unpack<T>(values[j]);
+        const float* shifted = j < 2 ? even : odd;
+        w[p][j] = pack<T>(shifted[j % 2 * 2] * value.x, shifted[j % 2 * 2 + 1] * value.y);
+      }
+    }
+    __syncwarp();  // k and v are read, and written over from here on
+
+    // u = E w
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+      float u[4] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto e = load_shared<uint4, true>(e_at + (column * 2 + half) * 512);
+        multiply_add<T>(u, w[2 * half], e.x, e.y);
+        multiply_add<T>(u, w[2 * half + 1], e.z, e.w);
+      }
+      const std::uint32_t to = here + static_cast<std::uint32_t>(g * state_row_bytes + ((column ^ g) << 5) + 8 * t);
+      store_shared(to, make_float2(u[0], u[1]));
+      store_shared(to + 8 * state_row_bytes, make_float2(u[2], u[3]));
+    }
+    if (ends && last_tokens != 0 && g == last_row % 8) {
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          store_shared(here + last_row_offset + static_cast<std::uint32_t>(32 * p + 16 * j + 4 * t),
+                       last_row < 8 ? w[p][2 * j] : w[p][2 * j + 1]);
+        }
+      }
+    }
+
+    // z inside the chunk
+    float z[8][4];
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) z[column][j] = 0;
+#pragma unroll
+      for (int p = 0; p < (column + 1) / 2; ++p) {
+        multiply_add<T>(z[column], w[p], lags[column - 2 * p], lags[column - 2 * p - 1]);
+      }
+      if (column % 2 == 0) multiply_add<T>(z[column], w[column / 2][0], w[column / 2][1], lags[0]);
+    }
+    __syncwarp();
+
+    // from chunk to chunk: lanes are modes
+    {
+      float2 u[tile_rows];
+#pragma unroll
+      for (int row = 0; row < tile_rows; ++row) {
+        u[row] = load_shared<float2>(here + static_cast<std::uint32_t>(row * state_row_bytes) +
+                                     ((8 * lane) ^ ((row & 7) << 5)));
+      }
+      __syncwarp();
+      const std::uint32_t carry = base + carry_offset + static_cast<std::uint32_t>(8 * lane);
+      if (in_turn) {
+        const auto turn = static_cast<std::uint32_t>(number(i));
+        while (__shfl_sync(all_lanes, load_shared<std::uint32_t>(base + turn_offset), 0) != turn) {
+        }
+        __threadfence_block();
+        const float2 carried = load_shared<float2>(carry);
+        s = {carried.x, carried.y};
+      }
+      Complex<float> begin;
+      float* kept = nullptr;
+      if (m.modes != nullptr && lane < modes) {
+        kept = m.modes + 2 * ((m.slots[group] * m.filter.width + channel) * modes + lane);
+        if (begins != 0) begin = load_complex(kept, 0);
+      }
+      if ((begins & 1) != 0) s = begin;
+      if (m.entry_states != nullptr && lane < modes) {
+        for (int row = 0; row < tile_rows; row += 1 << cut.rows_log) {
+          const std::int64_t sequence = cut.sequence(group, row);
+          if (sequence >= cut.batch) break;
+          const std::int64_t index = ((channel * cut.batch + sequence) * cut.tiles + tile) * modes + lane;
+          m.entry_states[2 * index] = row == 0 ? s.re : 0;
+          m.entry_states[2 * index + 1] = row == 0 ? s.im : 0;
+        }
+      }
+      Complex<float> at_end;
+      const int end_row = last_row + (last_tokens == 0 ? 1 : 0);
+#pragma unroll
+      for (int row = 0; row < tile_rows; ++row) {
+        if ((begins >> row & 1) != 0) s = begin;
+        if (row == end_row) at_end = s;
+        store_shared(here + static_cast<std::uint32_t>(row * state_row_bytes) + ((4 * lane) ^ ((row & 7) << 4)),
+                     pack<T>(s.re, s.im));
+        s = decay * s + input * Complex<float>(u[row].x, u[row].y);
+      }
+      if (end_row == tile_rows) at_end = s;
+      if (in_turn) {
+        store_shared(carry, make_float2(s.re, s.im));
+        __threadfence_block();
+        __syncwarp();
+        if (lane == 0) store_shared(base + turn_offset, static_cast<std::uint32_t>(number(i) + 1));
+      }
+      if (ends && kept != nullptr) {
+        const Decay one(m.filter, channel * modes + lane);
+        for (int token = 0; token < last_tokens; ++token) {
+          const float2 pair = unpack<T>(load_shared<std::uint32_t>(here + last_row_offset + (token / 2) * 4));
+          at_end = one(at_end) + (token % 2 == 0 ? pair.x : pair.y) * input;
+        }
+        kept[0] = at_end.re;
+        kept[1] = at_end.im;
+      }
+    }
+    __syncwarp();
+
+    // what the past adds
+    {
+      std::uint32_t states[4][4];
+#pragma unroll
+      for (int p = 0; p < 4; ++p) load_matrices(states[p], here + (states_at ^ (32 * p)));
+#pragma unroll
+      for (int column = 0; column < 8; ++column) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const auto r = load_shared<uint4, true>(r_at + (column * 2 + half) * 512);
+          multiply_add<T>(z[column], states[2 * half], r.x, r.y);
+          multiply_add<T>(z[column], states[2 * half + 1], r.z, r.w);
+        }
+      }
+    }
+
+    // y = q z, by way of q's place
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const std::uint32_t place = here + queries_offset + (at ^ (32 * p));
+      std::uint32_t queries[4], y[4];
+      load_matrices(queries, place);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float2 query = unpack<T>(queries[j]);
+        const float* column = z[2 * p + j / 2] + j % 2 * 2;
+        y[j] = pack<T>(column[0] * query.x, column[1] * query.y);
+      }
+      store_matrices(place, y);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int row = lane / 8; row < tile_rows; row += 4) {
+      const std::int64_t sequence = cut.sequence(group, row);
+      if (sequence >= cut.batch) continue;
+      const auto unit = load_shared<uint4>(here + queries_offset + unit_offset(row, lane % 8));
+      store_unit(m.y + m.line(channel, sequence), cut.token(tile, row) + lane % 8 * 8, cut.tokens, m.aligned, unit);
+    }
+    __syncwarp();
+    load_tile(i + stages);
+  }
+}
+
+template <typename T>
+void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
+  const std::int64_t width = args.y.shape[0], batch = args.y.shape[1], tokens = args.y.shape[2];
+  const std::int64_t part = width * batch * tokens;
+  const Cut cut(batch, tokens, static_cast<bool>(args.state.modes));
+  const T* qkv = data<T>(args.qkv);
+  T* y = data<T>(args.y);
+  const auto is_aligned = [](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; };
+  const bool aligned = tokens % 8 == 0 && is_aligned(qkv) && is_aligned(y);
+  const ChunkedMixing<T> mixing{.q = qkv,
+                                .k = qkv + part,
+                                .v = qkv + 2 * part,
+                                .y = y,
+                                .cut = cut,
+                                .aligned = aligned,
+                                .filter = Filter(args.filter),
+                                .powers = data<float>(args.filter.powers),
+                                .toeplitz = data<float>(args.filter.toeplitz),
+                                .slots = data<std::int32_t>(args.slots),
+                                .positions = data<std::int32_t>(args.positions),
+                                .shift = data<float>(args.state.shift),
+                                .modes = data<float>(args.state.modes),
+                                .entry_states = data<float>(args.entry_states)};
+  // Long rows: a block each. Else a block has all sequences of a channel, unless that leaves multiprocessors idle.
+  const bool in_turn = cut.tiles > cut.groups;
+  constexpr std::int64_t blocks_wanted = 4;  // a multiprocessor
+  const std::int64_t most =
+      std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
+  const std::int64_t parts = in_turn ? most : std::min(most, divide_up(blocks_wanted * multiprocessors, width));
+  launch(in_turn ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
+         mixing);
+}
+
+}  // namespace
+
+void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
+  if (args.y.dtype == DType::bf16) {
+    launch_mix<__nv_bfloat16>(stream, args, multiprocessors);
+  } else {
+    launch_mix<__half>(stream, args, multiprocessors);
+  }
+}
+
+}  // namespace riverhorse::cuda

@@ -1,0 +1,405 @@
+// The H3 mixer's backward pass on tensor cores: 16-bit activations, head_dim 1, 32 modes, from an empty state. One
+// pass over q, k, v and d_y. With x_t = a x_{t-1} + w_t a mode and gain = c b, of one channel:
+//   k' = taps * k,  w = k' v,  z = K * w;   d_q = d_y z,  d_z = d_y q
+//   d_w = K run backwards over d_z;  d_v = d_w k',  d_k' = d_w v,  d_k = the taps run backwards over d_k'
+//
+// A block has a channel, a warp whole sequences of it, 1024 tokens at a time (a superchunk: 16 chunks of 64) from the
+// last to the first. The 16 chunks are the rows of every product, whose result has the layout of the next one's left
+// operand: nothing is turned on the way from k to d_k. Inside a chunk K and the taps are Toeplitz matrices, tile by
+// tile from tables of pairs; between chunks, in fp32 with a lane a mode,
+//   U = W E,      E[t, n] = a^(63-t);           x <- a^64 x + U;                z += (gain x) R
+//   V = d_Z R^T,  R[n, t] = 2 Re, -2 Im a^(t+1);  lambda <- a^64 lambda + gain V;  d_w += lambda E^T
+// where x begins at what the forward pass left for the superchunk, and lambda = d loss / d x (no conjugates) is
+// carried.
+//
+// Gradients of the filter, summed over tokens and sequences:
+//   taps   k^T d_k', and lags = W^T d_Z, over the chunks; tiles of equal lag share an accumulator
+//   d      lags[0]
+//   gain   sum x V + 2 sum_l lags[l] a^l
+//   log a  sum lambda U' + gain sum x V' + 64 a^64 sum lambda x + 2 gain sum_l l lags[l] a^l
+// U' and V' weight w by 63 - t and d_z by t + 1. In f16 they and x could overflow: here the weights are 64 times
+// smaller, and x is kept times 16 |b|, which gives it about the range of U.
+//
+// Tiles are 16 or 17 rows of 128 bytes, the 16-byte units exchanged by row so that no access has bank conflicts. A
+// tile is loaded anew as soon as it is dead; taps and lags rest in shared memory between their uses: two blocks a
+// multiprocessor leave 255 registers a thread, and a spill costs more than that traffic.
+#include "h3_mixer_chunked_backward.h"
+#include "h3_mixer_chunked_backward_filter.cuh"
+#include "h3_mixer_chunked_backward_parts.cuh"
+
+namespace riverhorse::cuda {
+
+namespace {
+
+using namespace chunked_backward;
+
+// Of sequences `sequence`, + 4, ... each superchunk from the last to the first.
+struct Walk {
+  int sequence, superchunk;
+  __device__ __forceinline__ Walk next(int superchunks) const {
+    return superchunk == 0 ? Walk{sequence + chunked_warps, superchunks - 1} : Walk{sequence, superchunk - 1};
+  }
+  __device__ __forceinline__ void forget() { asm volatile("" : "+r"(sequence), "+r"(superchunk)); }
+};
+
+template <typename T, bool aligned>
+__global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(ChunkedBackward<T> m) {
+  SHARED_MEMORY(unsigned char, shared_memory);
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const int warp = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warp_size, 0);
+  const std::int64_t d = blockIdx.x;
+  const std::uint32_t shared = shared_address(shared_memory);
+  const std::uint32_t own = shared + place::warps + static_cast<std::uint32_t>(warp * place::warp_bytes);
+  const std::uint32_t keys = own + place::keys, values = own + place::values, queries = own + place::queries,
+                      d_outputs = own + place::d_y, projected = own + place::projected,
+                      shifted = own + place::shifted, d_shifted = own + place::d_shifted;
+
+  LaneOffsets at(lane);
+  const auto first_token = [&](const Walk& of) {
+    return (d * m.batch + of.sequence) * m.tokens + static_cast<std::int64_t>(of.superchunk) * H3Filter::superchunk;
+  };
+  const auto tokens_left = [&](const Walk& of) {
+    const std::int64_t left = m.tokens - static_cast<std::int64_t>(of.superchunk) * H3Filter::superchunk;
+    return static_cast<int>(min(left, static_cast<std::int64_t>(H3Filter::superchunk)));
+  };
+  const auto load = [&](const Walk& of, std::uint32_t tile, const T* from) {
+    if (of.sequence >= m.batch) return;
+    TileMover<T, aligned>(at.lane).load(tile, from + first_token(of), tokens_left(of));
+  };
+  const auto load_keys = [&](const Walk& of) {
+    if (of.sequence >= m.batch) return;
+    TileMover<T, aligned>(at.lane).load_keys(keys, m.k + first_token(of), tokens_left(of), of.superchunk == 0);
+  };
+  Walk walk{warp, m.superchunks - 1};
+  const auto load_next = [&](std::uint32_t tile, const T* from) { load(walk.next(m.superchunks), tile, from); };
+  const auto store = [&](std::uint32_t tile, T* to) {
+    TileMover<T, aligned>(at.lane).store(tile, to + first_token(walk), tokens_left(walk));
+  };
+  load_keys(walk);
+  load(walk, values, m.v);
+  load(walk, queries, m.q);
+  load(walk, d_outputs, m.d_y);
+  commit_copies();
+
+  make_constants(m, d, shared, warp, lane);
+  const std::int64_t mode = d * modes + lane;
+  const float* powers = m.powers + mode * H3Filter::power_count * 2;
+  const Complex<float> decay(powers[12], powers[13]);  // a^64
+  const Complex<double> exact_gain = m.filter.gain(mode);
+  const Complex<float> gain(static_cast<float>(exact_gain.re), static_cast<float>(exact_gain.im));
+  const float size = sqrtf(norm(m.filter.input(mode)));
+  const float scale = size > 0 ? 16 * size : 1;  // of x where it is kept in 16 bits
+  const auto entry = [&](const Walk& of) {
+    if (of.superchunk == 0 || of.sequence >= m.batch) return Complex<float>();
+    const std::int64_t row = (d * m.batch + of.sequence) * m.superchunks + of.superchunk;
+    const float* parts = m.entry_states + (row * modes + at.lane) * 2;
+    const Complex<float> input = m.filter.input(d * modes + at.lane);
+    const float per_norm = norm(input) > 0 ? 1 / norm(input) : 0.0f;
+    return per_norm * (Complex<float>(parts[0], parts[1]) * conj(input));
+  };
+  __syncthreads();
+
+  LagSums taps = {}, lags = {};
+  const std::uint32_t tap_sums = own + place::tap_sums, lag_sums = own + place::lag_sums;
+  store_sums(tap_sums + at.unit(), taps);
+  store_sums(lag_sums + at.unit(), lags);
+  ModeSums sums;
+  Complex<float> x = entry(walk), lambda;
+
+  while (walk.sequence < m.batch) {
+    at.forget();
+    walk.forget();
+    wait_for_copies<0>();
+    if (walk.superchunk == m.superchunks - 1) {
+      lambda = {};
+      if (at.lane < 8) store_shared(d_shifted + tile_bytes + at.unit(), make_uint4(0, 0, 0, 0));
+    }
+    __syncwarp();
+
+    // k', w = k' v, d_z = d_y q
+    Rows w, d_z;
+    {
+      std::uint32_t k[8][4], tiles[9];
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        load_matrices(k[p], keys + (at.rows ^ static_cast<std::uint32_t>(32 * p)));
+        load_matrices(k[4 + p], keys + (at.next_rows() ^ static_cast<std::uint32_t>(32 * p)));
+      }
+      load_tiles(tiles, shared + place::taps + at.forwards());
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(32 * p);
+        float even[4] = {}, odd[4] = {};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          multiply_add<T>(even, k[p + i], tiles[8 - 2 * i], tiles[7 - 2 * i]);
+          multiply_add<T>(odd, k[p + 1 + i], tiles[7 - 2 * i], tiles[6 - 2 * i]);
+        }
+        multiply_add<T>(even, k[p + 4][0], k[p + 4][1], tiles[0]);
+        multiply_add<T>(odd, k[p][2], k[p][3], tiles[8]);
+        const std::uint32_t rounded[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]),
+                                          pack<T>(odd[0], odd[1]), pack<T>(odd[2], odd[3])};
+        store_matrices(shifted + offset, rounded);
+        std::uint32_t v[4];
+        load_matrices(v, values + offset);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* exact = (i < 2 ? even : odd) + i % 2 * 2;
+          const float2 value = unpack<T>(v[i]);
+          w[p][i] = pack<T>(exact[0] * value.x, exact[1] * value.y);
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(32 * p);
+        std::uint32_t q[4], d_y[4];
+        load_matrices(q, queries + offset);
+        load_matrices(d_y, d_outputs + offset);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) d_z[p][i] = multiply_pairs<T>(q[i], d_y[i]);
+      }
+      __syncwarp();
+    }
+    at.forget();
+    walk.forget();
+    {
+      load_sums(lags, lag_sums + at.unit());
+      store_rows(projected, at.rows, w);
+      store_rows(queries, at.rows, d_z);
+      __syncwarp();
+      std::uint32_t right[8][2];
+      load_right(right, queries, at.rows);
+      add_lags<T>(lags, at, projected, right);
+      store_sums(lag_sums + at.unit(), lags);
+      __syncwarp();
+    }
+    at.forget();
+    walk.forget();
+
+    // x at the entry of each chunk; q is dead, and its tile keeps U'
+    project<T, false>(w, at, shared + place::inputs, projected, queries);
+    __syncwarp();
+    at.forget();
+    walk.forget();
+    std::uint32_t entries[16];
+    {
+      std::uint32_t u[16];
+#pragma unroll
+      for (int row = 0; row < tile_rows; ++row) u[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
+#pragma unroll
+      for (int row = 0; row < tile_rows; ++row) {
+        entries[row] = pack<T>(scale * x.re, scale * x.im);
+        const Complex<float> out = gain * x;
+        store_shared(projected + at.mode_at(row), pack<T>(out.re, out.im));
+        Complex<float> sum = unpack_complex<T>(u[row]);
+        add_product(sum, decay, x);
+        x = sum;
+      }
+      x = entry(walk.next(m.superchunks));
+    }
+    __syncwarp();
+    at.forget();
+    walk.forget();
+
+    // z, d_q
+    {
+      Rows states;
+      std::uint32_t tiles[8];
+      load_rows(states, projected, at.rows);
+      load_tiles(tiles, shared + place::lags + at.forwards());
+#pragma unroll
+      for (int block = 0; block < 8; block += 4) {
+        float z[4][4] = {};
+        add_forwards<T>(z, w, tiles, block);
+        add_states<T>(z, states, at, shared + place::outputs, block);
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+          const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(16 * block + 32 * p);
+          std::uint32_t d_y[4];
+          load_matrices(d_y, d_outputs + offset);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float2 factor = unpack<T>(d_y[i]);
+            const float* sum = z[2 * p + i / 2] + i % 2 * 2;
+            d_y[i] = pack<T>(sum[0] * factor.x, sum[1] * factor.y);
+          }
+          store_matrices(d_outputs + offset, d_y);
+        }
+      }
+    }
+    __syncwarp();
+    store(d_outputs, m.d_q);
+    __syncwarp();
+    load_next(d_outputs, m.d_y);
+    at.forget();
+    walk.forget();
+
+    // lambda at the exit of each chunk, and the sums over modes
+    project<T, true>(d_z, at, shared + place::outputs, projected, d_shifted);
+    __syncwarp();
+    at.forget();
+    walk.forget();
+    {
+      std::uint32_t v[16], u_weighted[16], v_weighted[16];
+      const auto load_weighted = [&](int row) {
+        u_weighted[row] = load_shared<std::uint32_t>(queries + at.mode_at(row));
+        v_weighted[row] = load_shared<std::uint32_t>(d_shifted + at.mode_at(row));
+      };
+#pragma unroll
+      for (int row = tile_rows - 1; row >= 0; --row) {
+        v[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
+        if (row >= 12) load_weighted(row);
+      }
+#pragma unroll
+      for (int row = tile_rows - 1; row >= 0; --row) {
+        store_shared(projected + at.mode_at(row), pack<T>(lambda.re, -lambda.im));
+        const Complex<float> chunk_v = conj(unpack_complex<T>(v[row])), chunk_x = unpack_complex<T>(entries[row]);
+        if (row >= 4) load_weighted(row - 4);
+        add_product(sums.x_v, chunk_x, chunk_v);
+        add_product(sums.lambda_u, lambda, unpack_complex<T>(u_weighted[row]));
+        add_product(sums.x_v_weighted, chunk_x, conj(unpack_complex<T>(v_weighted[row])));
+        add_product(sums.lambda_x, lambda, chunk_x);
+        Complex<float> sum = gain * chunk_v;
+        add_product(sum, decay, lambda);
+        lambda = sum;
+      }
+    }
+    __syncwarp();
+    load_next(queries, m.q);
+    at.forget();
+    walk.forget();
+
+    // d_w, d_v over v, d_k'
+    {
+      Rows states;
+      std::uint32_t tiles[8];
+      load_rows(states, projected, at.rows);
+      load_tiles(tiles, shared + place::lags_back + at.back());
+#pragma unroll
+      for (int block = 0; block < 8; block += 4) {
+        float d_w[4][4] = {};
+        add_back<T>(d_w, d_z, tiles, block);
+        add_states<T>(d_w, states, at, shared + place::inputs, block);
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+          const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(16 * block + 32 * p);
+          std::uint32_t v[4], k[4];
+          load_matrices(v, values + offset);
+          load_matrices(k, shifted + offset);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float2 value = unpack<T>(v[i]), key = unpack<T>(k[i]);
+            const float* sum = d_w[2 * p + i / 2] + i % 2 * 2;
+            k[i] = pack<T>(sum[0] * key.x, sum[1] * key.y);
+            v[i] = pack<T>(sum[0] * value.x, sum[1] * value.y);
+          }
+          store_matrices(values + offset, k);
+          store_matrices(d_shifted + offset, v);
+        }
+      }
+    }
+    __syncwarp();
+    store(values, m.d_v);
+    __syncwarp();
+    load_next(values, m.v);
+    at.forget();
+    walk.forget();
+
+    // taps, d_k over d_k'
+    {
+      std::uint32_t d_k[8][4], tiles[9];
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        load_matrices(d_k[p], d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * p)));
+        load_matrices(d_k[4 + p], d_shifted + (at.next_rows() ^ static_cast<std::uint32_t>(32 * p)));
+      }
+      {
+        load_sums(taps, tap_sums + at.unit());
+        std::uint32_t right[8][2];
+        load_right(right, d_shifted, at.rows);
+        add_lags_across<T>(taps, at, keys, right);
+        store_sums(tap_sums + at.unit(), taps);
+      }
+      __syncwarp();
+      load_keys(walk.next(m.superchunks));
+      commit_copies();
+      at.forget();
+      walk.forget();
+      uint4 first_row = make_uint4(0, 0, 0, 0);  // the chunk after those of the superchunk before
+      if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + at.unit());
+      load_tiles(tiles, shared + place::taps_back + at.back());
+      __syncwarp();
+      if (at.lane < 8) store_shared(d_shifted + tile_bytes + at.unit(), first_row);
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        float even[4] = {}, odd[4] = {};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          multiply_add<T>(even, d_k[p + i], tiles[2 * i], tiles[2 * i + 1]);
+          multiply_add<T>(odd, d_k[p + 1 + i], tiles[2 * i + 1], tiles[2 * i + 2]);
+        }
+        multiply_add<T>(even, d_k[p + 4][0], d_k[p + 4][1], tiles[8]);
+        multiply_add<T>(odd, d_k[p][2], d_k[p][3], tiles[0]);
+        const std::uint32_t rounded[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]),
+                                          pack<T>(odd[0], odd[1]), pack<T>(odd[2], odd[3])};
+        store_matrices(d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * p)), rounded);
+      }
+    }
+    __syncwarp();
+    store(d_shifted, m.d_k);
+    __syncwarp();
+    walk = walk.next(m.superchunks);
+  }
+
+  load_sums(taps, tap_sums + at.unit());
+  load_sums(lags, lag_sums + at.unit());
+  finish(m, d, shared_memory, taps, lags, sums, gain, scale, warp, lane);
+}
+
+template <typename T>
+void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
+  const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
+  const std::int64_t part = width * batch * tokens;
+  const T* q = data<T>(args.qkv);
+  T* d_q = data<T>(args.d_qkv);
+  const ChunkedBackward<T> m{q,
+                             q + part,
+                             q + 2 * part,
+                             data<T>(args.d_y),
+                             d_q,
+                             d_q + part,
+                             d_q + 2 * part,
+                             data<float>(args.entry_states),
+                             static_cast<int>(batch),
+                             static_cast<int>(divide_up(tokens, H3Filter::superchunk)),
+                             tokens,
+                             Filter(args.filter),
+                             data<float>(args.filter.powers),
+                             data<float>(args.filter.toeplitz),
+                             data<float>(args.d_filter.log_a),
+                             data<float>(args.d_filter.gain),
+                             data<float>(args.d_filter.d),
+                             data<float>(args.d_filter.shift_taps)};
+  const auto aligned = [](const T* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
+  const bool by_units = tokens % 8 == 0 && aligned(q) && aligned(m.d_y) && aligned(d_q);
+  launch(by_units ? mix_chunked_backward<T, true> : mix_chunked_backward<T, false>, grid_of(width), chunked_threads,
+         place::block_bytes, stream, m);
+}
+
+}  // namespace
+
+bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits) {
+  return dtype_size_bytes(args.d_y.dtype) == 2 && args.head_dim == 1 && args.filter.a.shape[1] == modes &&
+         limits.shared_bytes >= place::block_bytes &&
+         (args.entry_states || args.d_y.shape[2] <= H3Filter::superchunk);
+}
+
+void run_chunked_backward(const H3MixerBackwardArgs& args, cudaStream_t stream) {
+  if (args.d_y.dtype == DType::f16) {
+    run<__half>(args, stream);
+  } else {
+    run<__nv_bfloat16>(args, stream);
+  }
+}
+
+}  // namespace riverhorse::cuda

@@ -1,0 +1,15 @@
+// The backward pass of the H3 mixer on tensor cores, where it can be had.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "backend/training_ops.h"
+#include "encoder.h"
+
+namespace riverhorse::cuda {
+
+// 16-bit activations, head_dim 1, 32 modes, enough shared memory, and a text of 1024 tokens or its entry states.
+bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits);
+void run_chunked_backward(const H3MixerBackwardArgs& args, cudaStream_t stream);
+
+}  // namespace riverhorse::cuda

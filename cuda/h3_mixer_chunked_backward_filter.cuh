@@ -1,0 +1,155 @@
+// The two ends of the chunked backward pass of h3_mixer_chunked_backward.cu: what a block makes of the filter before,
+// and the filter's gradient that it makes of its sums after.
+#pragma once
+
+#include "filter.cuh"
+#include "h3_mixer_chunked_backward_parts.cuh"
+
+namespace riverhorse::cuda::chunked_backward {
+
+template <typename T>
+struct ChunkedBackward {
+  const T *q, *k, *v, *d_y;   // (D, B, L)
+  T *d_q, *d_k, *d_v;         // likewise
+  const float* entry_states;  // (D, B, superchunks, 32, 2); may be null with a single superchunk
+  int batch, superchunks;
+  std::int64_t tokens;
+  Filter filter;
+  const float *powers, *toeplitz;  // as those of H3Filter
+  float *d_log_a, *d_gain, *d_skip, *d_taps;
+};
+
+// The constants of channel `d`: E^T, R and the tables of pairs.
+template <typename T>
+__device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std::uint32_t shared, int warp,
+                               int lane) {
+  const auto power = [&](int log2) {
+    const float* parts = m.powers + ((d * modes + lane) * H3Filter::power_count + log2) * 2;
+    return Complex<float>(parts[0], parts[1]);
+  };
+  const Complex<float> a = power(0), a8 = power(3), a16 = power(4), a32 = power(5);
+  const auto eights = [&](int count) {  // a^(8 count)
+    Complex<float> product(1);
+    if ((count & 1) != 0) product = a8;
+    if ((count & 2) != 0) product = product * a16;
+    if ((count & 4) != 0) product = product * a32;
+    return product;
+  };
+  for (int unit = warp; unit < 8; unit += chunked_warps) {
+    Complex<float> in = eights(7 - unit), out = eights(unit) * a;
+    float rows[4][8];
+    for (int t = 0; t < 8; ++t) {
+      rows[0][7 - t] = in.re;
+      rows[1][7 - t] = in.im;
+      rows[2][t] = 2 * out.re;
+      rows[3][t] = -2 * out.im;
+      in = in * a;
+      out = out * a;
+    }
+    for (int row = 0; row < 4; ++row) {
+      const float* r = rows[row];
+      store_shared(shared + (row < 2 ? place::inputs : place::outputs) + unit_offset(2 * lane + row % 2, unit),
+                   make_uint4(pack<T>(r[0], r[1]), pack<T>(r[2], r[3]), pack<T>(r[4], r[5]), pack<T>(r[6], r[7])));
+    }
+  }
+  const float* taps = m.filter.taps + d * chunk;
+  const float* lags = m.toeplitz + d * chunk;
+  for (int i = static_cast<int>(threadIdx.x); i < 4 * toeplitz_size; i += chunked_threads) {
+    const int table = i / toeplitz_size, lag = i % toeplitz_size - toeplitz_before;
+    const float* values = table % 2 == 0 ? taps : lags;
+    const auto value = [&](int l) { return 0 <= l && l < chunk ? values[l] : 0.0f; };
+    store_shared(shared + place::taps + static_cast<std::uint32_t>(4 * i),
+                 pack<T>(value(lag), value(table < 2 ? lag - 1 : lag + 1)));
+  }
+}
+
+// The sum of lag l out of the parts of a lane each, `parts`[m][i][lane].
+__device__ inline double sum_of_lag(const float* parts, int l) {
+  double sum = 0;
+  for (int source = 0; source < 8; ++source) {
+    const int block = (l + source) / 8, target = (l + source) % 8;
+    const int m = (block + 1) / 2, i = block % 2 * 2 + target % 2;
+    sum += parts[(4 * m + i) * warp_size + source * 4 + target / 2];
+  }
+  return sum;
+}
+
+// What a warp adds up of the modes: sums of x V, lambda U', x V', lambda x.
+struct ModeSums {
+  Complex<float> x_v, lambda_u, x_v_weighted, lambda_x;
+};
+
+// The gradients of channel `d` from what the warps have summed. Takes the whole shared memory.
+template <typename T>
+__device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned char* shared, const LagSums& taps,
+                       const LagSums& lags, const ModeSums& mode_sums, Complex<float> gain, float scale, int warp,
+                       int lane) {
+  constexpr int parts = 48;  // of a warp, each a number a lane
+  float* const all = reinterpret_cast<float*>(shared);
+  double* const lag_values = reinterpret_cast<double*>(all + chunked_warps * parts * warp_size);
+  Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [warp][2][lane]
+  __syncthreads();
+  float* const own = all + warp * parts * warp_size + lane;
+  for (int i = 0; i < 20; ++i) {
+    own[i * warp_size] = taps[i / 4][i % 4];
+    own[(20 + i) * warp_size] = lags[i / 4][i % 4];
+  }
+  const Complex<float> four[4] = {mode_sums.x_v, mode_sums.lambda_u, mode_sums.x_v_weighted, mode_sums.lambda_x};
+  for (int i = 0; i < 4; ++i) {
+    own[(40 + 2 * i) * warp_size] = four[i].re;
+    own[(41 + 2 * i) * warp_size] = four[i].im;
+  }
+  __syncthreads();
+
+  const int l = static_cast<int>(threadIdx.x) % chunk;
+  const bool of_taps = threadIdx.x < chunk;
+  double sum = 0;
+  for (int w = 0; w < chunked_warps; ++w) sum += sum_of_lag(all + (w * parts + (of_taps ? 0 : 20)) * warp_size, l);
+  if (of_taps) {
+    m.d_taps[d * chunk + l] = static_cast<float>(sum);
+  } else {
+    lag_values[l] = sum;
+    if (l == 0) m.d_skip[d] = static_cast<float>(sum);
+  }
+  __syncthreads();
+
+  // sum_l lags[l] a^l, and the same with l, 16 lags a warp
+  const std::int64_t mode = d * modes + lane;
+  const float* power = m.powers + mode * H3Filter::power_count * 2;
+  const Complex<double> a(power[0], power[1]);
+  Complex<double> a_l(1), by_gain, by_log_a;
+  if ((warp & 1) != 0) a_l = Complex<double>(power[8], power[9]);          // a^16
+  if ((warp & 2) != 0) a_l = a_l * Complex<double>(power[10], power[11]);  // a^32
+  for (int lag = 16 * warp; lag < 16 * warp + 16; ++lag) {
+    const Complex<double> term = 2 * lag_values[lag] * a_l;
+    by_gain += term;
+    by_log_a += static_cast<double>(lag) * term;
+    a_l = a_l * a;
+  }
+  partial[(2 * warp) * warp_size + lane] = by_gain;
+  partial[(2 * warp + 1) * warp_size + lane] = by_log_a;
+  __syncthreads();
+  if (warp != 0) return;
+
+  for (int w = 1; w < chunked_warps; ++w) {
+    by_gain += partial[(2 * w) * warp_size + lane];
+    by_log_a += partial[(2 * w + 1) * warp_size + lane];
+  }
+  Complex<double> sums[4];
+  for (int i = 0; i < 4; ++i) {
+    for (int w = 0; w < chunked_warps; ++w) {
+      const float* part = all + (w * parts + 40 + 2 * i) * warp_size + lane;
+      sums[i] += Complex<double>(part[0], part[warp_size]);
+    }
+  }
+  const double per_x = 1 / static_cast<double>(scale);
+  const Complex<double> weight(gain.re, gain.im), a64(power[12], power[13]);
+  const Complex<double> d_gain = by_gain + per_x * sums[0];
+  const Complex<double> d_log_a = weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + a64 * sums[3]));
+  m.d_gain[2 * mode] = static_cast<float>(d_gain.re);
+  m.d_gain[2 * mode + 1] = static_cast<float>(-d_gain.im);
+  m.d_log_a[2 * mode] = static_cast<float>(d_log_a.re);
+  m.d_log_a[2 * mode + 1] = static_cast<float>(-d_log_a.im);
+}
+
+}  // namespace riverhorse::cuda::chunked_backward

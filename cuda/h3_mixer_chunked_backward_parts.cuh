@@ -1,0 +1,322 @@
+// The parts of the chunked backward pass of h3_mixer_chunked_backward.cu, which says what they are for.
+#pragma once
+
+#include "backend/ops.h"
+#include "complex.cuh"
+#include "h3_mixer_chunked.cuh"
+
+namespace riverhorse::cuda::chunked_backward {
+
+constexpr int modes = chunked_modes;
+constexpr int tile_bytes = tile_rows * row_bytes;
+
+// Left operands of 16 x 64 (by 16 columns), which is also where four pairs of results of 16 x 8 go.
+using Rows = std::uint32_t[4][4];
+// Sums over products of columns l apart, for l = 0 ... 63, in tiles of 8 x 8 of equal lag.
+using LagSums = float[5][4];
+constexpr int lag_sums_bytes = sizeof(LagSums) * warp_size;
+
+// A Toeplitz matrix as h3_mixer_chunked.cuh has it, pairs (f_x, f_x-1), or its transpose, pairs (f_x, f_x+1).
+constexpr int table_bytes = 4 * toeplitz_size;
+
+// Offsets in the shared memory of a block, and of a warp in its part.
+namespace place {
+constexpr int inputs = 0, outputs = inputs + 64 * row_bytes;  // E^T and R: two rows a mode, real and imaginary part
+constexpr int taps = outputs + 64 * row_bytes, lags = taps + table_bytes;
+constexpr int taps_back = lags + table_bytes, lags_back = taps_back + table_bytes;
+constexpr int warps = lags_back + table_bytes;
+
+constexpr int keys = 0;  // 17 rows: the chunk before comes first
+constexpr int values = keys + tile_bytes + row_bytes, queries = values + tile_bytes, d_y = queries + tile_bytes;
+constexpr int projected = d_y + tile_bytes, shifted = projected + tile_bytes;
+constexpr int d_shifted = shifted + tile_bytes;  // 17 rows: the chunk after comes last
+constexpr int tap_sums = d_shifted + tile_bytes + row_bytes, lag_sums = tap_sums + lag_sums_bytes;
+constexpr int warp_bytes = lag_sums + lag_sums_bytes;
+constexpr int block_bytes = warps + chunked_warps * warp_bytes;
+}  // namespace place
+static_assert(place::block_bytes <= 99 << 10, "all that compute capability 8.6 and 8.9 give a block");
+
+// Where this lane reads and writes in tiles, by the kind of access.
+struct LaneOffsets {
+  int lane;
+  std::uint32_t rows;  // left operands; columns 16 p are at rows ^ 32 p
+
+  __device__ explicit LaneOffsets(int index) : lane(index), rows(unit_offset(lane % 16, lane / 16)) {}
+
+  // Left operands from row 1 on.
+  __device__ __forceinline__ std::uint32_t next_rows() const { return unit_offset(lane % 16 + 1, lane / 16); }
+  // Right operands of E and R^T: rows 8 i at + 8 i row_bytes, columns 32 p at ^ 64 p.
+  __device__ __forceinline__ std::uint32_t modes_right() const { return unit_offset(lane % 8, lane / 8); }
+  // Right operands of E^T and R: 32 rows, columns 8 j at ^ 16 j.
+  __device__ __forceinline__ std::uint32_t times_right() const { return unit_offset(lane, 0); }
+  // The row and the block of 8 columns for left operands that have the rows of a tile as columns.
+  __device__ __forceinline__ int turned_row() const { return lane % 8 + 8 * (lane / 16); }
+  __device__ __forceinline__ int turned_block() const { return lane / 8 % 2; }
+  // Tile 0 in a table of pairs; tile m at + 32 m.
+  __device__ __forceinline__ std::uint32_t forwards() const {
+    return static_cast<std::uint32_t>(4 * (toeplitz_before + lane / 4 - 2 * (lane % 4)));
+  }
+  __device__ __forceinline__ std::uint32_t back() const {
+    return static_cast<std::uint32_t>(4 * (toeplitz_before - lane / 4 + 2 * (lane % 4)));
+  }
+  // This lane's mode in a tile of modes.
+  __device__ __forceinline__ std::uint32_t mode_at(int row) const {
+    return static_cast<std::uint32_t>(row * row_bytes + ((4 * lane) ^ ((row & 7) << 4)));
+  }
+  __device__ __forceinline__ std::uint32_t unit() const { return static_cast<std::uint32_t>(16 * lane); }
+
+  // Makes the compiler believe that they changed: else it keeps dozens of derived addresses in registers, and spills.
+  __device__ __forceinline__ void forget() { asm volatile("" : "+r"(lane), "+r"(rows)); }
+};
+
+// Element by element, in 16 bits.
+template <typename T>
+__device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+#ifdef RIVERHORSE_CUDA_EMULATED
+  const float2 x = unpack<T>(a), y = unpack<T>(b);
+  return pack<T>(x.x * y.x, x.y * y.y);
+#else
+  std::uint32_t product;
+  if constexpr (is_half<T>) {
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  } else {
+    constexpr std::uint32_t minus_zeros = 0x80008000u;  // a multiplication alone takes sm_90
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(minus_zeros));
+  }
+  return product;
+#endif
+}
+
+// c += a b
+__device__ __forceinline__ void add_product(Complex<float>& c, Complex<float> a, Complex<float> b) {
+  c = {fmaf(a.re, b.re, fmaf(-a.im, b.im, c.re)), fmaf(a.re, b.im, fmaf(a.im, b.re, c.im))};
+}
+
+template <typename T>
+__device__ __forceinline__ Complex<float> unpack_complex(std::uint32_t pair) {
+  const float2 parts = unpack<T>(pair);
+  return {parts.x, parts.y};
+}
+
+// A lane moves a unit of every fourth row of a tile between shared and global memory. `left`: how many tokens are
+// left from the first of the tile on; what is beyond them is read as zeros and not written.
+template <typename T, bool aligned>
+struct TileMover {
+  int row, unit;
+
+  __device__ explicit TileMover(int lane) : row(lane / 8), unit(lane % 8) {}
+
+  __device__ __forceinline__ void load(std::uint32_t tile, const T* from, int left, int first_row = 0) const {
+#pragma unroll
+    for (int r = row; r < row + tile_rows; r += 4) {
+      load_unit(tile + unit_offset(r + first_row, unit), from, r * chunk + unit * 8, left, aligned);
+    }
+  }
+  // The chunk before goes to row 0.
+  __device__ __forceinline__ void load_keys(std::uint32_t tile, const T* from, int left, bool first) const {
+    load(tile, from, left, 1);
+    if (row == 0)
+      load_unit(tile + unit_offset(0, unit), first ? from : from - chunk, unit * 8, first ? 0 : chunk, aligned);
+  }
+
+  __device__ __forceinline__ void store(std::uint32_t tile, T* to, int left) const {
+    uint4 units[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store_unit(to, (row + 4 * i) * chunk + unit * 8, left, aligned, units[i]);
+  }
+};
+
+__device__ __forceinline__ void load_rows(Rows& rows, std::uint32_t tile, std::uint32_t offset) {
+#pragma unroll
+  for (int p = 0; p < 4; ++p) load_matrices(rows[p], tile + (offset ^ static_cast<std::uint32_t>(32 * p)));
+}
+
+__device__ __forceinline__ void store_rows(std::uint32_t tile, std::uint32_t offset, const Rows& rows) {
+#pragma unroll
+  for (int p = 0; p < 4; ++p) store_matrices(tile + (offset ^ static_cast<std::uint32_t>(32 * p)), rows[p]);
+}
+
+// Right operands with the 16 rows of a tile as rows: those of column block j.
+__device__ __forceinline__ void load_right(std::uint32_t (&right)[8][2], std::uint32_t tile, std::uint32_t offset) {
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+    std::uint32_t r[4];
+    load_matrices_transposed(r, tile + (offset ^ static_cast<std::uint32_t>(32 * p)));
+    right[2 * p][0] = r[0];
+    right[2 * p][1] = r[1];
+    right[2 * p + 1][0] = r[2];
+    right[2 * p + 1][1] = r[3];
+  }
+}
+
+// Tiles of a table, for lags 8 m to 8 m + 7 and what is next to them.
+template <int count>
+__device__ __forceinline__ void load_tiles(std::uint32_t (&tiles)[count], std::uint32_t table) {
+#pragma unroll
+  for (int m = 0; m < count; ++m) tiles[m] = load_shared<std::uint32_t, true>(table + 32 * m);
+}
+
+// A place for the lag sums of a warp between their uses.
+__device__ __forceinline__ void load_sums(LagSums& sums, std::uint32_t address) {
+#pragma unroll
+  for (int m = 0; m < 5; ++m) {
+    const uint4 words = load_shared<uint4>(address + 16 * warp_size * m);
+    sums[m][0] = __uint_as_float(words.x);
+    sums[m][1] = __uint_as_float(words.y);
+    sums[m][2] = __uint_as_float(words.z);
+    sums[m][3] = __uint_as_float(words.w);
+  }
+}
+__device__ __forceinline__ void store_sums(std::uint32_t address, const LagSums& sums) {
+#pragma unroll
+  for (int m = 0; m < 5; ++m) {
+    store_shared(address + 16 * warp_size * m, make_uint4(__float_as_uint(sums[m][0]), __float_as_uint(sums[m][1]),
+                                                          __float_as_uint(sums[m][2]), __float_as_uint(sums[m][3])));
+  }
+}
+
+// sums[m] += of every right block the left blocks 2 m and 2 m - 1 before it: W^T d_Z within chunks. `tile` holds W.
+template <typename T>
+__device__ __forceinline__ void add_lags(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
+                                         const std::uint32_t (&right)[8][2]) {
+  std::uint32_t left[9][4];  // block pairs (-1, 0), (0, 1) ... (7, -): nothing is before the first
+#pragma unroll
+  for (int block = -1; block < 8; ++block) {
+    load_matrices_transposed(left[block + 1], tile + unit_offset(at.turned_row(), (block + at.turned_block()) & 7));
+  }
+  left[0][0] = left[0][2] = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {  // in an order that keeps neighbours on different sums
+    const int target = i < 4 ? 7 - i : i == 4 ? 0 : i == 5 ? 3 : i == 6 ? 1 : 2;
+#pragma unroll
+    for (int m = 0; m < 5; ++m) {
+      const int source = target - 2 * m;
+      if (source >= -1) multiply_add<T>(sums[m], left[source + 1], right[target][0], right[target][1]);
+    }
+  }
+}
+
+// The same for K^T d_K', where the lags reach into the chunk before. `tile` holds 17 rows of keys.
+template <typename T>
+__device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
+                                                const std::uint32_t (&right)[8][2]) {
+  const auto load = [&](std::uint32_t(&left)[4], int block) {
+    const int first = block + at.turned_block();
+    load_matrices_transposed(left, tile + unit_offset(at.turned_row() + (first >= 0 ? 1 : 0), first & 7));
+  };
+#pragma unroll
+  for (int parity = 0; parity < 2; ++parity) {  // targets of one parity share their sources
+    std::uint32_t left[8][4];
+#pragma unroll
+    for (int i = 0; i < 5; ++i) load(left[i], parity - 8 + 2 * i);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int target = parity + 2 * i;
+      if (i < 3) load(left[i + 5], parity + 2 + 2 * i);
+#pragma unroll
+      for (int m = 0; m < 5; ++m) multiply_add<T>(sums[m], left[i + 4 - m], right[target][0], right[target][1]);
+    }
+  }
+}
+
+// Rows `x` by the modes of `matrix` (E or R^T) to `out`, and x times the weights to `weighted_out`, both rounded.
+// The weight of time t of 64 is (63 - t) / 64, or (t + 1) / 64 backwards.
+template <typename T, bool backwards>
+__device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, std::uint32_t matrix, std::uint32_t out,
+                                        std::uint32_t weighted_out) {
+  constexpr float first = backwards ? 1.0f / 64 : 63.0f / 64, step = backwards ? 1.0f / 64 : -1.0f / 64;
+  const float weight = first + step * static_cast<float>(at.lane % 4 * 2);  // of this lane's first column
+  Rows weighted;
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float more = weight + 8 * step * static_cast<float>(2 * p + half);
+      const std::uint32_t both = pack<T>(more, more + step);
+      weighted[p][2 * half] = multiply_pairs<T>(x[p][2 * half], both);
+      weighted[p][2 * half + 1] = multiply_pairs<T>(x[p][2 * half + 1], both);
+    }
+  }
+#pragma unroll
+  for (int begin = 0; begin < 8; begin += 4) {  // blocks of 4 modes
+    float sums[4][4] = {}, weighted_sums[4][4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t right[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        load_matrices<true>(right[i], matrix + 8 * row_bytes * static_cast<std::uint32_t>(begin + i) +
+                                          (at.modes_right() ^ static_cast<std::uint32_t>(64 * half)));
+      }
+#pragma unroll
+      for (int y = 0; y < 2; ++y) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) multiply_add<T>(sums[i], x[2 * half + y], right[i][2 * y], right[i][2 * y + 1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          multiply_add<T>(weighted_sums[i], weighted[2 * half + y], right[i][2 * y], right[i][2 * y + 1]);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t offset = unit_offset(at.lane / 4, begin + i) + static_cast<std::uint32_t>(at.lane % 4 * 4);
+      store_shared(out + offset, pack<T>(sums[i][0], sums[i][1]));
+      store_shared(out + offset + 8 * row_bytes, pack<T>(sums[i][2], sums[i][3]));
+      store_shared(weighted_out + offset, pack<T>(weighted_sums[i][0], weighted_sums[i][1]));
+      store_shared(weighted_out + offset + 8 * row_bytes, pack<T>(weighted_sums[i][2], weighted_sums[i][3]));
+    }
+  }
+}
+
+// sums of column blocks begin ... begin + 3 += states by the modes of `matrix` (R or E^T).
+template <typename T>
+__device__ __forceinline__ void add_states(float (&sums)[4][4], const Rows& states, const LaneOffsets& at,
+                                           std::uint32_t matrix, int begin) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    std::uint32_t right[4][4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      load_matrices_transposed<true>(right[j], matrix + static_cast<std::uint32_t>(32 * row_bytes * half) +
+                                                   (at.times_right() ^ static_cast<std::uint32_t>((begin + j) << 4)));
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) multiply_add<T>(sums[j], states[2 * half], right[j][0], right[j][1]);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) multiply_add<T>(sums[j], states[2 * half + 1], right[j][2], right[j][3]);
+  }
+}
+
+// sums of column blocks begin ... begin + 3 += rows by the Toeplitz matrix of `tiles`, forwards in time.
+template <typename T>
+__device__ __forceinline__ void add_forwards(float (&sums)[4][4], const Rows& rows, const std::uint32_t (&tiles)[8],
+                                             int begin) {
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int m = begin + j - 2 * p;
+      if (m > 0) multiply_add<T>(sums[j], rows[p], tiles[m], tiles[m - 1]);
+      if (m == 0) multiply_add<T>(sums[j], rows[p][0], rows[p][1], tiles[0]);
+    }
+  }
+}
+// The same backwards.
+template <typename T>
+__device__ __forceinline__ void add_back(float (&sums)[4][4], const Rows& rows, const std::uint32_t (&tiles)[8],
+                                         int begin) {
+#pragma unroll
+  for (int p = 3; p >= 0; --p) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int m = 2 * p - begin - j;
+      if (m >= 0) multiply_add<T>(sums[j], rows[p], tiles[m], tiles[m + 1]);
+      if (m == -1) multiply_add<T>(sums[j], rows[p][2], rows[p][3], tiles[0]);
+    }
+  }
+}
+
+}  // namespace riverhorse::cuda::chunked_backward
