@@ -66,7 +66,7 @@ TEST_F(TrainOptions, TrainsInMixedPrecision) {
     const std::string folder = train_in(dtype);
     const double rounded = rows(folder).at(1)["loss"];
     EXPECT_NE(rounded, loss) << dtype;
-    EXPECT_NEAR(rounded, loss, 2e-2) << dtype;  // ten roundings to bf16: it learns fast
+    EXPECT_NEAR(rounded, loss, 4e-3) << dtype;  // as of the recorded training (mixed_precision_test.cpp)
     expect_success(
         run({"train", "--backend", "cuda", "--no-selftest", "--resume", folder, "--steps", "3"}, environment));
     EXPECT_EQ(

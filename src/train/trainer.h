@@ -1,7 +1,8 @@
 // A training from its first step to its last: data, schedule, validation, logs and checkpoints around TrainerCore.
 //
 // A training that is stopped, or killed, and goes on from its newest checkpoint gives bit for bit the losses of one
-// that was not: weights, moments, step, the position in the data and the count of dropout are all there is.
+// that was not: weights, moments, step, the position in the data, the count of dropout and the loss scale are all
+// there is.
 #pragma once
 
 #include <filesystem>
