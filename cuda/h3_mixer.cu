@@ -141,6 +141,30 @@ __global__ void keep_keys(Mixing<T> m) {
   }
 }
 
+// Of a call or a step; `part`: elements from q to k and from k to v.
+template <typename T, typename Args>
+Mixing<T> mixing_of(const Args& args, std::int64_t part, Strides in, Strides out, const Tensor& sums,
+                    std::int64_t batch, std::int64_t tokens) {
+  const T* q = data<T>(args.qkv);
+  return {.q = q,
+          .k = q + part,
+          .v = q + 2 * part,
+          .y = data<T>(args.y),
+          .in = in,
+          .out = out,
+          .sums = data<float>(sums),
+          .batch = batch,
+          .tokens = tokens,
+          .head_dim = args.head_dim,
+          .order = args.head_order,
+          .filter = Filter(args.filter),
+          .slots = data<std::int32_t>(args.slots),
+          .positions = data<std::int32_t>(args.positions),
+          .shift = data<float>(args.state.shift),
+          .modes = data<float>(args.state.modes),
+          .entry_states = nullptr};
+}
+
 template <typename T>
 void launch_walk(cudaStream_t stream, const Mixing<T>& mixing) {
   const std::int64_t channels = mixing.filter.width * mixing.batch;
@@ -163,29 +187,13 @@ void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
   ScratchScope scope(*this);
   const Tensor sums = single_pass ? Tensor() : scratch(DType::f32, {width, batch, tokens});
   const bool chunked = mixer_is_chunked(args.y.dtype, args.filter, args.head_dim, tokens);
-  add("h3_mixer", [args, sums, width, batch, tokens, chunked, multiprocessors = limits_.multiprocessors](cudaStream_t stream) {
+  const int multiprocessors = limits_.multiprocessors;
+  add("h3_mixer", [args, sums, width, batch, tokens, chunked, multiprocessors](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
-      const T* qkv = data<T>(args.qkv);
-      const std::int64_t part = width * batch * tokens;
       const Strides strides{batch * tokens, tokens};
-      const Mixing<T> mixing{qkv,
-                             qkv + part,
-                             qkv + 2 * part,
-                             data<T>(args.y),
-                             strides,
-                             strides,
-                             data<float>(sums),
-                             batch,
-                             tokens,
-                             args.head_dim,
-                             args.head_order,
-                             Filter(args.filter),
-                             data<std::int32_t>(args.slots),
-                             data<std::int32_t>(args.positions),
-                             data<float>(args.state.shift),
-                             data<float>(args.state.modes),
-                             data<float>(args.entry_states)};
+      Mixing<T> mixing = mixing_of<T>(args, width * batch * tokens, strides, strides, sums, batch, tokens);
+      mixing.entry_states = data<float>(args.entry_states);
       if (chunked) {
         mix_chunked(stream, args, multiprocessors);
       } else {
@@ -204,24 +212,7 @@ void CudaEncoder::record_h3_step(const H3StepArgs& args) {
   add("h3_step", [args, sums, batch, width](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
-      const T* qkv = data<T>(args.qkv);
-      const Mixing<T> mixing{qkv,
-                             qkv + width,
-                             qkv + 2 * width,
-                             data<T>(args.y),
-                             Strides{1, 3 * width},
-                             Strides{1, width},
-                             data<float>(sums),
-                             batch,
-                             1,
-                             args.head_dim,
-                             args.head_order,
-                             Filter(args.filter),
-                             data<std::int32_t>(args.slots),
-                             data<std::int32_t>(args.positions),
-                             data<float>(args.state.shift),
-                             data<float>(args.state.modes),
-                             nullptr};
+      const Mixing<T> mixing = mixing_of<T>(args, width, Strides{1, 3 * width}, Strides{1, width}, sums, batch, 1);
       launch_walk(stream, mixing);
       launch_keep_keys(stream, mixing);
     });

@@ -23,7 +23,6 @@
 // one, rows whose k and v have a mean lose ten times as much. The carried state is fp32 and as exact with any length.
 //
 // Tried on an H100 in a prototype, and no better: chunks of 128, three tiles ahead, tables in device memory.
-#include "base/error.h"
 #include "filter.cuh"
 #include "h3_mixer_chunked.cuh"
 
@@ -47,6 +46,9 @@ constexpr int powers_offset = turn_offset + 16;
 constexpr int power_count = 7;  // a^1, 2, 4, 8, 16, 32, and 2 c
 constexpr int tables_offset = powers_offset + power_count * chunked_modes * 8;
 constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
+
+template <typename T>
+constexpr int tap_terms = is_f16<T> ? 1 : 2;
 
 template <typename T>
 struct ChunkedMixing {
@@ -107,8 +109,12 @@ __device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const float2* 
   }
 }
 
+// Three blocks a multiprocessor where 168 registers do: more hide more of the waits.
+template <typename T>
+constexpr int blocks_at_once = is_f16<T> ? 3 : 2;
+
 template <typename T, bool in_turn>
-__global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
+__global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(ChunkedMixing<T> m) {
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const int g = lane / 4, t = lane % 4;
@@ -130,8 +136,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
       const std::uint32_t to = stage(i);
       const int unit = lane % 8;
-#pragma unroll
-      for (int row = lane / 8; row < tile_rows; row += 4) {
+#pragma unroll 1
+      for (int part = 0; part < tile_rows / 4; ++part) {
+        const int row = 4 * part + lane / 8;
         const std::int64_t sequence = cut.sequence(group, row), token = cut.token(tile, row) + 8 * unit;
         const bool there = sequence < cut.batch;
         const std::int64_t line = there ? m.line(channel, sequence) : 0, tokens = there ? cut.tokens : 0;
@@ -171,7 +178,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     powers[i] = make_float2(value.re, value.im);
   }
   make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
-                   tables + toeplitz_size);
+                   tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
   make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
   if (in_turn && thread == 0) store_shared(base + turn_offset, std::uint32_t{0});
   __syncthreads();
@@ -179,9 +186,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
                    powers);
 
   // Pairs of neighbouring Toeplitz tiles (j + 1, j).
-  std::uint32_t taps[2][9], lags[8];
+  std::uint32_t taps[tap_terms<T>][9], lags[8];
   for (int j = 0; j < 9; ++j) {
-    for (int term = 0; term < 2; ++term) {
+    for (int term = 0; term < tap_terms<T>; ++term) {
       taps[term][j] = tables[term * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
     }
     if (j < 8) lags[j] = tables[2 * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
@@ -196,14 +203,15 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   // Where a lane loads from matrices: row lane % 16, unit lane / 16 of each pair of units.
   const std::uint32_t keys_at = unit_offset(lane % 16 + 1, lane / 16), at = unit_offset(lane % 16, lane / 16);
   const std::uint32_t states_at = static_cast<std::uint32_t>(lane % 16 * row_bytes) + at;
-  const std::uint32_t r_at = base + static_cast<std::uint32_t>(16 * lane), e_at = r_at + matrix_bytes;
+  const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
   const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
   const int last_tokens = static_cast<int>(cut.tokens % chunk);
 
+#pragma unroll 1
   for (int i = 0; number(i) < count; ++i) {
     const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
-    const std::uint32_t here = stage(i);
+    const std::uint32_t here = stage(i), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
     const unsigned begins = tile == 0 ? cut.begins : 0;
     const bool ends = m.modes != nullptr && tile + 1 == cut.tiles;
     wait_for_copies<stages - 1>();
@@ -226,7 +234,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     for (int p = 0; p < 4; ++p) {
       float even[4] = {}, odd[4] = {};
 #pragma unroll
-      for (int term = 0; term < 2; ++term) {
+      for (int term = 0; term < tap_terms<T>; ++term) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           multiply_add<T>(even, keys[p + j], taps[term][8 - 2 * j], taps[term][7 - 2 * j]);
@@ -380,7 +388,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     }
     __syncwarp();
 #pragma unroll
-    for (int row = lane / 8; row < tile_rows; row += 4) {
+    for (int part = 0; part < tile_rows / 4; ++part) {
+      const int row = 4 * part + lane / 8;
       const std::int64_t sequence = cut.sequence(group, row);
       if (sequence >= cut.batch) continue;
       const auto unit = load_shared<uint4>(here + queries_offset + unit_offset(row, lane % 8));

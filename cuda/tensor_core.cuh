@@ -23,14 +23,14 @@
 namespace riverhorse::cuda {
 
 template <typename T>
-constexpr bool is_half = std::is_same_v<T, __half>;
+constexpr bool is_f16 = std::is_same_v<T, __half>;
 
 #ifndef RIVERHORSE_CUDA_EMULATED
 
 template <typename T>
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   std::uint32_t pair;
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   } else {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -40,7 +40,7 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
 
 template <typename T>
 __device__ __forceinline__ float2 unpack(std::uint32_t pair) {
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     __half2 halves;
     std::memcpy(&halves, &pair, sizeof halves);
     return __half22float2(halves);
@@ -53,7 +53,7 @@ __device__ __forceinline__ float2 unpack(std::uint32_t pair) {
 template <typename T>
 __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                              std::uint32_t b1) {
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -66,7 +66,7 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t 
 // The same where A has 8 columns.
 template <typename T>
 __device__ __forceinline__ void multiply_add(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t b0) {
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(b0));
@@ -109,6 +109,13 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
                  : "r"(address)
                  : "memory");
   }
+}
+
+// The address, of which the compiler cannot tell that it is the same each time: a loop's constant loads stay in the
+// loop instead of keeping registers through it.
+__device__ __forceinline__ std::uint32_t opaque(std::uint32_t address) {
+  asm volatile("" : "+r"(address));
+  return address;
 }
 
 // V is float, float2, std::uint32_t or uint4; `constant` as above.
@@ -168,7 +175,7 @@ __device__ __forceinline__ void wait_for_copies() {
 
 template <typename T>
 std::uint32_t pack(float low, float high) {
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     return __float2half_rn(low).bits | static_cast<std::uint32_t>(__float2half_rn(high).bits) << 16;
   } else {
     return __float2bfloat16_rn(low).bits | static_cast<std::uint32_t>(__float2bfloat16_rn(high).bits) << 16;
@@ -178,7 +185,7 @@ std::uint32_t pack(float low, float high) {
 template <typename T>
 float2 unpack(std::uint32_t pair) {
   const auto low = static_cast<std::uint16_t>(pair), high = static_cast<std::uint16_t>(pair >> 16);
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     return {__half2float({low}), __half2float({high})};
   } else {
     return {__bfloat162float({low}), __bfloat162float({high})};
@@ -222,6 +229,8 @@ inline std::byte* shared_pointer(std::uint32_t address) {
 inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(static_cast<const std::byte*>(pointer) - shared_pointer(0));
 }
+
+inline std::uint32_t opaque(std::uint32_t address) { return address; }
 
 template <bool constant = false>
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {

@@ -27,6 +27,17 @@ std::string refusal(const RecordFunction& record, StatusCode code = StatusCode::
   return {};
 }
 
+// For 8 channels in `heads` heads, and N = 4.
+H3Filter small_filter(std::int64_t heads) {
+  return {f32({heads, 2, 4}),
+          f32({heads, 2, 2}),
+          f32({heads, 2, 2}),
+          f32({heads}),
+          f32({heads, 2, H3Filter::power_count, 2}),
+          f32({heads, H3Filter::chunk}),
+          f32({8, 4})};
+}
+
 #define EXPECT_REFUSED(record, ...)                                                                  \
   do {                                                                                               \
     const std::string message = refusal([&](Encoder& encoder) { record; });                          \
@@ -85,13 +96,7 @@ TEST(checks, linear_combinations) {
 
 TEST(checks, a_step_begins_at_qkv_or_at_the_residual_stream) {
   H3StepArgs args;
-  args.filter = {f32({8, 2, 4}),
-                 f32({8, 2, 2}),
-                 f32({8, 2, 2}),
-                 f32({8}),
-                 f32({8, 2, H3Filter::power_count, 2}),
-                 f32({8, H3Filter::chunk}),
-                 f32({8, 4})};
+  args.filter = small_filter(8);
   args.slots = i32({3});
   args.positions = i32({5});
   args.state = {f32({5, 8, 4}), f32({5, 8, 2, 2})};
@@ -106,6 +111,20 @@ TEST(checks, a_step_begins_at_qkv_or_at_the_residual_stream) {
   EXPECT_REFUSED(encoder.h3_step(args), "projection.weight has shape (8, 24); it must be (24, 8)");
   args.projection->weight = f16({24, 8});
   EXPECT_REFUSED(encoder.h3_step(args), "projection.weight is f16, not f32");
+}
+
+TEST(checks, entry_states_are_one_a_superchunk) {
+  H3MixerArgs args;
+  args.filter = small_filter(8);
+  args.qkv = f32({24, 2, 1025});
+  args.y = f32({8, 2, 1025});
+  args.entry_states = f32({8, 2, 2, 4});
+  EXPECT_EQ(refusal([&](Encoder& encoder) { encoder.h3_mixer(args); }), "");
+  args.entry_states = f32({8, 2, 1, 4});
+  EXPECT_REFUSED(encoder.h3_mixer(args), "entry_states has shape (8, 2, 1, 4); it must be (8, 2, 2, 4)");
+  args.filter = small_filter(4);
+  args.head_dim = 2;
+  EXPECT_REFUSED(encoder.h3_mixer(args), "entry_states are kept for head_dim 1 only, not 2");
 }
 
 TEST(checks, rotary_and_attention) {

@@ -210,25 +210,39 @@ std::vector<float> H3Layer::step(const std::vector<float>& u, std::int64_t batch
   return fetch(device_, out);
 }
 
-std::vector<float> H3Layer::mix(const std::vector<float>& qkv, std::int64_t batch, std::int64_t tokens,
-                                ConvAlgorithm algorithm) {
-  std::vector<std::int32_t> slots;
-  for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
-  slots_ = put_integers(device_, {batch}, slots);
-  const Tensor in = put_floats(device_, {3 * width(), batch, tokens}, transposed(qkv, batch * tokens, 3 * width()));
-  const Tensor y = device_.allocate_tensor(DType::f32, {width(), batch, tokens});
-  device_.run([&](Encoder& encoder) { mixer(encoder, in, y, algorithm, tokens); });
-  return transposed(fetch(device_, y), width(), batch * tokens);
+template <typename Record>
+std::vector<float> H3Layer::run_as(DType dtype, const std::vector<float>& values, Shape in, Shape out,
+                                   Record record) {
+  const Tensor wide_in = put_floats(device_, in, values), wide_out = device_.allocate_tensor(DType::f32, out);
+  device_.run([&](Encoder& encoder) {
+    if (dtype == DType::f32) return record(encoder, wide_in, wide_out);
+    const Tensor narrow_in = encoder.scratch(dtype, in), narrow_out = encoder.scratch(dtype, out);
+    encoder.copy({wide_in, narrow_in});
+    record(encoder, narrow_in, narrow_out);
+    encoder.copy({narrow_out, wide_out});
+  });
+  return fetch(device_, wide_out);
 }
 
-std::vector<float> H3Layer::mix_step(const std::vector<float>& qkv, std::int64_t batch) {
+std::vector<float> H3Layer::mix(const std::vector<float>& qkv, std::int64_t batch, std::int64_t tokens,
+                                ConvAlgorithm algorithm, DType dtype) {
   std::vector<std::int32_t> slots;
   for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
   slots_ = put_integers(device_, {batch}, slots);
-  const Tensor in = put_floats(device_, {batch, 3 * width()}, qkv);
-  const Tensor y = device_.allocate_tensor(DType::f32, {batch, width()});
-  device_.run([&](Encoder& encoder) { mixer_step(encoder, in, y); });
-  return fetch(device_, y);
+  const auto record = [&](Encoder& encoder, const Tensor& in, const Tensor& y) {
+    mixer(encoder, in, y, algorithm, tokens);
+  };
+  return transposed(run_as(dtype, transposed(qkv, batch * tokens, 3 * width()), {3 * width(), batch, tokens},
+                           {width(), batch, tokens}, record),
+                    width(), batch * tokens);
+}
+
+std::vector<float> H3Layer::mix_step(const std::vector<float>& qkv, std::int64_t batch, DType dtype) {
+  std::vector<std::int32_t> slots;
+  for (std::int64_t b = 0; b < batch; ++b) slots.push_back(static_cast<std::int32_t>(b));
+  slots_ = put_integers(device_, {batch}, slots);
+  const auto record = [&](Encoder& encoder, const Tensor& in, const Tensor& y) { mixer_step(encoder, in, y); };
+  return run_as(dtype, qkv, {batch, 3 * width()}, {batch, width()}, record);
 }
 
 }  // namespace riverhorse::test

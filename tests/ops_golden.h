@@ -62,14 +62,18 @@ class H3Layer {
   std::vector<float> forward(const std::vector<float>& u, std::int64_t batch, std::int64_t tokens,
                              ConvAlgorithm algorithm);
   std::vector<float> step(const std::vector<float>& u, std::int64_t batch);  // u (B, D)
+  // qkv (B, L, 3 D) -> y (B, L, D), without the projections; on the device as `dtype`.
   std::vector<float> mix(const std::vector<float>& qkv, std::int64_t batch, std::int64_t tokens,
-                         ConvAlgorithm algorithm);  // qkv (B, L, 3 D) -> y (B, L, D), without the projections
-  std::vector<float> mix_step(const std::vector<float>& qkv, std::int64_t batch);
+                         ConvAlgorithm algorithm, DType dtype);
+  std::vector<float> mix_step(const std::vector<float>& qkv, std::int64_t batch, DType dtype);
   void reset();
 
  private:
   void mixer(Encoder& encoder, const Tensor& qkv, const Tensor& y, ConvAlgorithm algorithm, std::int64_t tokens);
   void mixer_step(Encoder& encoder, const Tensor& qkv, const Tensor& y);
+  // Records record(in, out) on tensors of `dtype`, of which there is `values` and what is returned as f32.
+  template <typename Record>
+  std::vector<float> run_as(DType dtype, const std::vector<float>& values, Shape in, Shape out, Record record);
 
   Device& device_;
   H3LayerWeights weights_;

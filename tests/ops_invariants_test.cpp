@@ -27,9 +27,9 @@ std::vector<float> random_floats(std::int64_t count, std::uint64_t seed = test_s
   return values;
 }
 
-double tolerance_of(const std::string& op) {
+double tolerance_of(const std::string& op, DType dtype = DType::f32) {
   for (const OpTolerance& row : op_tolerances()) {
-    if (row.op == op) return row.f32 * row.spread;
+    if (row.op == op) return (dtype == DType::f16 ? row.f16 : row.f32) * row.spread;
   }
   ADD_FAILURE() << op;
   return 0;
@@ -66,7 +66,11 @@ std::vector<float> in_pieces(const std::vector<float>& in, std::int64_t in_width
   return out;
 }
 
-bool lacks(Device& device, ConvAlgorithm algorithm, std::string& reason) {
+bool lacks(Device& device, ConvAlgorithm algorithm, DType dtype, std::string& reason) {
+  if (dtype == DType::f16 && !device.supports(Feature::f16).supported) {
+    reason = device.supports(Feature::f16).reason;
+    return true;
+  }
   if (algorithm == ConvAlgorithm::automatic) return false;
   const Support support =
       device.supports(algorithm == ConvAlgorithm::fft ? Feature::conv_fft : Feature::conv_chunked);
@@ -74,46 +78,47 @@ bool lacks(Device& device, ConvAlgorithm algorithm, std::string& reason) {
   return !support.supported;
 }
 
-void mixer_pieces(Device& device, const char* file_name, ConvAlgorithm algorithm) {
+void mixer_pieces(Device& device, const char* file_name, ConvAlgorithm algorithm, DType dtype) {
   std::string reason;
-  if (lacks(device, algorithm, reason)) GTEST_SKIP() << reason;
+  if (lacks(device, algorithm, dtype, reason)) GTEST_SKIP() << reason;
   H3Layer layer(device, GoldenFile(file_name), batch, HeadOrder::head_major);
   const std::int64_t width = layer.width();
   const std::vector<float> qkv = random_floats(batch * length * 3 * width);
-  const std::vector<float> whole = layer.mix(qkv, batch, length, algorithm);
+  const std::vector<float> whole = layer.mix(qkv, batch, length, algorithm, dtype);
   const std::vector<float> shift = fetch(device, layer.state().shift), modes = fetch(device, layer.state().modes);
   const auto expect_same = [&](const std::vector<float>& y, const std::string& how) {
-    EXPECT_LE(max_error(y, whole), tolerance_of("h3_mixer")) << how;
+    EXPECT_LE(max_error(y, whole), tolerance_of("h3_mixer", dtype)) << how;
     EXPECT_EQ(fetch(device, layer.state().shift), shift) << how;
-    EXPECT_LE(max_error(fetch(device, layer.state().modes), modes), tolerance_of("h3_mixer")) << how;
+    EXPECT_LE(max_error(fetch(device, layer.state().modes), modes), tolerance_of("h3_mixer", dtype)) << how;
   };
   for (const std::int64_t size : {1, 7, 64, 100}) {
     layer.reset();
     expect_same(in_pieces(qkv, 3 * width, width, size,
                           [&](const std::vector<float>& piece, std::int64_t count) {
-                            return layer.mix(piece, batch, count, algorithm);
+                            return layer.mix(piece, batch, count, algorithm, dtype);
                           }),
                 "pieces of " + std::to_string(size));
   }
   layer.reset();
-  expect_same(in_pieces(qkv, 3 * width, width, 1,
-                        [&](const std::vector<float>& piece, std::int64_t) { return layer.mix_step(piece, batch); }),
-              "steps");
+  expect_same(
+      in_pieces(qkv, 3 * width, width, 1,
+                [&](const std::vector<float>& piece, std::int64_t) { return layer.mix_step(piece, batch, dtype); }),
+      "steps");
 }
 
-void mixer_causality(Device& device, const char* file_name, ConvAlgorithm algorithm) {
+void mixer_causality(Device& device, const char* file_name, ConvAlgorithm algorithm, DType dtype) {
   std::string reason;
-  if (lacks(device, algorithm, reason)) GTEST_SKIP() << reason;
+  if (lacks(device, algorithm, dtype, reason)) GTEST_SKIP() << reason;
   H3Layer layer(device, GoldenFile(file_name), batch, HeadOrder::head_major);
   const std::int64_t width = layer.width();
   std::vector<float> qkv = random_floats(batch * length * 3 * width);
-  const std::vector<float> before = layer.mix(qkv, batch, length, algorithm);
+  const std::vector<float> before = layer.mix(qkv, batch, length, algorithm, dtype);
   put_piece(qkv, 3 * width, changed_token, 1, std::vector<float>(static_cast<std::size_t>(batch * 3 * width), 2.5f));
   layer.reset();
-  const std::vector<float> after = layer.mix(qkv, batch, length, algorithm);
+  const std::vector<float> after = layer.mix(qkv, batch, length, algorithm, dtype);
   const std::vector<float> past = piece_of(before, width, 0, changed_token);
   if (algorithm == ConvAlgorithm::fft) {
-    EXPECT_LE(max_error(piece_of(after, width, 0, changed_token), past), tolerance_of("h3_mixer"));
+    EXPECT_LE(max_error(piece_of(after, width, 0, changed_token), past), tolerance_of("h3_mixer", dtype));
   } else {
     EXPECT_EQ(piece_of(after, width, 0, changed_token), past);
   }
@@ -291,11 +296,14 @@ void register_invariant_tests() {
   for (const char* file : {"layer/h3_layer_a.safetensors", "layer/h3_layer_hd4.safetensors"}) {
     const std::string size = std::string(file).find("hd4") == std::string::npos ? "hd1" : "hd4";
     for (const auto& [label, algorithm] : algorithms) {
-      register_for_devices("invariants", "whole_pieces_steps.h3_" + size + "." + label,
-                           [file, algorithm = algorithm](Device& device) { mixer_pieces(device, file, algorithm); });
-      register_for_devices(
-          "invariants", "causality.h3_" + size + "." + label,
-          [file, algorithm = algorithm](Device& device) { mixer_causality(device, file, algorithm); });
+      for (const DType dtype : {DType::f32, DType::f16}) {
+        const std::string name = "h3_" + size + "." + label + (dtype == DType::f16 ? ".f16" : "");
+        const auto with = [file, algorithm = algorithm, dtype](auto test) {
+          return [=](Device& device) { test(device, file, algorithm, dtype); };
+        };
+        register_for_devices("invariants", "whole_pieces_steps." + name, with(mixer_pieces));
+        register_for_devices("invariants", "causality." + name, with(mixer_causality));
+      }
     }
   }
   register_for_devices("invariants", "whole_pieces_steps.attention", attention_pieces);
