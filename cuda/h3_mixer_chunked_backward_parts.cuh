@@ -90,7 +90,7 @@ __device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::ui
   return pack<T>(x.x * y.x, x.y * y.y);
 #else
   std::uint32_t product;
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
   } else {
     constexpr std::uint32_t minus_zeros = 0x80008000u;  // a multiplication alone takes sm_90
