@@ -39,7 +39,6 @@ struct Walk {
   __device__ __forceinline__ Walk next(int superchunks) const {
     return superchunk == 0 ? Walk{sequence + chunked_warps, superchunks - 1} : Walk{sequence, superchunk - 1};
   }
-  __device__ __forceinline__ void forget() { asm volatile("" : "+r"(sequence), "+r"(superchunk)); }
 };
 
 template <typename T, bool aligned>
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
                       d_outputs = own + place::d_y, projected = own + place::projected,
                       shifted = own + place::shifted, d_shifted = own + place::d_shifted;
 
-  LaneOffsets at(lane);
+  LaneOffsets at(lane, own);
   const auto first_token = [&](const Walk& of) {
     return (d * m.batch + of.sequence) * m.tokens + static_cast<std::int64_t>(of.superchunk) * H3Filter::superchunk;
   };
@@ -93,9 +92,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     if (of.superchunk == 0 || of.sequence >= m.batch) return Complex<float>();
     const std::int64_t row = (d * m.batch + of.sequence) * m.superchunks + of.superchunk;
     const float* parts = m.entry_states + (row * modes + at.lane) * 2;
-    const Complex<float> input = m.filter.input(d * modes + at.lane);
-    const float per_norm = norm(input) > 0 ? 1 / norm(input) : 0.0f;
-    return per_norm * (Complex<float>(parts[0], parts[1]) * conj(input));
+    const float2 per_input = load_shared<float2>(shared + place::per_input + static_cast<std::uint32_t>(8 * at.lane));
+    return Complex<float>(parts[0], parts[1]) * Complex<float>(per_input.x, per_input.y);
   };
   __syncthreads();
 
@@ -104,11 +102,11 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   store_sums(tap_sums + at.unit(), taps);
   store_sums(lag_sums + at.unit(), lags);
   ModeSums sums;
-  Complex<float> x = entry(walk), lambda;
+  Complex<float> lambda;
 
   while (walk.sequence < m.batch) {
-    at.forget();
-    walk.forget();
+    at.read_again();
+    Complex<float> x = entry(walk);
     wait_for_copies<0>();
     if (walk.superchunk == m.superchunks - 1) {
       lambda = {};
@@ -160,8 +158,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       }
       __syncwarp();
     }
-    at.forget();
-    walk.forget();
     {
       load_sums(lags, lag_sums + at.unit());
       store_rows(projected, at.rows, w);
@@ -173,14 +169,10 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       store_sums(lag_sums + at.unit(), lags);
       __syncwarp();
     }
-    at.forget();
-    walk.forget();
 
     // x at the entry of each chunk; q is dead, and its tile keeps U'
     project<T, false>(w, at, shared + place::inputs, projected, queries);
     __syncwarp();
-    at.forget();
-    walk.forget();
     std::uint32_t entries[16];
     {
       std::uint32_t u[16];
@@ -195,11 +187,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         add_product(sum, decay, x);
         x = sum;
       }
-      x = entry(walk.next(m.superchunks));
     }
     __syncwarp();
-    at.forget();
-    walk.forget();
 
     // z, d_q
     {
@@ -231,14 +220,11 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     store(d_outputs, m.d_q);
     __syncwarp();
     load_next(d_outputs, m.d_y);
-    at.forget();
-    walk.forget();
+    at.read_again();
 
     // lambda at the exit of each chunk, and the sums over modes
     project<T, true>(d_z, at, shared + place::outputs, projected, d_shifted);
     __syncwarp();
-    at.forget();
-    walk.forget();
     {
       std::uint32_t v[16], u_weighted[16], v_weighted[16];
       const auto load_weighted = [&](int row) {
@@ -266,8 +252,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     }
     __syncwarp();
     load_next(queries, m.q);
-    at.forget();
-    walk.forget();
 
     // d_w, d_v over v, d_k'
     {
@@ -302,8 +286,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     store(values, m.d_v);
     __syncwarp();
     load_next(values, m.v);
-    at.forget();
-    walk.forget();
 
     // taps, d_k over d_k'
     {
@@ -323,8 +305,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       __syncwarp();
       load_keys(walk.next(m.superchunks));
       commit_copies();
-      at.forget();
-      walk.forget();
       uint4 first_row = make_uint4(0, 0, 0, 0);  // the chunk after those of the superchunk before
       if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + at.unit());
       load_tiles(tiles, shared + place::taps_back + at.back());

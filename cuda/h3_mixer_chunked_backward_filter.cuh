@@ -19,7 +19,7 @@ struct ChunkedBackward {
   float *d_log_a, *d_gain, *d_skip, *d_taps;
 };
 
-// The constants of channel `d`: E^T, R and the tables of pairs.
+// The constants of channel `d`: E^T, R, 1 / b and the tables of pairs.
 template <typename T>
 __device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std::uint32_t shared, int warp,
                                int lane) {
@@ -51,6 +51,12 @@ __device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std:
       store_shared(shared + (row < 2 ? place::inputs : place::outputs) + unit_offset(2 * lane + row % 2, unit),
                    make_uint4(pack<T>(r[0], r[1]), pack<T>(r[2], r[3]), pack<T>(r[4], r[5]), pack<T>(r[6], r[7])));
     }
+  }
+  if (warp == 0) {
+    const Complex<float> input = m.filter.input(d * modes + lane);
+    const float per_norm = norm(input) > 0 ? 1 / norm(input) : 0.0f;
+    store_shared(shared + place::per_input + static_cast<std::uint32_t>(8 * lane),
+                 make_float2(per_norm * input.re, -per_norm * input.im));
   }
   const float* taps = m.filter.taps + d * chunk;
   const float* lags = m.toeplitz + d * chunk;

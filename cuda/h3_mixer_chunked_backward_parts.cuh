@@ -24,31 +24,47 @@ namespace place {
 constexpr int inputs = 0, outputs = inputs + 64 * row_bytes;  // E^T and R: two rows a mode, real and imaginary part
 constexpr int taps = outputs + 64 * row_bytes, lags = taps + table_bytes;
 constexpr int taps_back = lags + table_bytes, lags_back = taps_back + table_bytes;
-constexpr int warps = lags_back + table_bytes;
+constexpr int per_input = lags_back + table_bytes;  // 1 / b, a mode 8 bytes
+constexpr int warps = per_input + 8 * modes;
 
 constexpr int keys = 0;  // 17 rows: the chunk before comes first
 constexpr int values = keys + tile_bytes + row_bytes, queries = values + tile_bytes, d_y = queries + tile_bytes;
 constexpr int projected = d_y + tile_bytes, shifted = projected + tile_bytes;
 constexpr int d_shifted = shifted + tile_bytes;  // 17 rows: the chunk after comes last
 constexpr int tap_sums = d_shifted + tile_bytes + row_bytes, lag_sums = tap_sums + lag_sums_bytes;
-constexpr int warp_bytes = lag_sums + lag_sums_bytes;
+constexpr int lane_offsets = lag_sums + lag_sums_bytes;
+constexpr int warp_bytes = lane_offsets + 16 * warp_size;
 constexpr int block_bytes = warps + chunked_warps * warp_bytes;
 }  // namespace place
 static_assert(place::block_bytes <= 99 << 10, "all that compute capability 8.6 and 8.9 give a block");
 
-// Where this lane reads and writes in tiles, by the kind of access.
+// Where this lane reads and writes in tiles, by the kind of access. The compilers make dozens of addresses of these
+// and would keep them all in registers, and spill; so from time to time they are read again, from shared memory.
 struct LaneOffsets {
   int lane;
-  std::uint32_t rows;  // left operands; columns 16 p are at rows ^ 32 p
+  std::uint32_t rows;         // left operands; columns 16 p are at rows ^ 32 p
+  std::uint32_t modes_right;  // right operands of E and R^T: rows 8 i at + 8 i row_bytes, columns 32 p at ^ 64 p
+  std::uint32_t times_right;  // right operands of E^T and R: 32 rows, columns 8 j at ^ 16 j
+  std::uint32_t kept;         // where
 
-  __device__ explicit LaneOffsets(int index) : lane(index), rows(unit_offset(lane % 16, lane / 16)) {}
+  __device__ LaneOffsets(int index, std::uint32_t own)
+      : lane(index),
+        rows(unit_offset(lane % 16, lane / 16)),
+        modes_right(unit_offset(lane % 8, lane / 8)),
+        times_right(unit_offset(lane, 0)),
+        kept(own + place::lane_offsets + unit()) {
+    store_shared(kept, make_uint4(static_cast<std::uint32_t>(lane), rows, modes_right, times_right));
+  }
+  __device__ __forceinline__ void read_again() {
+    const uint4 all = load_shared<uint4>(kept);
+    lane = static_cast<int>(all.x);
+    rows = all.y;
+    modes_right = all.z;
+    times_right = all.w;
+  }
 
   // Left operands from row 1 on.
   __device__ __forceinline__ std::uint32_t next_rows() const { return unit_offset(lane % 16 + 1, lane / 16); }
-  // Right operands of E and R^T: rows 8 i at + 8 i row_bytes, columns 32 p at ^ 64 p.
-  __device__ __forceinline__ std::uint32_t modes_right() const { return unit_offset(lane % 8, lane / 8); }
-  // Right operands of E^T and R: 32 rows, columns 8 j at ^ 16 j.
-  __device__ __forceinline__ std::uint32_t times_right() const { return unit_offset(lane, 0); }
   // The row and the block of 8 columns for left operands that have the rows of a tile as columns.
   __device__ __forceinline__ int turned_row() const { return lane % 8 + 8 * (lane / 16); }
   __device__ __forceinline__ int turned_block() const { return lane / 8 % 2; }
@@ -64,9 +80,6 @@ struct LaneOffsets {
     return static_cast<std::uint32_t>(row * row_bytes + ((4 * lane) ^ ((row & 7) << 4)));
   }
   __device__ __forceinline__ std::uint32_t unit() const { return static_cast<std::uint32_t>(16 * lane); }
-
-  // Makes the compiler believe that they changed: else it keeps dozens of derived addresses in registers, and spills.
-  __device__ __forceinline__ void forget() { asm volatile("" : "+r"(lane), "+r"(rows)); }
 };
 
 // Element by element, in 16 bits.
@@ -77,7 +90,7 @@ __device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::ui
   return pack<T>(x.x * y.x, x.y * y.y);
 #else
   std::uint32_t product;
-  if constexpr (is_half<T>) {
+  if constexpr (is_f16<T>) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
   } else {
     constexpr std::uint32_t minus_zeros = 0x80008000u;  // a multiplication alone takes sm_90
@@ -106,25 +119,41 @@ struct TileMover {
 
   __device__ explicit TileMover(int lane) : row(lane / 8), unit(lane % 8) {}
 
+  __device__ __forceinline__ static void load_unit(std::uint32_t to, const T* from, int left) {
+    if (aligned) {
+      copy_async(to, from, left > 0 ? 16 : 0);
+    } else {
+      cuda::load_unit(to, from, 0, left, false);
+    }
+  }
+
   __device__ __forceinline__ void load(std::uint32_t tile, const T* from, int left, int first_row = 0) const {
+    const int begin = row * chunk + unit * 8;
 #pragma unroll
-    for (int r = row; r < row + tile_rows; r += 4) {
-      load_unit(tile + unit_offset(r + first_row, unit), from, r * chunk + unit * 8, left, aligned);
+    for (int i = 0; i < tile_rows; i += 4) {
+      load_unit(tile + unit_offset(row + first_row + i, unit), from + begin + i * chunk, left - begin - i * chunk);
     }
   }
   // The chunk before goes to row 0.
   __device__ __forceinline__ void load_keys(std::uint32_t tile, const T* from, int left, bool first) const {
     load(tile, from, left, 1);
-    if (row == 0)
-      load_unit(tile + unit_offset(0, unit), first ? from : from - chunk, unit * 8, first ? 0 : chunk, aligned);
+    if (row == 0) load_unit(tile + unit_offset(0, unit), from - chunk + unit * 8, first ? 0 : chunk);
   }
 
   __device__ __forceinline__ void store(std::uint32_t tile, T* to, int left) const {
+    const int begin = row * chunk + unit * 8;
     uint4 units[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
 #pragma unroll
-    for (int i = 0; i < 4; ++i) store_unit(to, (row + 4 * i) * chunk + unit * 8, left, aligned, units[i]);
+    for (int i = 0; i < 4; ++i) {
+      const int token = begin + 4 * i * chunk;
+      if (!aligned) {
+        store_unit(to, token, left, false, units[i]);
+      } else if (token < left) {
+        __stcs(reinterpret_cast<uint4*>(to + begin + 4 * i * chunk), units[i]);
+      }
+    }
   }
 };
 
@@ -248,7 +277,7 @@ __device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, st
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         load_matrices<true>(right[i], matrix + 8 * row_bytes * static_cast<std::uint32_t>(begin + i) +
-                                          (at.modes_right() ^ static_cast<std::uint32_t>(64 * half)));
+                                          (at.modes_right ^ static_cast<std::uint32_t>(64 * half)));
       }
 #pragma unroll
       for (int y = 0; y < 2; ++y) {
@@ -281,7 +310,7 @@ __device__ __forceinline__ void add_states(float (&sums)[4][4], const Rows& stat
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       load_matrices_transposed<true>(right[j], matrix + static_cast<std::uint32_t>(32 * row_bytes * half) +
-                                                   (at.times_right() ^ static_cast<std::uint32_t>((begin + j) << 4)));
+                                                   (at.times_right ^ static_cast<std::uint32_t>((begin + j) << 4)));
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) multiply_add<T>(sums[j], states[2 * half], right[j][0], right[j][1]);

@@ -140,6 +140,20 @@ TEST(checks, rotary_and_attention) {
   EXPECT_REFUSED(encoder.attention_step({qkv, 2, slots, positions, cache, f32({2, 3, 8})}), "a step is one token");
 }
 
+TEST(checks, states_that_the_backward_pass_of_the_mixer_begins_at) {
+  H3MixerBackwardArgs args;
+  args.filter = {f32({2, 4, 4}),     f32({2, 4, 2}), f32({2, 4, 2}), f32({2}),
+                 f32({2, 4, 17, 2}), f32({2, 64}),   f32({2, 8})};
+  args.qkv = f32({6, 3, 1500});
+  args.d_y = f32({2, 3, 1500});
+  args.d_qkv = f32({6, 3, 1500});
+  args.d_filter = {f32({2, 4, 2}), f32({2, 4, 2}), f32({2}), f32({2, 8})};
+  args.entry_states = f32({2, 3, 1, 8});
+  EXPECT_REFUSED(encoder.h3_mixer_backward(args), "entry_states has shape (2, 3, 1, 8)", "(2, 3, 2, 8)");
+  args.entry_states = f32({2, 3, 2, 8});
+  EXPECT_EQ(refusal([&](Encoder& encoder) { encoder.h3_mixer_backward(args); }), "");
+}
+
 TEST(checks, what_lies_in_device_memory_is_checked_on_the_cpu) {
   const Tensor positions = put_integers(cpu_device(), {4}, {0, 8, -1, 0});
   const AttentionCache cache{f32({4, 9, 8}), f32({4, 9, 8})};

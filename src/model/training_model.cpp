@@ -317,8 +317,8 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
     const Shape wide = {3 * width, shape_.batch, shape_.length};
     const Shape narrow = {width, shape_.batch, shape_.length};
     encoder.h3_mixer_backward({layer.qkv_rows.reshape(wide), layer.filter, static_cast<int>(config_.ssm_head_dim),
-                               config_.head_order(), conv_, d_y.reshape(narrow), d_qkv.reshape(wide),
-                               layer.d_filter, layer.entry_states});
+                               config_.head_order(), conv_, d_y.reshape(narrow), d_qkv.reshape(wide), layer.d_filter,
+                               layer.entry_states});
     encoder.discretize_backward({layer.ssm, layer.filter, layer.d_filter, layer.d_ssm});
   }
   LinearBackwardArgs in;
