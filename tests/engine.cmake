@@ -1,5 +1,6 @@
 # The forward pass, the engine and its sessions, on every device there is.
-set(riverhorse_engine_test_uses riverhorse_engine riverhorse_model riverhorse_checkpoint riverhorse_registry)
+set(riverhorse_engine_test_uses riverhorse_engine riverhorse_model riverhorse_checkpoint riverhorse_registry
+    riverhorse_data)
 if(TARGET riverhorse_vulkan)
   list(APPEND riverhorse_engine_test_uses riverhorse_vulkan)
 endif()
