@@ -260,9 +260,8 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
       const std::uint32_t carry = base + carry_offset + static_cast<std::uint32_t>(8 * lane);
       if (in_turn) {
         const auto turn = static_cast<std::uint32_t>(number(i));
-        while (__shfl_sync(all_lanes, load_shared<std::uint32_t>(base + turn_offset), 0) != turn) {
+        while (__shfl_sync(all_lanes, acquire_shared(base + turn_offset), 0) != turn) {
         }
-        __threadfence_block();
         const float2 carried = load_shared<float2>(carry);
         s = {carried.x, carried.y};
       }
@@ -297,7 +296,7 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
         store_shared(carry, make_float2(s.re, s.im));
         __threadfence_block();
         __syncwarp();
-        if (lane == 0) store_shared(base + turn_offset, static_cast<std::uint32_t>(number(i) + 1));
+        if (lane == 0) release_shared(base + turn_offset, static_cast<std::uint32_t>(number(i) + 1));
       }
       if (ends && kept != nullptr) {
         const Decay one(m.filter, channel * modes + lane);

@@ -159,6 +159,17 @@ __device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
+// A word by which warps of a block wait for each other. Who acquires what was released sees all that was written
+// before; a plain load in a loop may be done once for all of them.
+__device__ __forceinline__ std::uint32_t acquire_shared(std::uint32_t address) {
+  std::uint32_t value;
+  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+__device__ __forceinline__ void release_shared(std::uint32_t address, std::uint32_t value) {
+  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
 // 16 bytes from global to shared memory, both aligned to 16, that arrive by themselves; with fewer than 16 `bytes`
 // (0: nothing is read) the rest becomes zero. They count in groups, which a thread commits and waits for.
 __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, int bytes = 16) {
@@ -267,6 +278,9 @@ template <typename V>
 void store_shared(std::uint32_t address, V value) {
   std::memcpy(shared_pointer(address), &value, sizeof value);
 }
+
+inline std::uint32_t acquire_shared(std::uint32_t address) { return load_shared<std::uint32_t>(address); }
+inline void release_shared(std::uint32_t address, std::uint32_t value) { store_shared(address, value); }
 
 inline void copy_async(std::uint32_t to, const void* from, int bytes = 16) {
   emulator::copy_async(shared_pointer(to), from, 16, static_cast<std::size_t>(bytes));
