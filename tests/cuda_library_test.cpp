@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include "backend/backend.h"
 #include "base/error.h"
@@ -17,8 +18,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// The probe stands alone in a folder: where it was built the real library may be next to it.
+struct LonelyProbe {
+  fs::path folder = fs::temp_directory_path() / ("riverhorse-probe-" + std::to_string(::getpid()));
+  LonelyProbe() {
+    fs::create_directories(folder);
+    fs::copy_file(REGISTRY_PROBE, folder / "probe", fs::copy_options::overwrite_existing);
+  }
+  ~LonelyProbe() {
+    std::error_code ignored;
+    fs::remove_all(folder, ignored);
+  }
+};
+
 std::string probe(const std::string& library, const std::string& backend = "") {
-  const std::string command = "env RIVERHORSE_CUDA_LIBRARY=" + library + " " REGISTRY_PROBE " " + backend + " 2>&1";
+  const LonelyProbe lonely;
+  const std::string command =
+      "env RIVERHORSE_CUDA_LIBRARY=" + library + " " + (lonely.folder / "probe").string() + " " + backend + " 2>&1";
   std::FILE* pipe = ::popen(command.c_str(), "r");
   std::string output;
   for (int letter; (letter = std::fgetc(pipe)) != EOF;) output += static_cast<char>(letter);
