@@ -123,6 +123,7 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--sample-tokens", 3},
                                                                      {"--prompt", "ab"},
                                                                      {"--seed", 5},
+                                                                     {"--dtype", "f32"},  // all that the cpu has
                                                                      {"--conv", "fft"}};
   std::string command = "--config " + golden_folder + "/lm/h3-pure/config.json --output " + folder;
   for (const auto& [flag, value] : flags) {
