@@ -93,6 +93,13 @@ std::vector<epoch_result> train(const rh::device& device, const mixer& model, co
   options.length = static_cast<std::int64_t>(data.train.length);
   options.learning_rate = how.learning_rate;
   options.weight_decay = how.weight_decay;
+  // The rate rises over the first tenth of the steps, and falls to 0 at the last.
+  const auto batches = static_cast<std::int64_t>((data.train.count + static_cast<std::size_t>(how.batch) - 1) /
+                                                 static_cast<std::size_t>(how.batch));
+  options.schedule = RIVERHORSE_SCHEDULE_LINEAR;
+  options.schedule_steps = batches * how.epochs;
+  options.warmup_steps = options.schedule_steps / 10;
+  options.final_fraction = -1;
   rh::trainer trainer(device, options);
 
   random_source random(how.seed);
