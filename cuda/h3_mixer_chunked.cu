@@ -10,8 +10,7 @@
 //   * Toeplitz matrices are operands B in registers, one an 8 x 8 tile; tiles of zeros are left out: 40 + 20
 //   products.
 //   * E w goes through shared memory to lanes that are modes, which walk over the 16 chunks and leave the state
-//   before
-//     each, rounded to 16 bits, as an operand: 32 products for E, 32 for R, both in shared memory.
+//     before each, rounded to 16 bits, as an operand: 32 products for E, 32 for R, both in shared memory.
 //   * q, k, v arrive by asynchronous copies, one tile ahead of the one at work; a warp waits for its own only.
 // The matrices are made by each block from the 3 KB of taps, lags and powers of its channel, while its first tiles
 // are under way: tables in device memory (17 KB a channel) would cost traffic, and a kernel before this one.
@@ -19,8 +18,9 @@
 // One sequence is the work of one warp. Where there are fewer sequences than tiles in one, the warps of a block take
 // its tiles in turn instead and hand the state on (`in_turn`).
 //
-// Errors of 16-bit operands, relative to y: f16 about 3e-4, bf16 3e-3. The taps are split in two terms: rounded to
-// one, rows whose k and v have a mean lose ten times as much. The carried state is fp32 and as exact with any length.
+// Errors of 16-bit operands, relative to y: f16 about 3e-4, bf16 3e-3. In bf16 the taps are split in two terms:
+// rounded to one, rows whose k and v have a mean lose ten times as much. The carried state is fp32 and as exact with
+// any length.
 //
 // Tried on an H100 in a prototype, and no better: chunks of 128, three tiles ahead, tables in device memory.
 #include "filter.cuh"

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <span>
 
 #include "backend/op_cases.h"
 #include "base/error.h"
@@ -19,31 +20,34 @@ constexpr std::uint32_t poison_f32 = 0x7fc0abcd;  // NaNs that are easy to tell 
 constexpr std::uint16_t poison_half = 0x7fda;     // of f16 and of bf16
 constexpr std::uint32_t poison_i32 = 0x7eadbeef;
 
-template <typename T>
-void append(std::vector<std::byte>& bytes, T value) {
-  const auto* begin = reinterpret_cast<const std::byte*>(&value);
-  bytes.insert(bytes.end(), begin, begin + sizeof(T));
+template <typename T, typename Value, typename Convert>
+std::size_t write_each(std::byte* to, const std::vector<Value>& values, Convert&& convert) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const T each = convert(values[i]);
+    std::memcpy(to + i * sizeof(T), &each, sizeof(T));
+  }
+  return values.size() * sizeof(T);
 }
 
-std::vector<std::byte> payload(const CaseTensor& tensor, DType dtype) {
+// The bytes of a tensor as `dtype`: its values, repeated where they are fewer than elements, or poison.
+void write_payload(const CaseTensor& tensor, DType dtype, std::span<std::byte> to) {
   const bool poisoned = tensor.role == CaseRole::output;
-  const auto size = static_cast<std::size_t>(tensor.shape.count() * dtype_size_bytes(dtype));
-  std::vector<std::byte> bytes;
-  bytes.reserve(size);
+  std::size_t given = 0;
   if (dtype == DType::i32) {
-    for (const std::int32_t value : tensor.integers)
-      append(bytes, poisoned ? poison_i32 : static_cast<std::uint32_t>(value));
+    given = write_each<std::uint32_t>(to.data(), tensor.integers, [&](std::int32_t value) {
+      return poisoned ? poison_i32 : static_cast<std::uint32_t>(value);
+    });
   } else if (is_half(dtype)) {
-    for (const float value : tensor.floats) append(bytes, poisoned ? poison_half : float_to_half(value, dtype));
+    given = write_each<std::uint16_t>(
+        to.data(), tensor.floats, [&](float value) { return poisoned ? poison_half : float_to_half(value, dtype); });
   } else {
-    for (const float value : tensor.floats) append(bytes, poisoned ? std::bit_cast<float>(poison_f32) : value);
+    given = write_each<std::uint32_t>(to.data(), tensor.floats, [&](float value) {
+      return poisoned ? poison_f32 : std::bit_cast<std::uint32_t>(value);
+    });
   }
-  const std::size_t given = bytes.size();
-  bytes.resize(size);
-  for (std::size_t at = given; at < size; at += given) {
-    std::copy_n(bytes.begin(), std::min(given, size - at), bytes.begin() + static_cast<std::ptrdiff_t>(at));
+  for (std::size_t at = given; at < to.size(); at += given) {
+    std::memcpy(to.data() + at, to.data(), std::min(given, to.size() - at));
   }
-  return bytes;
 }
 
 // A case's tensors on one device, each between two guards.
@@ -53,9 +57,9 @@ class Placed {
   Placed(Device& device, const CaseData& data, bool widen) : device_(device) {
     for (const CaseTensor& tensor : data.tensors) {
       const DType dtype = widen && is_half(tensor.dtype) ? DType::f32 : tensor.dtype;
-      const std::vector<std::byte> content = payload(tensor, dtype);
-      std::vector<std::byte> image((2 * guard_bytes + content.size() + 3) / 4 * 4, std::byte{guard_value});
-      std::copy(content.begin(), content.end(), image.begin() + guard_bytes);
+      const auto size = static_cast<std::size_t>(tensor.shape.count() * dtype_size_bytes(dtype));
+      std::vector<std::byte> image((2 * guard_bytes + size + 3) / 4 * 4, std::byte{guard_value});
+      write_payload(tensor, dtype, std::span(image).subspan(guard_bytes, size));
       const Tensor whole = device.allocate_tensor(DType::i32, {static_cast<std::int64_t>(image.size() / 4)});
       device.upload(whole, image);
       wholes_.push_back(whole);
