@@ -43,12 +43,18 @@ build_dir=build/release
 say "building in $build_dir"
 tests=OFF
 [ -f "$build_dir/CMakeCache.txt" ] && tests=$(sed -n 's/^RIVERHORSE_BUILD_TESTS:BOOL=//p' "$build_dir/CMakeCache.txt")
+# CUDA kernels take minutes: where there is no NVIDIA GPU to run them, they are left to a full build.
+targets=(riverhorse_program)
+if command -v nvidia-smi > /dev/null; then export CUDAARCHS=${CUDAARCHS:-native}; fi
 cmake --preset release -DRIVERHORSE_BUILD_TESTS="${tests:-OFF}" > "$build_dir.configure.log" 2>&1 || {
   cat "$build_dir.configure.log" >&2
   die "configuring failed"
 }
 grep '^-- riverhorse' "$build_dir.configure.log" || true
-cmake --build "$build_dir" --parallel "$(riverhorse_jobs)" --target riverhorse_program
+if command -v nvidia-smi > /dev/null && grep -q '^-- riverhorse.*cuda yes' "$build_dir.configure.log"; then
+  targets+=(riverhorse_cuda)
+fi
+cmake --build "$build_dir" --parallel "$(riverhorse_jobs)" --target "${targets[@]}"
 riverhorse=$build_dir/bin/riverhorse
 
 say "devices"

@@ -12,8 +12,9 @@ usage() {
 usage: samples/train_default_model/train.sh [options]
   --corpus-only     stop when the corpus, the vocabulary and the token files are written
   --model NAME      hybrid (default), h3 or attention: NAME.json of this folder
-  --steps N         steps of training (default 5500: 12 times through the text)
+  --steps N         steps of training (default 7000, as the model that ships: 15 times through the text)
   --backend NAME    cpu or cuda (default: the best that trains)
+  --dtype TYPE      f32 (default), or bf16 or f16 where the device has it; the model that ships took bf16
   --work FOLDER     for packages, corpus, tokens and the training (default build/default_model)
   --output FOLDER   the model folder to write (default samples/models/default)
   --riverhorse P    the program (default build/release/bin/riverhorse)
@@ -23,15 +24,16 @@ END
 
 corpus_only=0
 model=hybrid
-steps=5500
+steps=7000
 backend=auto
+dtype=f32
 work=build/default_model
 output=samples/models/default
 riverhorse=build/release/bin/riverhorse
 while [ $# -gt 0 ]; do
   case $1 in
     --corpus-only) corpus_only=1 ;;
-    --model | --steps | --backend | --work | --output | --riverhorse)
+    --model | --steps | --backend | --dtype | --work | --output | --riverhorse)
       [ $# -gt 1 ] || die "$1 needs a value"
       printf -v "${1#--}" '%s' "$2"
       shift ;;
@@ -82,7 +84,7 @@ else
   say "training $model for $steps steps in $run"
   "$riverhorse" train --config "$here/$model.json" --data "$work/train.tokens" \
     --validation-data "$work/valid.tokens" --tokenizer "$work" --output "$run" --steps "$steps" \
-    --backend "$backend" "${training_options[@]}" \
+    --backend "$backend" --dtype "$dtype" "${training_options[@]}" \
     --validate-every 500 --validation-tokens 131072 --checkpoint-every 1000
 fi
 samples/plot_training "$run" --output "$run.html"
