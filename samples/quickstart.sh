@@ -10,7 +10,7 @@ usage() {
 usage: samples/quickstart.sh [options]
   --no-install      install no packages; name those that are missing and go on
   --set-up-only     install and build, and stop there
-  --steps N         steps of the training that is shown (default 120; 0: none)
+  --steps N         steps of the training that is shown (default 600; 0: none)
   --backports       Debian 12: add the suite bookworm-backports; take VkFFT 1.3.4 and Mesa 25 from it
   --help            this text
 END
@@ -19,7 +19,7 @@ END
 install=1
 backports=0
 set_up_only=0
-steps=120
+steps=600
 while [ $# -gt 0 ]; do
   case $1 in
     --no-install) install=0 ;;
@@ -71,7 +71,7 @@ if [ "$steps" != 0 ]; then
   rm -rf "$run"
   "$riverhorse" train --preset tiny-hybrid --data samples/data/sherlock_holmes.txt \
     --validation-data samples/data/tom_sawyer.txt --validation-tokens 4096 --output "$run" --steps "$steps" \
-    --batch 4 --length 128 --learning-rate 5e-3 --warmup 5 --validate-every 40
+    --batch 4 --length 128 --learning-rate 5e-3 --warmup 5 --validate-every 100
   samples/plot_training "$run" --output "$run.html"
   say "the curve of the loss: $PWD/$run.html, for a browser"
 fi
