@@ -80,8 +80,7 @@ __global__ void write_cache(Source<T> source) {
   }
 }
 
-// Grid: tiles of queries times passes over the channels, heads, sequences. Keys and values have two slots of shared
-// memory each: while a tile is worked on, the next one arrives.
+// Grid: tiles of queries times passes over the channels, heads, sequences.
 template <typename T, typename Tiles>
 __global__ void __launch_bounds__(Tiles::threads)
     attend(Source<T> source, int passes, DropoutMask mask, T* y, float* log_sum_exp) {
@@ -91,7 +90,6 @@ __global__ void __launch_bounds__(Tiles::threads)
   const Tiles tiles(shared, channel_begin);
   const std::int64_t query_tiles = gridDim.x / passes;
   const std::int64_t query_begin = (query_tiles - 1 - blockIdx.x / passes) * tile;  // the longest ones first
-  const Rows<T> all_keys = source.keys(sequence, head), all_values = source.values(sequence, head);
   const std::int64_t past = source.past(sequence);
   const std::int64_t last_query = query_begin + tile < source.tokens ? query_begin + tile - 1 : source.tokens - 1;
   const std::int64_t key_end = past + last_query + 1;
@@ -101,17 +99,7 @@ __global__ void __launch_bounds__(Tiles::threads)
   float maximum[Tiles::rows], total[Tiles::rows] = {};
   for (float& each : maximum) each = -FLT_MAX;
   const auto queries = tiles.load(0, source.queries(sequence, head), query_begin);
-  auto keys = tiles.load(1, all_keys, 0), values = tiles.load(2, all_values, 0);
-  tiles.commit();
-  int slot = 3;
-  for (std::int64_t key_begin = 0; key_begin < key_end; key_begin += tile, slot = 4 - slot) {
-    auto next_keys = keys, next_values = values;
-    if (key_begin + tile < key_end) {
-      next_keys = tiles.load(slot, all_keys, key_begin + tile);
-      next_values = tiles.load(slot + 1, all_values, key_begin + tile);
-    }
-    tiles.commit();
-    tiles.template wait<1>();
+  const auto attend_tile = [&](std::int64_t key_begin, const auto& keys, const auto& values) {
     float weights[Tiles::rows][Tiles::columns];
     tiles.multiply(queries, keys, weights);
 #pragma unroll
@@ -144,10 +132,8 @@ __global__ void __launch_bounds__(Tiles::threads)
       for (float& each : sums[i]) each *= shrink;
     }
     tiles.add_weighted(weights, values, sums);
-    tiles.release();
-    keys = next_keys;
-    values = next_values;
-  }
+  };
+  over_tiles(tiles, 1, source.keys(sequence, head), source.values(sequence, head), 0, key_end, attend_tile);
 
   float factors[Tiles::rows];
 #pragma unroll

@@ -39,4 +39,28 @@ struct Rows {
   }
 };
 
+// Calls work(at, a, b) for each tile of two lots of rows, at = begin, begin + tile, ... below `end`. While one is
+// worked on, the next arrives, in the slots from `slot` to `slot` + 3; what was loaded before this call arrives with
+// the first.
+template <typename Tiles, typename T, typename Work>
+__device__ __forceinline__ void over_tiles(const Tiles& tiles, int slot, const Rows<T>& a_rows, const Rows<T>& b_rows,
+                                           std::int64_t begin, std::int64_t end, Work&& work) {
+  auto a = tiles.load(slot, a_rows, begin), b = tiles.load(slot + 1, b_rows, begin);
+  tiles.commit();
+  int other = 2;
+  for (std::int64_t at = begin; at < end; at += tile, other = 2 - other) {
+    auto next_a = a, next_b = b;
+    if (at + tile < end) {
+      next_a = tiles.load(slot + other, a_rows, at + tile);
+      next_b = tiles.load(slot + other + 1, b_rows, at + tile);
+    }
+    tiles.commit();
+    tiles.template wait<1>();
+    work(at, a, b);
+    tiles.release();
+    a = next_a;
+    b = next_b;
+  }
+}
+
 }  // namespace riverhorse::cuda::attention

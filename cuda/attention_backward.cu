@@ -114,17 +114,7 @@ __global__ void __launch_bounds__(Tiles::threads) backward_queries(Source<T> sou
   float d_queries[Tiles::rows][Tiles::channels] = {};
   const auto queries = tiles.load(0, head.queries, query_begin);
   const auto d_outputs = tiles.load(1, head.d_outputs, query_begin);
-  auto keys = tiles.load(2, head.keys, 0), values = tiles.load(3, head.values, 0);
-  tiles.commit();
-  int slot = 4;
-  for (std::int64_t key_begin = 0; key_begin <= query_begin; key_begin += tile, slot = 6 - slot) {
-    auto next_keys = keys, next_values = values;
-    if (key_begin < query_begin) {
-      next_keys = tiles.load(slot, head.keys, key_begin + tile);
-      next_values = tiles.load(slot + 1, head.values, key_begin + tile);
-    }
-    tiles.commit();
-    tiles.template wait<1>();
+  const auto add_keys = [&](std::int64_t key_begin, const auto& keys, const auto& values) {
     float products[Tiles::rows][Tiles::columns], d_weights[Tiles::rows][Tiles::columns];
     tiles.multiply(queries, keys, products);
     tiles.multiply(d_outputs, values, d_weights);
@@ -145,10 +135,8 @@ __global__ void __launch_bounds__(Tiles::threads) backward_queries(Source<T> sou
       }
     }
     tiles.add_weighted(products, keys, d_queries);
-    tiles.release();
-    keys = next_keys;
-    values = next_values;
-  }
+  };
+  over_tiles(tiles, 2, head.keys, head.values, 0, query_begin + 1, add_keys);
   float ones[Tiles::rows];
   for (float& each : ones) each = 1;
   tiles.store(d_queries, ones, head.d_queries, 3 * std::int64_t{source.width}, query_begin, source.tokens,
@@ -164,17 +152,7 @@ __global__ void __launch_bounds__(Tiles::threads) backward_keys(Source<T> source
   const std::int64_t key_begin = blockIdx.x / passes * std::int64_t{tile};
   float d_keys[Tiles::rows][Tiles::channels] = {}, d_values[Tiles::rows][Tiles::channels] = {};
   const auto keys = tiles.load(0, head.keys, key_begin), values = tiles.load(1, head.values, key_begin);
-  auto queries = tiles.load(2, head.queries, key_begin), d_outputs = tiles.load(3, head.d_outputs, key_begin);
-  tiles.commit();
-  int slot = 4;
-  for (std::int64_t query_begin = key_begin; query_begin < source.tokens; query_begin += tile, slot = 6 - slot) {
-    auto next_queries = queries, next_d_outputs = d_outputs;
-    if (query_begin + tile < source.tokens) {
-      next_queries = tiles.load(slot, head.queries, query_begin + tile);
-      next_d_outputs = tiles.load(slot + 1, head.d_outputs, query_begin + tile);
-    }
-    tiles.commit();
-    tiles.template wait<1>();
+  const auto add_queries = [&](std::int64_t query_begin, const auto& queries, const auto& d_outputs) {
     float products[Tiles::rows][Tiles::columns], d_weights[Tiles::rows][Tiles::columns];
     tiles.multiply(keys, queries, products);
     tiles.multiply(values, d_outputs, d_weights);
@@ -197,10 +175,8 @@ __global__ void __launch_bounds__(Tiles::threads) backward_keys(Source<T> source
     }
     tiles.add_weighted(products, queries, d_keys);
     tiles.add_weighted(d_weights, d_outputs, d_values);
-    tiles.release();
-    queries = next_queries;
-    d_outputs = next_d_outputs;
-  }
+  };
+  over_tiles(tiles, 2, head.queries, head.d_outputs, key_begin, source.tokens, add_queries);
   float ones[Tiles::rows];
   for (float& each : ones) each = 1;
   const std::int64_t stride = 3 * std::int64_t{source.width};

@@ -17,7 +17,7 @@ struct TypeOf {
 // Tensor cores read rows by 16 bytes: `tensors`, those present, begin at such an address.
 inline bool fit_tensor_cores(std::initializer_list<Tensor> tensors) {
   for (const Tensor& tensor : tensors) {
-    if (tensor && reinterpret_cast<std::uintptr_t>(data<void>(tensor)) % 16 != 0) return false;
+    if (tensor && !at_16_bytes(data<void>(tensor))) return false;
   }
   return true;
 }

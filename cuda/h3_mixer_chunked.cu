@@ -360,8 +360,7 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t part = width * batch * tokens;
   const Cut cut(batch, tokens, static_cast<bool>(args.state.modes));
   const T* qkv = data<T>(args.qkv);
-  const auto is_aligned = [](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; };
-  const bool aligned = tokens % 8 == 0 && is_aligned(qkv) && is_aligned(data<T>(args.y));
+  const bool aligned = tokens % 8 == 0 && at_16_bytes(qkv) && at_16_bytes(data<T>(args.y));
   const ChunkedMixing<T> mixing{.q = qkv,
                                 .k = qkv + part,
                                 .v = qkv + 2 * part,

@@ -360,8 +360,7 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
                              data<float>(args.d_filter.gain),
                              data<float>(args.d_filter.d),
                              data<float>(args.d_filter.shift_taps)};
-  const auto aligned = [](const T* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
-  const bool by_units = tokens % 8 == 0 && aligned(q) && aligned(m.d_y) && aligned(d_q);
+  const bool by_units = tokens % 8 == 0 && at_16_bytes(q) && at_16_bytes(m.d_y) && at_16_bytes(d_q);
   launch(by_units ? mix_chunked_backward<T, true> : mix_chunked_backward<T, false>, grid_of(width), chunked_threads,
          place::block_bytes, stream, m);
 }

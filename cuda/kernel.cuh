@@ -54,6 +54,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
 #endif
 }
 
+// Whether 16 bytes can be read there at once.
+inline bool at_16_bytes(const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; }
+
 // Elementwise kernels: one thread an element, a grid that need not cover them all.
 constexpr int element_threads = 256;
 inline dim3 element_grid(std::int64_t count) {

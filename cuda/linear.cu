@@ -77,14 +77,11 @@ template <typename T, typename Y>
 void launch_few_rows(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Epilogue<T, Y>& epilogue) {
   const std::int64_t inputs = weight.shape[1];
   constexpr int most = 16 / sizeof(T);
-  const auto aligned = [](const Tensor& tensor) {
-    return reinterpret_cast<std::uintptr_t>(data<T>(tensor)) % 16 == 0;
-  };
   const auto start = [&](auto kernel) {
     launch(kernel, grid_of(divide_up(epilogue.outputs, warps_in_block)), warps_in_block * warp_size, 0, stream,
            data<T>(x), data<T>(weight), inputs, epilogue);
   };
-  if (inputs % most != 0 || !aligned(x) || !aligned(weight)) {
+  if (inputs % most != 0 || !at_16_bytes(data<T>(x)) || !at_16_bytes(data<T>(weight))) {
     start(linear_few_rows<T, Y, few_rows, 1>);
   } else if (epilogue.rows == 1) {
     start(linear_few_rows<T, Y, 1, most>);

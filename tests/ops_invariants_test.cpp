@@ -29,7 +29,7 @@ std::vector<float> random_floats(std::int64_t count, std::uint64_t seed = test_s
 
 double tolerance_of(const std::string& op, DType dtype = DType::f32) {
   for (const OpTolerance& row : op_tolerances()) {
-    if (row.op == op) return (dtype == DType::f16 ? row.f16 : row.f32) * row.spread;
+    if (row.op == op) return row.of(dtype) * row.spread;
   }
   ADD_FAILURE() << op;
   return 0;
