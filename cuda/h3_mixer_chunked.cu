@@ -40,8 +40,7 @@ static_assert(last_row_offset + row_bytes <= queries_offset);
 constexpr int stages = 2;
 constexpr int stages_offset = 2 * matrix_bytes;  // after R and E
 constexpr int carry_offset = stages_offset + chunked_warps * stages * stage_bytes;
-constexpr int turn_offset = carry_offset + chunked_modes * 8;
-constexpr int powers_offset = turn_offset + 16;
+constexpr int powers_offset = carry_offset + chunked_modes * 8;
 constexpr int tables_offset = powers_offset + matrix_powers * chunked_modes * 8;
 constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
 
@@ -54,69 +53,50 @@ struct ChunkedMixing {
   T* y;
   Cut cut;
   bool aligned;
+  bool in_turn;  // the warps of a block take the tiles of a sequence in turn
   Filter filter;
   const float *powers, *toeplitz;
   const std::int32_t *slots, *positions;
   const float* shift;
   float *modes, *entry_states;
-
-  // Of one channel's sequence, in (D, B, L).
-  __device__ std::int64_t line(std::int64_t channel, std::int64_t sequence) const {
-    return (channel * cut.batch + sequence) * cut.tokens;
-  }
 };
 
-// Three blocks a multiprocessor where 168 registers do: more hide more of the waits.
-template <typename T>
-constexpr int blocks_at_once = is_f16<T> ? 3 : 2;
-
-template <typename T, bool in_turn>
-__global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(ChunkedMixing<T> m) {
+// `packed`: as in Cut; then nothing is carried. Else a tile is of one sequence.
+template <typename T, bool packed>
+__global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const int g = lane / 4, t = lane % 4;
   const std::int64_t channel = blockIdx.x;
   const Cut& cut = m.cut;
+  const bool in_turn = !packed && m.in_turn;
   const std::uint32_t base = shared_address(memory);
 
-  // The tiles of this warp: number(i) of `count`, which are those of every `step`-th group.
-  const int first = static_cast<int>(in_turn ? blockIdx.y : blockIdx.y * chunked_warps + warp);
-  const int step = static_cast<int>(in_turn ? gridDim.y : gridDim.y * chunked_warps);
-  const int count = first < cut.groups ? (cut.groups - first + step - 1) / step * cut.tiles : 0;
-  const auto number = [=](int i) { return in_turn ? i * chunked_warps + warp : i; };
+  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), cut.tiles);
+  TilePosition now = walk.begin(static_cast<int>(blockIdx.y), warp);
+  TilePosition coming = now;  // the tile to load next
   const auto stage = [=](int i) {
     return base + static_cast<std::uint32_t>(stages_offset + (warp * stages + i % stages) * stage_bytes);
   };
 
+  const std::int64_t line = channel * cut.batch * cut.tokens;
+  const auto load_parts = [&](auto mover, std::uint32_t to) {
+    const TileRows rows = cut.rows(coming.group, coming.tile);
+    mover.load_keys(to, m.k + line, rows, coming.tile == 0);
+    mover.load(to + values_offset, m.v + line, rows);
+    mover.load(to + queries_offset, m.q + line, rows);
+  };
+  const bool fast = m.aligned && (!packed || cut.in_runs);
   const auto load_tile = [&](int i) {
-    if (number(i) < count) {
-      const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
+    if (coming.group < cut.groups) {
       const std::uint32_t to = stage(i);
-      const int unit = lane % 8;
-#pragma unroll 1
-      for (int part = 0; part < tile_rows / 4; ++part) {
-        const int row = 4 * part + lane / 8;
-        const std::int64_t sequence = cut.sequence(group, row), token = cut.token(tile, row) + 8 * unit;
-        const bool there = sequence < cut.batch;
-        const std::int64_t line = there ? m.line(channel, sequence) : 0, tokens = there ? cut.tokens : 0;
-        load_unit(to + unit_offset(row + 1, unit), m.k + line, token, tokens, m.aligned);
-        load_unit(to + values_offset + unit_offset(row, unit), m.v + line, token, tokens, m.aligned);
-        load_unit(to + queries_offset + unit_offset(row, unit), m.q + line, token, tokens, m.aligned);
-        if (row != 0) continue;
-        if (tile > 0) {
-          load_unit(to + unit_offset(0, unit), m.k + line, token - chunk, tokens, m.aligned);
-        } else if (m.shift != nullptr) {
-          const std::int64_t slot = m.slots[sequence], position = m.positions[slot], state = m.filter.state;
-          const float* ring = m.shift + (slot * m.filter.width + channel) * state;
-          const auto key = [=](int element) {
-            const std::int64_t before = chunk - 8 * unit - element;  // tokens before the first
-            return before < state && before <= position ? ring[(position - before) % state] : 0.0f;
-          };
-          store_shared(to + unit_offset(0, unit), make_uint4(pack<T>(key(0), key(1)), pack<T>(key(2), key(3)),
-                                                             pack<T>(key(4), key(5)), pack<T>(key(6), key(7))));
-        }
+      if (fast) {
+        load_parts(TileMover<T, true>(lane, true), to);
+      } else {
+        load_parts(TileMover<T, false>(lane, m.aligned), to);
       }
     }
+    coming = walk.next(coming);
     commit_copies();
   };
   for (int i = 0; i < stages; ++i) load_tile(i);
@@ -137,7 +117,6 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
   make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
                    tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
   make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
-  if (in_turn && thread == 0) store_shared(base + turn_offset, std::uint32_t{0});
   __syncthreads();
   make_matrices<T>(reinterpret_cast<std::uint32_t*>(memory), reinterpret_cast<std::uint32_t*>(memory + matrix_bytes),
                    powers);
@@ -163,15 +142,29 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
   const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
   const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
-  const int last_tokens = static_cast<int>(cut.tokens % chunk);
+  const int last_tokens = static_cast<int>(cut.tokens % chunk), whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
+
+  // The keys before the sequence's first, to where those of the chunk before go.
+  const auto load_earlier_keys = [&](std::uint32_t to, std::int64_t state, std::int32_t position) {
+    if (lane >= 8) return;
+    const std::int64_t taps_count = m.filter.state;
+    const float* ring = m.shift + state * taps_count;
+    const auto key = [=](int element) {
+      const std::int64_t before = chunk - 8 * lane - element;  // tokens before the first
+      return before < taps_count && before <= position ? ring[(position - before) % taps_count] : 0.0f;
+    };
+    store_shared(to + unit_offset(0, lane), make_uint4(pack<T>(key(0), key(1)), pack<T>(key(2), key(3)),
+                                                       pack<T>(key(4), key(5)), pack<T>(key(6), key(7))));
+  };
 
 #pragma unroll 1
-  for (int i = 0; number(i) < count; ++i) {
-    const int group = first + number(i) / cut.tiles * step, tile = number(i) % cut.tiles;
+  for (int i = 0; now.group < cut.groups; ++i, now = walk.next(now)) {
     const std::uint32_t here = stage(i), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
-    const unsigned begins = tile == 0 ? cut.begins : 0;
-    const bool ends = m.modes != nullptr && tile + 1 == cut.tiles;
+    const bool begins = now.tile == 0, ends = m.modes != nullptr && now.tile + 1 == cut.tiles;
+    std::int64_t state = 0;  // where the sequence's is kept
+    if (m.modes != nullptr) state = m.slots[now.group] * m.filter.width + channel;
     wait_for_copies<stages - 1>();
+    if (begins && m.shift != nullptr) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
     __syncwarp();
 
     // k', from the chunk before (operands 0 to 3) and this one; then w
@@ -180,10 +173,10 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
     for (int p = 0; p < 4; ++p) {
       load_matrices(keys[p], here + (at ^ (32 * p)));
       load_matrices(keys[4 + p], here + (keys_at ^ (32 * p)));
-      if (begins != 0 && m.shift == nullptr) {  // nothing before
+      if constexpr (packed) {  // nothing before
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          if ((begins >> (g + 8 * (j % 2)) & 1) != 0) keys[p][j] = 0;
+          if ((cut.begins >> (g + 8 * (j % 2)) & 1) != 0) keys[p][j] = 0;
         }
       }
     }
@@ -259,44 +252,38 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
       __syncwarp();
       const std::uint32_t carry = base + carry_offset + static_cast<std::uint32_t>(8 * lane);
       if (in_turn) {
-        const auto turn = static_cast<std::uint32_t>(number(i));
-        while (__shfl_sync(all_lanes, acquire_shared(base + turn_offset), 0) != turn) {
-        }
+        if (i > 0 || warp > 0) wait_at_barrier(1 + warp, 2 * warp_size);
         const float2 carried = load_shared<float2>(carry);
         s = {carried.x, carried.y};
       }
-      Complex<float> begin;
-      float* kept = nullptr;
-      if (m.modes != nullptr && lane < modes) {
-        kept = m.modes + 2 * ((m.slots[group] * m.filter.width + channel) * modes + lane);
-        if (begins != 0) begin = load_complex(kept, 0);
+      const bool is_mode = lane < modes;
+      float* const kept = m.modes != nullptr && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
+      if (begins) s = kept != nullptr ? load_complex(kept, 0) : Complex<float>();
+      if (m.entry_states != nullptr && is_mode) {
+        const std::int64_t first = cut.first_sequence(now.group);
+        const auto sequences =
+            static_cast<int>(min(cut.batch - first, std::int64_t{packed ? tile_rows >> cut.rows_log : 1}));
+        float* entry = m.entry_states + 2 * (((channel * cut.batch + first) * cut.tiles + now.tile) * modes + lane);
+        for (int n = 0; n < sequences; ++n, entry += 2 * modes)
+          *reinterpret_cast<float2*>(entry) = make_float2(s.re, s.im);
       }
-      if ((begins & 1) != 0) s = begin;
-      if (m.entry_states != nullptr && lane < modes) {
-        for (int row = 0; row < tile_rows; row += 1 << cut.rows_log) {
-          const std::int64_t sequence = cut.sequence(group, row);
-          if (sequence >= cut.batch) break;
-          const std::int64_t index = ((channel * cut.batch + sequence) * cut.tiles + tile) * modes + lane;
-          m.entry_states[2 * index] = row == 0 ? s.re : 0;
-          m.entry_states[2 * index + 1] = row == 0 ? s.im : 0;
+      Complex<float> at_end = s;
+      if (ends) {
+#pragma unroll
+        for (int row = 0; row < tile_rows; ++row) {
+          if (row < whole_rows) at_end = decay * at_end + input * Complex<float>(u[row].x, u[row].y);
         }
       }
-      Complex<float> at_end;
-      const int end_row = last_row + (last_tokens == 0 ? 1 : 0);
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
-        if ((begins >> row & 1) != 0) s = begin;
-        if (row == end_row) at_end = s;
+        if (packed && (cut.begins >> row & 1) != 0) s = {};
         store_shared(here + static_cast<std::uint32_t>(row * state_row_bytes) + ((4 * lane) ^ ((row & 7) << 4)),
                      pack<T>(s.re, s.im));
         s = decay * s + input * Complex<float>(u[row].x, u[row].y);
       }
-      if (end_row == tile_rows) at_end = s;
       if (in_turn) {
         store_shared(carry, make_float2(s.re, s.im));
-        __threadfence_block();
-        __syncwarp();
-        if (lane == 0) release_shared(base + turn_offset, static_cast<std::uint32_t>(number(i) + 1));
+        if (walk.after(now).group < cut.groups) signal_barrier(1 + (warp + 1) % chunked_warps, 2 * warp_size);
       }
       if (ends && kept != nullptr) {
         const Decay one(m.filter, channel * modes + lane);
@@ -341,13 +328,11 @@ __global__ void __launch_bounds__(chunked_threads, blocks_at_once<T>) mix(Chunke
       store_matrices(place, y);
     }
     __syncwarp();
-#pragma unroll
-    for (int part = 0; part < tile_rows / 4; ++part) {
-      const int row = 4 * part + lane / 8;
-      const std::int64_t sequence = cut.sequence(group, row);
-      if (sequence >= cut.batch) continue;
-      const auto unit = load_shared<uint4>(here + queries_offset + unit_offset(row, lane % 8));
-      store_unit(m.y + m.line(channel, sequence), cut.token(tile, row) + lane % 8 * 8, cut.tokens, m.aligned, unit);
+    const TileRows rows = cut.rows(now.group, now.tile);
+    if (fast) {
+      TileMover<T, true>(lane, true).store(here + queries_offset, m.y + line, rows);
+    } else {
+      TileMover<T, false>(lane, m.aligned).store(here + queries_offset, m.y + line, rows);
     }
     __syncwarp();
     load_tile(i + stages);
@@ -361,12 +346,14 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const Cut cut(batch, tokens, static_cast<bool>(args.state.modes));
   const T* qkv = data<T>(args.qkv);
   const bool aligned = tokens % 8 == 0 && at_16_bytes(qkv) && at_16_bytes(data<T>(args.y));
+  const bool in_turn = cut.tiles > 1 && (cut.tiles > cut.groups || cut.uneven());
   const ChunkedMixing<T> mixing{.q = qkv,
                                 .k = qkv + part,
                                 .v = qkv + 2 * part,
                                 .y = data<T>(args.y),
                                 .cut = cut,
                                 .aligned = aligned,
+                                .in_turn = in_turn,
                                 .filter = Filter(args.filter),
                                 .powers = data<float>(args.filter.powers),
                                 .toeplitz = data<float>(args.filter.toeplitz),
@@ -375,12 +362,12 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
                                 .shift = data<float>(args.state.shift),
                                 .modes = data<float>(args.state.modes),
                                 .entry_states = data<float>(args.entry_states)};
-  // Long rows: a block each. Else a block has all sequences of a channel, unless that leaves multiprocessors idle.
-  const bool in_turn = cut.tiles > cut.groups;
+  // Long sequences: a block each. Else a block has all sequences of a channel, unless that leaves multiprocessors
+  // idle.
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = in_turn ? most : std::min(most, divide_up(4 * multiprocessors, width));
-  launch(in_turn ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
+  launch(cut.packed() ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
          mixing);
 }
 

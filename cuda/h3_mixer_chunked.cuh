@@ -28,6 +28,21 @@ inline bool mixer_is_chunked(DType dtype, const H3Filter& filter, int head_dim, 
 // The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Errors: those of launch().
 void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors);
 
+// Where the rows of a tile lie in memory, and what there is of them.
+struct TileRows {
+  std::int64_t first;  // element of the tile's first token, from the channel's on
+  int left;            // tokens from there on: of the run (at most 1024), or of a sequence that is shorter
+  int rows_log = 4;    // log2 of the rows of a sequence, or of a run
+  int sequences = 1;
+  std::int64_t stride = 0;  // from sequence to sequence
+
+  __device__ std::int64_t token(int row) const { return (row & ((1 << rows_log) - 1)) * chunk; }
+  __device__ std::int64_t offset(int row) const { return first + (row >> rows_log) * stride + token(row); }
+  __device__ int tokens(int row) const {
+    return row >> rows_log < sequences ? left - static_cast<int>(token(row)) : 0;
+  }
+};
+
 // How the sequences of a channel become tiles. All of them fit 32 bits: encoders hold tensors below 2^31 rows.
 struct Cut {
   std::int64_t batch, tokens;
@@ -35,6 +50,7 @@ struct Cut {
   unsigned begins;  // bit r: a sequence begins at row r of its first tile
   int tiles;        // of a sequence: 1 but with 16 rows
   int groups;       // of sequences that share tiles
+  bool in_runs;     // all rows of a tile follow each other in memory
 
   // `alone`: a tile has one sequence, however short.
   Cut(std::int64_t sequences, std::int64_t length, bool alone) : batch(sequences), tokens(length), rows_log(4) {
@@ -43,14 +59,55 @@ struct Cut {
     begins = 0xffffu / ((1u << (1 << rows_log)) - 1);
     tiles = static_cast<int>(divide_up(chunks, tile_rows));
     groups = static_cast<int>(divide_up(batch, tile_rows >> rows_log));
+    in_runs = !packed() || length == chunk << rows_log;
   }
-  __device__ std::int64_t sequence(int group, int row) const {
-    return static_cast<std::int64_t>(group) * (tile_rows >> rows_log) + (row >> rows_log);
+  __host__ __device__ bool packed() const { return rows_log < 4; }
+  // Whether whole groups leave more than a fifth of the time of a block's warps unused.
+  bool uneven() const { return 5 * groups < 4 * chunked_warps * static_cast<int>(divide_up(groups, chunked_warps)); }
+  __device__ std::int64_t first_sequence(int group) const {
+    return static_cast<std::int64_t>(group) << (4 - rows_log);
   }
-  // Of the row's first token.
-  __device__ std::int64_t token(int tile, int row) const {
-    return (static_cast<std::int64_t>(tile) * tile_rows + (row & ((1 << rows_log) - 1))) * chunk;
+  __device__ TileRows rows(int group, int tile) const {
+    constexpr std::int64_t most = H3Filter::superchunk;
+    const std::int64_t sequence = first_sequence(group), first = sequence * tokens + tile * most;
+    if (!packed()) return {first, static_cast<int>(min(tokens - tile * most, most))};
+    const std::int64_t sequences = min(batch - sequence, static_cast<std::int64_t>(tile_rows >> rows_log));
+    if (in_runs) return {first, static_cast<int>(sequences * tokens)};
+    return {first, static_cast<int>(tokens), rows_log, static_cast<int>(sequences), tokens};
   }
+};
+
+// A group, and which of its tiles in the order of work.
+struct TilePosition {
+  int group, tile;
+};
+
+// How the warps of `blocks` blocks walk over all tiles. Each warp has groups of its own, or, `in_turn`, a block has:
+// then its warps take their tiles in turn.
+class TileWalk {
+ public:
+  __device__ TileWalk(bool in_turn, int blocks, int tiles)
+      : in_turn_(in_turn), tiles_(tiles), groups_(in_turn ? blocks : blocks * chunked_warps) {}
+  __device__ TilePosition begin(int block, int warp) const {
+    return in_turn_ ? skip({block, warp}) : TilePosition{block * chunked_warps + warp, 0};
+  }
+  // What the warp takes after `at`, and what is after it in the order of work.
+  __device__ TilePosition next(TilePosition at) const {
+    return skip({at.group, at.tile + (in_turn_ ? chunked_warps : 1)});
+  }
+  __device__ TilePosition after(TilePosition at) const { return skip({at.group, at.tile + 1}); }
+
+ private:
+  __device__ TilePosition skip(TilePosition at) const {
+    while (at.tile >= tiles_) {
+      at.tile -= tiles_;
+      at.group += groups_;
+    }
+    return at;
+  }
+
+  bool in_turn_;
+  int tiles_, groups_;
 };
 
 // A row in shared memory is 8 units of 16 bytes, in an order that differs from row to row, so that neither 8 units of
@@ -59,45 +116,94 @@ __device__ inline std::uint32_t unit_offset(int row, int unit) {
   return static_cast<std::uint32_t>(row * row_bytes + ((unit ^ (row & 7)) << 4));
 }
 
-// How many of the 8 elements of a unit that begins at `token` there are.
-__device__ inline int elements_of_unit(std::int64_t token, std::int64_t tokens) {
-  return static_cast<int>(max(min(tokens - token, std::int64_t{8}), std::int64_t{0}));
-}
-
-// A unit of `line`, which has `tokens` elements, to shared memory; zeros from there on. `aligned`: every line begins
-// at 16 bytes and ends so; the unit is there after wait_for_copies(), else at once.
+// The first `count` of the 8 elements of a unit from global to shared memory, and zeros; `aligned`: by an
+// asynchronous copy, which takes an address aligned to 16 bytes.
 template <typename T>
-__device__ __forceinline__ void load_unit(std::uint32_t to, const T* line, std::int64_t token, std::int64_t tokens,
-                                          bool aligned) {
-  const int count = elements_of_unit(token, tokens);
+__device__ __forceinline__ void load_unit(std::uint32_t to, const T* from, int count, bool aligned) {
   if (aligned) {
-    copy_async(to, line + (count > 0 ? token : 0), 2 * count);
+    copy_async(to, from, 2 * max(min(count, 8), 0));
     return;
   }
   std::uint16_t elements[8];
   for (int i = 0; i < 8; ++i) {
     elements[i] = 0;
-    if (i < count) std::memcpy(&elements[i], &line[token + i], 2);
+    if (i < count) std::memcpy(&elements[i], &from[i], 2);
   }
   uint4 unit;
   std::memcpy(&unit, elements, sizeof unit);
   store_shared(to, unit);
 }
-
 template <typename T>
-__device__ __forceinline__ void store_unit(T* line, std::int64_t token, std::int64_t tokens, bool aligned,
-                                           uint4 unit) {
-  const int count = elements_of_unit(token, tokens);
+__device__ __forceinline__ void store_unit(T* to, uint4 unit, int count, bool aligned) {
   if (aligned) {
-    if (count > 0) __stcs(reinterpret_cast<uint4*>(line + token), unit);
+    if (count > 0) __stcs(reinterpret_cast<uint4*>(to), unit);
     return;
   }
   T elements[8];
   std::memcpy(elements, &unit, sizeof unit);
   for (int i = 0; i < 8; ++i) {
-    if (i < count) line[token + i] = elements[i];
+    if (i < count) to[i] = elements[i];
   }
 }
+
+// A lane moves a unit of every fourth row of a tile between shared and global memory; what there is not of a row is
+// read as zeros and not written. Pointers are to a channel's first element. `aligned`: it and every sequence begin at
+// 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once. `fast`: that, and rows in runs.
+template <typename T, bool fast>
+struct TileMover {
+  int row, unit;
+  bool aligned;
+
+  __device__ TileMover(int lane, bool at_units) : row(lane / 8), unit(lane % 8), aligned(fast || at_units) {}
+
+  __device__ __forceinline__ void load(std::uint32_t tile, const T* from, const TileRows& rows,
+                                       int first_row = 0) const {
+    if constexpr (fast) {
+      const int begin = row * chunk + unit * 8;
+      from += rows.first + begin;
+#pragma unroll
+      for (int i = 0; i < tile_rows; i += 4) {
+        copy_async(tile + unit_offset(row + first_row + i, unit), from + i * chunk,
+                   rows.left > begin + i * chunk ? 16 : 0);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < tile_rows; i += 4) {
+        load_unit(tile + unit_offset(row + first_row + i, unit), from + rows.offset(row + i) + unit * 8,
+                  rows.tokens(row + i) - unit * 8, aligned);
+      }
+    }
+  }
+
+  // Keys: the chunk before the tile, of which there is none at a sequence's first, goes to row 0.
+  __device__ __forceinline__ void load_keys(std::uint32_t tile, const T* from, const TileRows& rows,
+                                            bool first) const {
+    load(tile, from, rows, 1);
+    if (row != 0) return;
+    load_unit(tile + unit_offset(0, unit), from + rows.first + unit * 8 - (first ? 0 : chunk), first ? 0 : 8,
+              aligned);
+  }
+
+  __device__ __forceinline__ void store(std::uint32_t tile, T* to, const TileRows& rows) const {
+    if constexpr (fast) {
+      const int begin = row * chunk + unit * 8;
+      to += rows.first + begin;
+      uint4 units[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (rows.left > begin + 4 * i * chunk) __stcs(reinterpret_cast<uint4*>(to + 4 * i * chunk), units[i]);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < tile_rows; i += 4) {
+        store_unit(to + rows.offset(row + i) + unit * 8, load_shared<uint4>(tile + unit_offset(row + i, unit)),
+                   rows.tokens(row + i) - unit * 8, aligned);
+      }
+    }
+  }
+};
 
 // The Toeplitz matrix of values[0 .. count), lag = column - row, as B operands: its 8 x 8 tile m (columns 8 m ahead
 // of rows) is one register a lane, table[8 m + g - 2 t + toeplitz_before]; g = lane / 4, t = lane % 4. In `rest`,

@@ -33,20 +33,14 @@ namespace {
 
 using namespace chunked_backward;
 
-// Of sequences `sequence`, + 4, ... each superchunk from the last to the first.
-struct Walk {
-  int sequence, superchunk;
-  __device__ __forceinline__ Walk next(int superchunks) const {
-    return superchunk == 0 ? Walk{sequence + chunked_warps, superchunks - 1} : Walk{sequence, superchunk - 1};
-  }
-};
-
-template <typename T, bool aligned>
+// `fast`: as TileMover has it. `packed`: tiles may have several sequences.
+template <typename T, bool fast, bool packed>
 __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(ChunkedBackward<T> m) {
   SHARED_MEMORY(unsigned char, shared_memory);
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int warp = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warp_size, 0);
   const std::int64_t d = blockIdx.x;
+  const Cut& cut = m.cut;
   const std::uint32_t shared = shared_address(shared_memory);
   const std::uint32_t own = shared + place::warps + static_cast<std::uint32_t>(warp * place::warp_bytes);
   const std::uint32_t keys = own + place::keys, values = own + place::values, queries = own + place::queries,
@@ -54,30 +48,24 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
                       shifted = own + place::shifted, d_shifted = own + place::d_shifted;
 
   LaneOffsets at(lane, own);
-  const auto first_token = [&](const Walk& of) {
-    return (d * m.batch + of.sequence) * m.tokens + static_cast<std::int64_t>(of.superchunk) * H3Filter::superchunk;
+  const auto walk = [&] { return TileWalk(m.in_turn, 1, cut.tiles); };
+  const auto mover = [&] { return TileMover<T, fast>(at.lane, m.aligned); };
+  const auto line = [&](auto* tensor) { return tensor + d * cut.batch * cut.tokens; };
+  const auto superchunk = [&](TilePosition of) { return cut.tiles - 1 - of.tile; };
+  const auto rows = [&](TilePosition of) { return cut.rows(of.group, superchunk(of)); };
+  const auto load = [&](TilePosition of, std::uint32_t tile, const T* from) {
+    if (of.group < cut.groups) mover().load(tile, line(from), rows(of));
   };
-  const auto tokens_left = [&](const Walk& of) {
-    const std::int64_t left = m.tokens - static_cast<std::int64_t>(of.superchunk) * H3Filter::superchunk;
-    return static_cast<int>(min(left, static_cast<std::int64_t>(H3Filter::superchunk)));
+  const auto load_keys = [&](TilePosition of) {
+    if (of.group < cut.groups) mover().load_keys(keys, line(m.k), rows(of), superchunk(of) == 0);
   };
-  const auto load = [&](const Walk& of, std::uint32_t tile, const T* from) {
-    if (of.sequence >= m.batch) return;
-    TileMover<T, aligned>(at.lane).load(tile, from + first_token(of), tokens_left(of));
-  };
-  const auto load_keys = [&](const Walk& of) {
-    if (of.sequence >= m.batch) return;
-    TileMover<T, aligned>(at.lane).load_keys(keys, m.k + first_token(of), tokens_left(of), of.superchunk == 0);
-  };
-  Walk walk{warp, m.superchunks - 1};
-  const auto load_next = [&](std::uint32_t tile, const T* from) { load(walk.next(m.superchunks), tile, from); };
-  const auto store = [&](std::uint32_t tile, T* to) {
-    TileMover<T, aligned>(at.lane).store(tile, to + first_token(walk), tokens_left(walk));
-  };
-  load_keys(walk);
-  load(walk, values, m.v);
-  load(walk, queries, m.q);
-  load(walk, d_outputs, m.d_y);
+  TilePosition now = walk().begin(0, warp);
+  const auto load_next = [&](std::uint32_t tile, const T* from) { load(walk().next(now), tile, from); };
+  const auto store = [&](std::uint32_t tile, T* to) { mover().store(tile, line(to), rows(now)); };
+  load_keys(now);
+  load(now, values, m.v);
+  load(now, queries, m.q);
+  load(now, d_outputs, m.d_y);
   commit_copies();
 
   make_constants(m, d, shared, warp, lane);
@@ -88,9 +76,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   const Complex<float> gain(static_cast<float>(exact_gain.re), static_cast<float>(exact_gain.im));
   const float size = sqrtf(norm(m.filter.input(mode)));
   const float scale = size > 0 ? 16 * size : 1;  // of x where it is kept in 16 bits
-  const auto entry = [&](const Walk& of) {
-    if (of.superchunk == 0 || of.sequence >= m.batch) return Complex<float>();
-    const std::int64_t row = (d * m.batch + of.sequence) * m.superchunks + of.superchunk;
+  const auto entry = [&](TilePosition of) {
+    if (superchunk(of) == 0) return Complex<float>();
+    const std::int64_t row = (d * cut.batch + of.group) * cut.tiles + superchunk(of);
     const float* parts = m.entry_states + (row * modes + at.lane) * 2;
     const float2 per_input = load_shared<float2>(shared + place::per_input + static_cast<std::uint32_t>(8 * at.lane));
     return Complex<float>(parts[0], parts[1]) * Complex<float>(per_input.x, per_input.y);
@@ -103,15 +91,18 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   store_sums(lag_sums + at.unit(), lags);
   ModeSums sums;
   Complex<float> lambda;
+  // Where warps take turns, the first tile of all waits for nobody, and after the last nobody waits.
+  constexpr int lambda_barrier = 1, chunk_barrier = lambda_barrier + chunked_warps;
+  const auto first = [](TilePosition of) { return of.group == 0 && of.tile == 0; };
+  const auto last = [&](TilePosition of) { return walk().after(of).group >= cut.groups; };
 
-  while (walk.sequence < m.batch) {
+  while (now.group < cut.groups) {
     at.read_again();
-    Complex<float> x = entry(walk);
+    Complex<float> x = entry(now);
+    // Bit r: a sequence begins at row r, in a tile of several.
+    const unsigned begins = packed && superchunk(now) == 0 ? cut.begins : 0;
+    const auto begins_at = [=](int row) { return packed && (begins >> row & 1) != 0; };
     wait_for_copies<0>();
-    if (walk.superchunk == m.superchunks - 1) {
-      lambda = {};
-      if (at.lane < 8) store_shared(d_shifted + tile_bytes + at.unit(), make_uint4(0, 0, 0, 0));
-    }
     __syncwarp();
 
     // k', w = k' v, d_z = d_y q
@@ -122,6 +113,12 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       for (int p = 0; p < 4; ++p) {
         load_matrices(k[p], keys + (at.rows ^ static_cast<std::uint32_t>(32 * p)));
         load_matrices(k[4 + p], keys + (at.next_rows() ^ static_cast<std::uint32_t>(32 * p)));
+        if constexpr (packed) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (begins_at(at.lane / 4 + 8 * (i % 2))) k[p][i] = 0;
+          }
+        }
       }
       load_tiles(tiles, shared + place::taps + at.forwards());
 #pragma unroll
@@ -180,6 +177,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       for (int row = 0; row < tile_rows; ++row) u[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
+        if (begins_at(row)) x = {};
         entries[row] = pack<T>(scale * x.re, scale * x.im);
         const Complex<float> out = gain * x;
         store_shared(projected + at.mode_at(row), pack<T>(out.re, out.im));
@@ -236,8 +234,15 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         v[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
         if (row >= 12) load_weighted(row);
       }
+      if (m.in_turn) {
+        if (!first(now)) wait_at_barrier(lambda_barrier + warp, 2 * warp_size);
+        const float2 carried = load_shared<float2>(shared + place::carry + static_cast<std::uint32_t>(8 * at.lane));
+        lambda = {carried.x, carried.y};
+      }
+      if (now.tile == 0) lambda = {};
 #pragma unroll
       for (int row = tile_rows - 1; row >= 0; --row) {
+        if (begins_at(row + 1)) lambda = {};
         store_shared(projected + at.mode_at(row), pack<T>(lambda.re, -lambda.im));
         const Complex<float> chunk_v = conj(unpack_complex<T>(v[row])), chunk_x = unpack_complex<T>(entries[row]);
         if (row >= 4) load_weighted(row - 4);
@@ -248,6 +253,11 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         Complex<float> sum = gain * chunk_v;
         add_product(sum, decay, lambda);
         lambda = sum;
+      }
+      if (m.in_turn) {
+        store_shared(shared + place::carry + static_cast<std::uint32_t>(8 * at.lane),
+                     make_float2(lambda.re, lambda.im));
+        if (!last(now)) signal_barrier(lambda_barrier + (warp + 1) % chunked_warps, 2 * warp_size);
       }
     }
     __syncwarp();
@@ -288,28 +298,45 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     load_next(values, m.v);
 
     // taps, d_k over d_k'
+    const std::uint32_t after = d_shifted + tile_bytes + at.unit();  // the chunk after the tile
+    if (m.in_turn && !first(now)) wait_at_barrier(chunk_barrier + warp, 2 * warp_size);
+    if (now.tile == 0 && at.lane < 8) store_shared(after, make_uint4(0, 0, 0, 0));
+    __syncwarp();
     {
       std::uint32_t d_k[8][4], tiles[9];
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
         load_matrices(d_k[p], d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * p)));
         load_matrices(d_k[4 + p], d_shifted + (at.next_rows() ^ static_cast<std::uint32_t>(32 * p)));
+        if constexpr (packed) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (begins_at(at.lane / 4 + 8 * (i % 2) + 1)) d_k[4 + p][i] = 0;
+          }
+        }
       }
       {
         load_sums(taps, tap_sums + at.unit());
         std::uint32_t right[8][2];
         load_right(right, d_shifted, at.rows);
-        add_lags_across<T>(taps, at, keys, right);
+        add_lags_across<T, packed>(taps, at, keys, begins, right);
         store_sums(tap_sums + at.unit(), taps);
       }
       __syncwarp();
-      load_keys(walk.next(m.superchunks));
+      load_keys(walk().next(now));
       commit_copies();
       uint4 first_row = make_uint4(0, 0, 0, 0);  // the chunk after those of the superchunk before
       if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + at.unit());
       load_tiles(tiles, shared + place::taps_back + at.back());
       __syncwarp();
-      if (at.lane < 8) store_shared(d_shifted + tile_bytes + at.unit(), first_row);
+      if (m.in_turn) {
+        const int next_warp = (warp + 1) % chunked_warps;
+        if (at.lane < 8)
+          store_shared(after + static_cast<std::uint32_t>((next_warp - warp) * place::warp_bytes), first_row);
+        if (!last(now)) signal_barrier(chunk_barrier + next_warp, 2 * warp_size);
+      } else if (at.lane < 8) {
+        store_shared(after, first_row);
+      }
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
         float even[4] = {}, odd[4] = {};
@@ -328,7 +355,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     __syncwarp();
     store(d_shifted, m.d_k);
     __syncwarp();
-    walk = walk.next(m.superchunks);
+    now = walk().next(now);
   }
 
   load_sums(taps, tap_sums + at.unit());
@@ -342,6 +369,8 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
   const std::int64_t part = width * batch * tokens;
   const T* q = data<T>(args.qkv);
   T* d_q = data<T>(args.d_qkv);
+  const Cut cut(batch, tokens, false);
+  const bool aligned = tokens % 8 == 0 && at_16_bytes(q) && at_16_bytes(data<T>(args.d_y)) && at_16_bytes(d_q);
   const ChunkedBackward<T> m{q,
                              q + part,
                              q + 2 * part,
@@ -350,9 +379,9 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
                              d_q + part,
                              d_q + 2 * part,
                              data<float>(args.entry_states),
-                             static_cast<int>(batch),
-                             static_cast<int>(divide_up(tokens, H3Filter::superchunk)),
-                             tokens,
+                             cut,
+                             aligned,
+                             cut.tiles > 1 && cut.uneven(),
                              Filter(args.filter),
                              data<float>(args.filter.powers),
                              data<float>(args.filter.toeplitz),
@@ -360,9 +389,10 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
                              data<float>(args.d_filter.gain),
                              data<float>(args.d_filter.d),
                              data<float>(args.d_filter.shift_taps)};
-  const bool by_units = tokens % 8 == 0 && at_16_bytes(q) && at_16_bytes(m.d_y) && at_16_bytes(d_q);
-  launch(by_units ? mix_chunked_backward<T, true> : mix_chunked_backward<T, false>, grid_of(width), chunked_threads,
-         place::block_bytes, stream, m);
+  const auto kernel = !aligned || !cut.in_runs ? mix_chunked_backward<T, false, true>
+                      : cut.packed()           ? mix_chunked_backward<T, true, true>
+                                               : mix_chunked_backward<T, true, false>;
+  launch(kernel, grid_of(width), chunked_threads, place::block_bytes, stream, m);
 }
 
 }  // namespace

@@ -11,9 +11,9 @@ template <typename T>
 struct ChunkedBackward {
   const T *q, *k, *v, *d_y;   // (D, B, L)
   T *d_q, *d_k, *d_v;         // likewise
-  const float* entry_states;  // (D, B, superchunks, 32, 2); may be null with a single superchunk
-  int batch, superchunks;
-  std::int64_t tokens;
+  const float* entry_states;  // (D, B, cut.tiles, 32, 2); may be null with a single tile
+  Cut cut;
+  bool aligned, in_turn;  // as for the forward pass
   Filter filter;
   const float *powers, *toeplitz;  // as those of H3Filter
   float *d_log_a, *d_gain, *d_skip, *d_taps;

@@ -25,7 +25,8 @@ constexpr int inputs = 0, outputs = inputs + 64 * row_bytes;  // E^T and R: two 
 constexpr int taps = outputs + 64 * row_bytes, lags = taps + table_bytes;
 constexpr int taps_back = lags + table_bytes, lags_back = taps_back + table_bytes;
 constexpr int per_input = lags_back + table_bytes;  // 1 / b, a mode 8 bytes
-constexpr int warps = per_input + 8 * modes;
+constexpr int carry = per_input + 8 * modes;        // lambda, from warp to warp where they take turns
+constexpr int warps = carry + 8 * modes;
 
 constexpr int keys = 0;  // 17 rows: the chunk before comes first
 constexpr int values = keys + tile_bytes + row_bytes, queries = values + tile_bytes, d_y = queries + tile_bytes;
@@ -111,52 +112,6 @@ __device__ __forceinline__ Complex<float> unpack_complex(std::uint32_t pair) {
   return {parts.x, parts.y};
 }
 
-// A lane moves a unit of every fourth row of a tile between shared and global memory. `left`: how many tokens are
-// left from the first of the tile on; what is beyond them is read as zeros and not written.
-template <typename T, bool aligned>
-struct TileMover {
-  int row, unit;
-
-  __device__ explicit TileMover(int lane) : row(lane / 8), unit(lane % 8) {}
-
-  __device__ __forceinline__ static void load_unit(std::uint32_t to, const T* from, int left) {
-    if (aligned) {
-      copy_async(to, from, left > 0 ? 16 : 0);
-    } else {
-      cuda::load_unit(to, from, 0, left, false);
-    }
-  }
-
-  __device__ __forceinline__ void load(std::uint32_t tile, const T* from, int left, int first_row = 0) const {
-    const int begin = row * chunk + unit * 8;
-#pragma unroll
-    for (int i = 0; i < tile_rows; i += 4) {
-      load_unit(tile + unit_offset(row + first_row + i, unit), from + begin + i * chunk, left - begin - i * chunk);
-    }
-  }
-  // The chunk before goes to row 0.
-  __device__ __forceinline__ void load_keys(std::uint32_t tile, const T* from, int left, bool first) const {
-    load(tile, from, left, 1);
-    if (row == 0) load_unit(tile + unit_offset(0, unit), from - chunk + unit * 8, first ? 0 : chunk);
-  }
-
-  __device__ __forceinline__ void store(std::uint32_t tile, T* to, int left) const {
-    const int begin = row * chunk + unit * 8;
-    uint4 units[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = begin + 4 * i * chunk;
-      if (!aligned) {
-        store_unit(to, token, left, false, units[i]);
-      } else if (token < left) {
-        __stcs(reinterpret_cast<uint4*>(to + begin + 4 * i * chunk), units[i]);
-      }
-    }
-  }
-};
-
 __device__ __forceinline__ void load_rows(Rows& rows, std::uint32_t tile, std::uint32_t offset) {
 #pragma unroll
   for (int p = 0; p < 4; ++p) load_matrices(rows[p], tile + (offset ^ static_cast<std::uint32_t>(32 * p)));
@@ -227,13 +182,25 @@ __device__ __forceinline__ void add_lags(LagSums& sums, const LaneOffsets& at, s
   }
 }
 
-// The same for K^T d_K', where the lags reach into the chunk before. `tile` holds 17 rows of keys.
-template <typename T>
+// Keeps the low half of a register for bit 0, the high half for bit 1.
+__device__ __forceinline__ std::uint32_t pair_mask(unsigned bits) {
+  return ((bits & 1) != 0 ? 0xffffu : 0u) | ((bits & 2) != 0 ? 0xffff0000u : 0u);
+}
+
+// The same for K^T d_K', where the lags reach into the chunk before. `tile` holds 17 rows of keys. Bit r of `begins`:
+// the chunk before row r is of another sequence.
+template <typename T, bool packed>
 __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
-                                                const std::uint32_t (&right)[8][2]) {
+                                                unsigned begins, const std::uint32_t (&right)[8][2]) {
   const auto load = [&](std::uint32_t(&left)[4], int block) {
     const int first = block + at.turned_block();
     load_matrices_transposed(left, tile + unit_offset(at.turned_row() + (first >= 0 ? 1 : 0), first & 7));
+    if constexpr (packed) {  // left[0] and [2] are of `block`, [1] and [3] of the next; two rows each
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (block + i % 2 < 0) left[i] &= pair_mask(~begins >> (2 * (at.lane % 4) + 8 * (i / 2)));
+      }
+    }
   };
 #pragma unroll
   for (int parity = 0; parity < 2; ++parity) {  // targets of one parity share their sources

@@ -159,15 +159,14 @@ __device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-// A word by which warps of a block wait for each other. Who acquires what was released sees all that was written
-// before; a plain load in a loop may be done once for all of them.
-__device__ __forceinline__ std::uint32_t acquire_shared(std::uint32_t address) {
-  std::uint32_t value;
-  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
+// Named barriers of a block, 1 to 15, by which one warp hands on to another what it has written to shared memory: the
+// one signals, the other waits; `threads` are those of both.
+__device__ __forceinline__ void signal_barrier(int barrier, int threads) {
+  __threadfence_block();
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
-__device__ __forceinline__ void release_shared(std::uint32_t address, std::uint32_t value) {
-  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+__device__ __forceinline__ void wait_at_barrier(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // 16 bytes from global to shared memory, both aligned to 16, that arrive by themselves; with fewer than 16 `bytes`
@@ -279,8 +278,8 @@ void store_shared(std::uint32_t address, V value) {
   std::memcpy(shared_pointer(address), &value, sizeof value);
 }
 
-inline std::uint32_t acquire_shared(std::uint32_t address) { return load_shared<std::uint32_t>(address); }
-inline void release_shared(std::uint32_t address, std::uint32_t value) { store_shared(address, value); }
+inline void signal_barrier(int barrier, int threads) { emulator::reach_barrier(barrier, threads, false); }
+inline void wait_at_barrier(int barrier, int threads) { emulator::reach_barrier(barrier, threads, true); }
 
 inline void copy_async(std::uint32_t to, const void* from, int bytes = 16) {
   emulator::copy_async(shared_pointer(to), from, 16, static_cast<std::size_t>(bytes));

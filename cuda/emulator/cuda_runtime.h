@@ -133,6 +133,9 @@ T from_lane(T value, int lane) {
   return result;
 }
 
+// Named barriers: `count` threads reach one, some of them without waiting there.
+void reach_barrier(int barrier, int count, bool wait);
+
 // Copies that take place when they are waited for; until then there is NaN. The rest of `size` bytes becomes zero.
 void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes);
 void commit_copies();

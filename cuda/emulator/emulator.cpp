@@ -50,7 +50,8 @@ struct Fiber {
   bool done = false;
 };
 
-enum class Wait { nothing, block, warp };
+enum class Wait { nothing, block, warp, named };
+constexpr int named_barriers = 16;
 
 struct Copy {
   void* to;
@@ -60,6 +61,7 @@ struct Copy {
 struct Thread {
   Fiber* fiber = nullptr;
   Wait wait = Wait::nothing;
+  int named = 0;  // which barrier, where it waits for a named one
   bool done = false;
   unsigned exchanges = 0;
   std::deque<Copy> copies = {};
@@ -76,6 +78,7 @@ std::vector<Fiber*> free_fibers;
 std::vector<Thread> threads;
 std::vector<Warp> warps;
 std::vector<std::byte> shared_memory;
+int named_reached[named_barriers];  // how many threads have come
 std::size_t current = 0;
 jmp_buf scheduler;
 Fiber* entering = nullptr;
@@ -155,6 +158,7 @@ bool release(std::size_t begin, std::size_t end, Wait barrier) {
 void run_block(const std::function<void()>& body, bool backwards) {
   const std::size_t count = threads.size();
   threads.assign(count, Thread());
+  for (int& reached : named_reached) reached = 0;
   for (std::byte& each : shared_memory) each = std::byte{0xff};  // NaN, to tell what is read before it is written
   std::size_t living = count;
   while (living > 0) {
@@ -173,6 +177,9 @@ void run_block(const std::function<void()>& body, bool backwards) {
       if (release(begin, std::min(begin + warp_lanes, count), Wait::warp)) released = true;
     }
     if (living > 0 && !ran && !released) give_up("threads wait at a barrier that the others never reach");
+  }
+  for (const int reached : named_reached) {
+    if (reached != 0) give_up("a named barrier is signalled, and nobody waits there");
   }
 }
 
@@ -221,6 +228,22 @@ const std::byte* exchange(const void* value, std::size_t bytes) {
   std::memcpy(warp.slots[set][current % warp_lanes], value, bytes);
   wait_for(Wait::warp);
   return warp.slots[set][0];
+}
+
+void reach_barrier(int barrier, int count, bool wait) {
+  if (barrier < 1 || barrier >= named_barriers || count % static_cast<int>(warp_lanes) != 0) {
+    give_up("a named barrier that the hardware does not have");
+  }
+  int& reached = named_reached[barrier];
+  if (++reached == count) {
+    reached = 0;
+    for (Thread& thread : threads) {
+      if (thread.wait == Wait::named && thread.named == barrier) thread.wait = Wait::nothing;
+    }
+  } else if (wait) {
+    threads[current].named = barrier;
+    wait_for(Wait::named);
+  }
 }
 
 void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes) {

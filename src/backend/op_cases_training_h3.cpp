@@ -245,13 +245,17 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
       add_forward_case(list, m, algorithm);
       add_backward_case(list, m, algorithm);
     }
-    const std::vector<MixerShape> large = {{768, 1, 64, 64, 512, {}},
-                                           {768, 1, 64, 64, 1024, {}},
-                                           {768, 1, 64, 32, 8192, {}},
-                                           {768, 1, 64, 8, 32768, {}}};
+    // 64K tokens of 768 channels, from many short sequences to one long one; then one that does not fill its last
+    // chunk, and a million tokens.
+    const std::vector<MixerShape> large = {{768, 1, 64, 256, 256, {}}, {768, 1, 64, 128, 512, {}},
+                                           {768, 1, 64, 64, 1024, {}}, {768, 1, 64, 32, 2048, {}},
+                                           {768, 1, 64, 16, 4096, {}}, {768, 1, 64, 8, 8192, {}},
+                                           {768, 1, 64, 2, 32768, {}}, {768, 1, 64, 1, 131072, {}},
+                                           {768, 1, 64, 64, 1000, {}}, {32, 1, 64, 8, 1048576, {}}};
+    const std::vector<DType> halves = {DType::bf16, DType::f16};
     for (const MixerShape& shape : large) {
-      for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, {DType::f16});
-      add_backward_case(list, shape, chunked, EntryStates::any, {DType::f16});
+      for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, halves);
+      add_backward_case(list, shape, chunked, EntryStates::any, halves);
     }
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
@@ -281,8 +285,20 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   }
   add_forward_case(list, {3, 1, 64, 2, 100, {}}, chunked, true);
 
-  // On tensor cores: whole and odd chunks, several sequences a warp.
-  for (const auto& [batch, tokens] : {std::pair{6, 64}, {1, 100}, {2, 1024}, {5, 1500}, {3, 2104}}) {
+  // On tensor cores: whole and odd chunks; several sequences a tile, in a run of tokens or not; a warp a sequence,
+  // and warps that take turns; lengths that are no multiple of 8.
+  for (const auto& [batch, tokens] : {std::pair{6, 64},
+                                      {1, 100},
+                                      {2, 1024},
+                                      {5, 1500},
+                                      {3, 2104},
+                                      {4, 2100},
+                                      {5, 1104},
+                                      {4, 1104},
+                                      {9, 256},
+                                      {5, 200},
+                                      {3, 511},
+                                      {1, 5000}}) {
     add_backward_case(list, {2, 1, 64, batch, tokens, {}}, chunked, EntryStates::right);
     if (set == CaseSet::quick) break;
   }
