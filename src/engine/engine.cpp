@@ -150,7 +150,7 @@ EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpo
   sampler_ = device_->allocate_tensor(DType::i32, {slots, sizeof(SamplerRow) / 4});
   history_ = device_->allocate_tensor(DType::i32, {slots, history_length}, MemoryUse::readback);
   slots_ = device_->allocate_tensor(DType::i32, {slots});
-  tokens_ = device_->allocate_tensor(DType::i32, {slots}, MemoryUse::readback);
+  tokens_ = device_->allocate_tensor(DType::i32, {slots}, MemoryUse::upload);
   logits_ = device_->allocate_tensor(DType::f32, {slots, model_->vocabulary()});
   piece_ids_ = device_->allocate_tensor(DType::i32, {options_.prefill_piece_tokens}, MemoryUse::upload);
 }

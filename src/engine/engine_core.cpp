@@ -293,10 +293,6 @@ void EngineCore::set_token(std::int64_t row, std::int32_t token) {
   device_->mapped_as<std::int32_t>(tokens_)[static_cast<std::size_t>(row)] = token;
 }
 
-std::int32_t EngineCore::token(std::int64_t row) {
-  return device_->mapped_as<std::int32_t>(tokens_)[static_cast<std::size_t>(row)];
-}
-
 std::int32_t EngineCore::drawn(std::int64_t slot, std::uint32_t draw_index) {
   const std::int64_t index = slot * history_length + static_cast<std::int64_t>(draw_index % history_length);
   return device_->mapped_as<std::int32_t>(history_)[static_cast<std::size_t>(index)];

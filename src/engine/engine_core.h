@@ -67,7 +67,6 @@ class EngineCore {
   };
   void bind(std::span<const std::int64_t> slots);  // these are the next step's sequences, in order
   void set_token(std::int64_t row, std::int32_t token);
-  std::int32_t token(std::int64_t row);                             // of the last finished step
   std::int32_t drawn(std::int64_t slot, std::uint32_t draw_index);  // from the ring, by draw number
   std::uint64_t submit_step(const StepKind& kind);
   void wait(std::uint64_t ticket) { device_->wait(ticket); }
@@ -110,7 +109,7 @@ class EngineCore {
   Tensor counts_;     // (S, V) i32, made when the first session has penalties
   Tensor bias_;       // (S, V) f32, made when the first session has a logit bias
   Tensor slots_;      // (S) i32: those of the bound batch
-  Tensor tokens_;     // (S) i32, readable and writable by the host
+  Tensor tokens_;     // (S) i32, writable by the host; what is drawn is read from the history
   Tensor logits_;     // (S, V) f32 of the last step
   Tensor piece_ids_;  // (prefill piece) i32
   std::vector<std::int32_t> bound_slots_;

@@ -154,7 +154,7 @@ std::int32_t Session::step() {
   core.bind(slots);
   core.set_token(0, impl_->tokens.back());
   core.wait(core.submit_step(impl_->kind()));
-  impl_->take_drawn(core.token(0));
+  impl_->take_drawn(core.drawn(impl_->slot, impl_->draws));
   return impl_->tokens.back();
 }
 
@@ -396,9 +396,10 @@ std::vector<std::int32_t> Engine::step(std::span<Session* const> sessions) {
   }
   core_->wait(core_->submit_step(kind));
   std::vector<std::int32_t> drawn;
-  for (std::size_t i = 0; i < sessions.size(); ++i) {
-    drawn.push_back(core_->token(static_cast<std::int64_t>(i)));
-    sessions[i]->impl_->take_drawn(drawn.back());
+  for (Session* session : sessions) {
+    Session::Impl& impl = *session->impl_;
+    drawn.push_back(core_->drawn(impl.slot, impl.draws));
+    impl.take_drawn(drawn.back());
   }
   return drawn;
 }
