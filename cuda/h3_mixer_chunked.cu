@@ -40,7 +40,8 @@ static_assert(last_row_offset + row_bytes <= queries_offset);
 constexpr int stages = 2;
 constexpr int stages_offset = 2 * matrix_bytes;  // after R and E
 constexpr int carry_offset = stages_offset + chunked_warps * stages * stage_bytes;
-constexpr int powers_offset = carry_offset + chunked_modes * 8;
+constexpr int barriers_offset = carry_offset + chunked_modes * 8;  // of each warp, for its turn
+constexpr int powers_offset = barriers_offset + 16 * chunked_warps;
 constexpr int tables_offset = powers_offset + matrix_powers * chunked_modes * 8;
 constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
 
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
 
   const std::int64_t line = channel * cut.batch * cut.tokens;
   const auto load_parts = [&](auto mover, std::uint32_t to) {
-    const TileRows rows = cut.rows(coming.group, coming.tile);
+    const TileRows rows = cut.rows<packed>(coming.group, coming.tile);
     mover.load_keys(to, m.k + line, rows, coming.tile == 0);
     mover.load(to + values_offset, m.v + line, rows);
     mover.load(to + queries_offset, m.q + line, rows);
@@ -114,6 +115,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     }
     powers[i] = make_float2(value.re, value.im);
   }
+  const auto turn_of = [=](int of) { return base + barriers_offset + static_cast<std::uint32_t>(16 * of); };
+  if (lane == 0) make_barrier(turn_of(warp));
   make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
                    tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
   make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
@@ -251,8 +254,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       }
       __syncwarp();
       const std::uint32_t carry = base + carry_offset + static_cast<std::uint32_t>(8 * lane);
-      if (in_turn) {
-        if (i > 0 || warp > 0) wait_at_barrier(1 + warp, 2 * warp_size);
+      if (in_turn && (i > 0 || warp > 0)) {
+        wait_at_barrier(turn_of(warp), warp > 0 ? i : i - 1);
         const float2 carried = load_shared<float2>(carry);
         s = {carried.x, carried.y};
       }
@@ -283,7 +286,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       }
       if (in_turn) {
         store_shared(carry, make_float2(s.re, s.im));
-        if (walk.after(now).group < cut.groups) signal_barrier(1 + (warp + 1) % chunked_warps, 2 * warp_size);
+        if (walk.after(now).group < cut.groups) signal_barrier(turn_of((warp + 1) % chunked_warps));
       }
       if (ends && kept != nullptr) {
         const Decay one(m.filter, channel * modes + lane);
@@ -328,7 +331,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       store_matrices(place, y);
     }
     __syncwarp();
-    const TileRows rows = cut.rows(now.group, now.tile);
+    const TileRows rows = cut.rows<packed>(now.group, now.tile);
     if (fast) {
       TileMover<T, true>(lane, true).store(here + queries_offset, m.y + line, rows);
     } else {
@@ -362,11 +365,10 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
                                 .shift = data<float>(args.state.shift),
                                 .modes = data<float>(args.state.modes),
                                 .entry_states = data<float>(args.entry_states)};
-  // Long sequences: a block each. Else a block has all sequences of a channel, unless that leaves multiprocessors
-  // idle.
+  // A block has all sequences of a channel, unless that leaves multiprocessors idle.
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
-  const std::int64_t parts = in_turn ? most : std::min(most, divide_up(4 * multiprocessors, width));
+  const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
   launch(cut.packed() ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
          mixing);
 }

@@ -67,10 +67,14 @@ struct Cut {
   __device__ std::int64_t first_sequence(int group) const {
     return static_cast<std::int64_t>(group) << (4 - rows_log);
   }
-  __device__ TileRows rows(int group, int tile) const {
+  // With `may_pack` false, packed() is.
+  template <bool may_pack>
+  __device__ __forceinline__ TileRows rows(int group, int tile) const {
     constexpr std::int64_t most = H3Filter::superchunk;
-    const std::int64_t sequence = first_sequence(group), first = sequence * tokens + tile * most;
-    if (!packed()) return {first, static_cast<int>(min(tokens - tile * most, most))};
+    if (!may_pack || !packed()) {
+      return {group * tokens + tile * most, static_cast<int>(min(tokens - tile * most, most))};
+    }
+    const std::int64_t sequence = first_sequence(group), first = sequence * tokens;
     const std::int64_t sequences = min(batch - sequence, static_cast<std::int64_t>(tile_rows >> rows_log));
     if (in_runs) return {first, static_cast<int>(sequences * tokens)};
     return {first, static_cast<int>(tokens), rows_log, static_cast<int>(sequences), tokens};

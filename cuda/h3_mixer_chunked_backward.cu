@@ -33,8 +33,8 @@ namespace {
 
 using namespace chunked_backward;
 
-// `fast`: as TileMover has it. `packed`: tiles may have several sequences.
-template <typename T, bool fast, bool packed>
+// `fast`: as TileMover has it. `packed`: tiles may have several sequences. `may_turn`: warps may take turns.
+template <typename T, bool fast, bool packed, bool may_turn>
 __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(ChunkedBackward<T> m) {
   SHARED_MEMORY(unsigned char, shared_memory);
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
@@ -48,11 +48,12 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
                       shifted = own + place::shifted, d_shifted = own + place::d_shifted;
 
   LaneOffsets at(lane, own);
-  const auto walk = [&] { return TileWalk(m.in_turn, 1, cut.tiles); };
+  const bool in_turn = may_turn && m.in_turn;
+  const auto walk = [&] { return TileWalk(in_turn, 1, cut.tiles); };
   const auto mover = [&] { return TileMover<T, fast>(at.lane, m.aligned); };
   const auto line = [&](auto* tensor) { return tensor + d * cut.batch * cut.tokens; };
   const auto superchunk = [&](TilePosition of) { return cut.tiles - 1 - of.tile; };
-  const auto rows = [&](TilePosition of) { return cut.rows(of.group, superchunk(of)); };
+  const auto rows = [&](TilePosition of) { return cut.rows<packed>(of.group, superchunk(of)); };
   const auto load = [&](TilePosition of, std::uint32_t tile, const T* from) {
     if (of.group < cut.groups) mover().load(tile, line(from), rows(of));
   };
@@ -68,6 +69,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   load(now, d_outputs, m.d_y);
   commit_copies();
 
+  if (lane < 2)
+    make_barrier(shared +
+                 static_cast<std::uint32_t>((lane == 0 ? place::lambda_turns : place::chunk_turns) + 16 * warp));
   make_constants(m, d, shared, warp, lane);
   const std::int64_t mode = d * modes + lane;
   const float* powers = m.powers + mode * H3Filter::power_count * 2;
@@ -92,9 +96,11 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   ModeSums sums;
   Complex<float> lambda;
   // Where warps take turns, the first tile of all waits for nobody, and after the last nobody waits.
-  constexpr int lambda_barrier = 1, chunk_barrier = lambda_barrier + chunked_warps;
-  const auto first = [](TilePosition of) { return of.group == 0 && of.tile == 0; };
-  const auto last = [&](TilePosition of) { return walk().after(of).group >= cut.groups; };
+  int turn = warp > 0 ? 0 : -1;
+  const auto turn_of = [=](int barriers, int of) { return shared + static_cast<std::uint32_t>(barriers + 16 * of); };
+  const auto hand_on = [&](int barriers) {
+    if (walk().after(now).group < cut.groups) signal_barrier(turn_of(barriers, (warp + 1) % chunked_warps));
+  };
 
   while (now.group < cut.groups) {
     at.read_again();
@@ -234,8 +240,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         v[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
         if (row >= 12) load_weighted(row);
       }
-      if (m.in_turn) {
-        if (!first(now)) wait_at_barrier(lambda_barrier + warp, 2 * warp_size);
+      if (in_turn && turn >= 0) {
+        wait_at_barrier(turn_of(place::lambda_turns, warp), turn);
         const float2 carried = load_shared<float2>(shared + place::carry + static_cast<std::uint32_t>(8 * at.lane));
         lambda = {carried.x, carried.y};
       }
@@ -254,10 +260,10 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         add_product(sum, decay, lambda);
         lambda = sum;
       }
-      if (m.in_turn) {
+      if (in_turn) {
         store_shared(shared + place::carry + static_cast<std::uint32_t>(8 * at.lane),
                      make_float2(lambda.re, lambda.im));
-        if (!last(now)) signal_barrier(lambda_barrier + (warp + 1) % chunked_warps, 2 * warp_size);
+        hand_on(place::lambda_turns);
       }
     }
     __syncwarp();
@@ -299,7 +305,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
 
     // taps, d_k over d_k'
     const std::uint32_t after = d_shifted + tile_bytes + at.unit();  // the chunk after the tile
-    if (m.in_turn && !first(now)) wait_at_barrier(chunk_barrier + warp, 2 * warp_size);
+    if (in_turn && turn >= 0) wait_at_barrier(turn_of(place::chunk_turns, warp), turn);
     if (now.tile == 0 && at.lane < 8) store_shared(after, make_uint4(0, 0, 0, 0));
     __syncwarp();
     {
@@ -329,11 +335,11 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + at.unit());
       load_tiles(tiles, shared + place::taps_back + at.back());
       __syncwarp();
-      if (m.in_turn) {
-        const int next_warp = (warp + 1) % chunked_warps;
+      if (in_turn) {
+        const int next = (warp + 1) % chunked_warps;
         if (at.lane < 8)
-          store_shared(after + static_cast<std::uint32_t>((next_warp - warp) * place::warp_bytes), first_row);
-        if (!last(now)) signal_barrier(chunk_barrier + next_warp, 2 * warp_size);
+          store_shared(after + static_cast<std::uint32_t>((next - warp) * place::warp_bytes), first_row);
+        hand_on(place::chunk_turns);
       } else if (at.lane < 8) {
         store_shared(after, first_row);
       }
@@ -356,6 +362,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     store(d_shifted, m.d_k);
     __syncwarp();
     now = walk().next(now);
+    ++turn;
   }
 
   load_sums(taps, tap_sums + at.unit());
@@ -389,9 +396,10 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
                              data<float>(args.d_filter.gain),
                              data<float>(args.d_filter.d),
                              data<float>(args.d_filter.shift_taps)};
-  const auto kernel = !aligned || !cut.in_runs ? mix_chunked_backward<T, false, true>
-                      : cut.packed()           ? mix_chunked_backward<T, true, true>
-                                               : mix_chunked_backward<T, true, false>;
+  const auto kernel = !aligned || !cut.in_runs ? mix_chunked_backward<T, false, true, true>
+                      : cut.packed()           ? mix_chunked_backward<T, true, true, false>
+                      : m.in_turn              ? mix_chunked_backward<T, true, false, true>
+                                               : mix_chunked_backward<T, true, false, false>;
   launch(kernel, grid_of(width), chunked_threads, place::block_bytes, stream, m);
 }
 

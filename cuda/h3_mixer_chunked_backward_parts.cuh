@@ -26,7 +26,9 @@ constexpr int taps = outputs + 64 * row_bytes, lags = taps + table_bytes;
 constexpr int taps_back = lags + table_bytes, lags_back = taps_back + table_bytes;
 constexpr int per_input = lags_back + table_bytes;  // 1 / b, a mode 8 bytes
 constexpr int carry = per_input + 8 * modes;        // lambda, from warp to warp where they take turns
-constexpr int warps = carry + 8 * modes;
+constexpr int lambda_turns = carry + 8 * modes;  // barriers of each warp, for lambda and for the chunk after its own
+constexpr int chunk_turns = lambda_turns + 16 * chunked_warps;
+constexpr int warps = chunk_turns + 16 * chunked_warps;
 
 constexpr int keys = 0;  // 17 rows: the chunk before comes first
 constexpr int values = keys + tile_bytes + row_bytes, queries = values + tile_bytes, d_y = queries + tile_bytes;

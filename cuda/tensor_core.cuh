@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 
 namespace riverhorse::cuda {
@@ -159,14 +160,32 @@ __device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-// Named barriers of a block, 1 to 15, by which one warp hands on to another what it has written to shared memory: the
-// one signals, the other waits; `threads` are those of both.
-__device__ __forceinline__ void signal_barrier(int barrier, int threads) {
-  __threadfence_block();
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+// A barrier in shared memory, 8 bytes, by which one warp hands on to another what it has written there: the lanes of
+// the one signal, those of the other wait for the `turn`-th signal, from 0 on, and then see all that was written
+// before it. Nobody signals twice before the other has waited. One thread makes it, before a barrier of the block.
+constexpr int barrier_bytes = 8;
+__device__ __forceinline__ void make_barrier(std::uint32_t address) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(address) : "memory");
 }
-__device__ __forceinline__ void wait_at_barrier(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+__device__ __forceinline__ void signal_barrier(std::uint32_t address) {
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(address) : "memory");
+}
+__device__ __forceinline__ void wait_at_barrier(std::uint32_t address, int turn) {
+  std::uint32_t ready;
+  do {
+    asm volatile(
+        "{ .reg .pred p;\n"
+#if __CUDA_ARCH__ >= 900
+        "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n"
+#else
+        "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+#endif
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(ready)
+        : "r"(address), "r"(turn & 1)
+        : "memory");
+  } while (ready == 0);
+  __syncwarp();
 }
 
 // 16 bytes from global to shared memory, both aligned to 16, that arrive by themselves; with fewer than 16 `bytes`
@@ -278,8 +297,14 @@ void store_shared(std::uint32_t address, V value) {
   std::memcpy(shared_pointer(address), &value, sizeof value);
 }
 
-inline void signal_barrier(int barrier, int threads) { emulator::reach_barrier(barrier, threads, false); }
-inline void wait_at_barrier(int barrier, int threads) { emulator::reach_barrier(barrier, threads, true); }
+constexpr int barrier_bytes = sizeof(emulator::Barrier);
+inline void make_barrier(std::uint32_t address) { new (shared_pointer(address)) emulator::Barrier; }
+inline void signal_barrier(std::uint32_t address) {
+  emulator::signal(*reinterpret_cast<emulator::Barrier*>(shared_pointer(address)));
+}
+inline void wait_at_barrier(std::uint32_t address, int turn) {
+  emulator::wait(*reinterpret_cast<emulator::Barrier*>(shared_pointer(address)), turn);
+}
 
 inline void copy_async(std::uint32_t to, const void* from, int bytes = 16) {
   emulator::copy_async(shared_pointer(to), from, 16, static_cast<std::size_t>(bytes));

@@ -133,8 +133,12 @@ T from_lane(T value, int lane) {
   return result;
 }
 
-// Named barriers: `count` threads reach one, some of them without waiting there.
-void reach_barrier(int barrier, int count, bool wait);
+// By which the lanes of one warp let those of another go on.
+struct Barrier {
+  std::int32_t signals = 0, waits = 0;  // of lanes
+};
+void signal(Barrier& barrier);
+void wait(Barrier& barrier, int turn);
 
 // Copies that take place when they are waited for; until then there is NaN. The rest of `size` bytes becomes zero.
 void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes);

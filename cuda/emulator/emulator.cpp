@@ -50,8 +50,7 @@ struct Fiber {
   bool done = false;
 };
 
-enum class Wait { nothing, block, warp, named };
-constexpr int named_barriers = 16;
+enum class Wait { nothing, block, warp, signal };
 
 struct Copy {
   void* to;
@@ -61,7 +60,7 @@ struct Copy {
 struct Thread {
   Fiber* fiber = nullptr;
   Wait wait = Wait::nothing;
-  int named = 0;  // which barrier, where it waits for a named one
+  const Barrier* barrier = nullptr;  // where it waits for a signal
   bool done = false;
   unsigned exchanges = 0;
   std::deque<Copy> copies = {};
@@ -78,7 +77,6 @@ std::vector<Fiber*> free_fibers;
 std::vector<Thread> threads;
 std::vector<Warp> warps;
 std::vector<std::byte> shared_memory;
-int named_reached[named_barriers];  // how many threads have come
 std::size_t current = 0;
 jmp_buf scheduler;
 Fiber* entering = nullptr;
@@ -158,7 +156,6 @@ bool release(std::size_t begin, std::size_t end, Wait barrier) {
 void run_block(const std::function<void()>& body, bool backwards) {
   const std::size_t count = threads.size();
   threads.assign(count, Thread());
-  for (int& reached : named_reached) reached = 0;
   for (std::byte& each : shared_memory) each = std::byte{0xff};  // NaN, to tell what is read before it is written
   std::size_t living = count;
   while (living > 0) {
@@ -177,9 +174,6 @@ void run_block(const std::function<void()>& body, bool backwards) {
       if (release(begin, std::min(begin + warp_lanes, count), Wait::warp)) released = true;
     }
     if (living > 0 && !ran && !released) give_up("threads wait at a barrier that the others never reach");
-  }
-  for (const int reached : named_reached) {
-    if (reached != 0) give_up("a named barrier is signalled, and nobody waits there");
   }
 }
 
@@ -230,20 +224,20 @@ const std::byte* exchange(const void* value, std::size_t bytes) {
   return warp.slots[set][0];
 }
 
-void reach_barrier(int barrier, int count, bool wait) {
-  if (barrier < 1 || barrier >= named_barriers || count % static_cast<int>(warp_lanes) != 0) {
-    give_up("a named barrier that the hardware does not have");
+void signal(Barrier& barrier) {
+  if (barrier.signals - barrier.waits >= static_cast<int>(warp_lanes))
+    give_up("a barrier is signalled twice before it is waited for");
+  if (++barrier.signals % static_cast<int>(warp_lanes) != 0) return;
+  for (Thread& thread : threads) {
+    if (thread.wait == Wait::signal && thread.barrier == &barrier) thread.wait = Wait::nothing;
   }
-  int& reached = named_reached[barrier];
-  if (++reached == count) {
-    reached = 0;
-    for (Thread& thread : threads) {
-      if (thread.wait == Wait::named && thread.named == barrier) thread.wait = Wait::nothing;
-    }
-  } else if (wait) {
-    threads[current].named = barrier;
-    wait_for(Wait::named);
+}
+void wait(Barrier& barrier, int turn) {
+  if (barrier.signals < (turn + 1) * static_cast<int>(warp_lanes)) {
+    threads[current].barrier = &barrier;
+    wait_for(Wait::signal);
   }
+  ++barrier.waits;
 }
 
 void copy_async(void* to, const void* from, std::size_t size, std::size_t bytes) {
