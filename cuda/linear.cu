@@ -38,12 +38,6 @@ struct Epilogue {
   }
 };
 
-// `count` neighbours of a row, loaded as one.
-template <typename T, int count>
-struct alignas(sizeof(T) * count) Neighbours {
-  T values[count];
-};
-
 // `most_rows`, at least the rows there are, is known to the compiler, so that the loads of several steps are under
 // way at once; rows that are not there repeat the first. `count` divides inputs.
 template <typename T, typename Y, int most_rows, int count>
