@@ -103,16 +103,6 @@ __global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d
   }
 }
 
-template <typename T>
-struct BiasGradient {
-  const T* d_y;
-  bool transposed;
-  std::int64_t rows, outputs;
-  __device__ float operator()(std::int64_t row, std::int64_t output) const {
-    return to_float(d_y[transposed ? output * rows + row : row * outputs + output]);
-  }
-};
-
 // Calls `function` with values of the types of the weights and of y.
 template <typename Function>
 void with_types(const LinearArgs& args, Function&& function) {
@@ -202,6 +192,22 @@ bool CudaEncoder::finish_at_once(const LinearArgs& args, Gemm gemm) {
   return multiply_and_finish("linear", gemm);
 }
 
+void CudaEncoder::record_bias_gradient(const LinearBackwardArgs& args, std::int64_t rows) {
+  ScratchScope scope(*this);
+  const std::int64_t outputs = args.weight.shape[0];
+  const Tensor parts = args.y_transposed ? Tensor() : scratch(DType::f32, {column_sum_parts(rows), outputs});
+  add("linear_backward", [args, parts, rows, outputs](cudaStream_t stream) {
+    with_activation(args.d_y.dtype, [&](auto type) {
+      const auto* d_y = data<decltype(type)>(args.d_y);
+      if (args.y_transposed) {
+        add_row_sums(stream, d_y, outputs, rows, data<float>(args.d_bias));
+      } else {
+        add_column_sums(stream, d_y, rows, outputs, data<float>(parts), data<float>(args.d_bias));
+      }
+    });
+  });
+}
+
 void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
   const std::int64_t rows = args.x_transposed ? args.x.shape[1] : args.x.shape[0];
@@ -216,17 +222,7 @@ void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   d_weight.c = args.d_weight;
   d_weight.accumulate = true;
   multiply("linear_backward", d_weight);
-  if (args.d_bias) {
-    ScratchScope scope(*this);
-    const Tensor parts = scratch(DType::f32, {column_sum_parts(rows), outputs});
-    add("linear_backward", [args, parts, rows, outputs](cudaStream_t stream) {
-      with_activation(args.d_y.dtype, [&](auto type) {
-        using T = decltype(type);
-        add_column_sums(stream, BiasGradient<T>{data<T>(args.d_y), args.y_transposed, rows, outputs}, rows, outputs,
-                        data<float>(parts), data<float>(args.d_bias));
-      });
-    });
-  }
+  if (args.d_bias) record_bias_gradient(args, rows);
   if (!args.d_x) return;
   ScratchScope scope(*this);
   Gemm d_x;

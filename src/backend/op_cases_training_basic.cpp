@@ -298,6 +298,8 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   }
   add_residual_norm_case(list, {37, 768, true, 0.1f, true});
   add_residual_norm_backward_case(list, {1134, 37, true, 0.1f});
+  add_residual_norm_backward_case(list, {129, 768, true, 0.1f});
+  add_residual_norm_backward_case(list, {65, 128, false});
 }
 
 void add_basic_gradient_cases(GradientList& list) {
