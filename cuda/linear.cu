@@ -3,7 +3,8 @@
 // Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that
 // a row's result does not depend on how many there are. More rows are a product of cuBLASLt. In 16 bits it adds the
 // bias and does the gelu, or its gradient, itself where it can; else the product is written to y and an elementwise
-// kernel finishes it there; an f32 y from scratch memory.
+// kernel finishes it there; an f32 y from scratch memory. It knows no bias for the rows of y^T: the product is added
+// to a y^T that is full of it.
 #include "column_sums.cuh"
 #include "encoder.h"
 #include "gelu.cuh"
@@ -95,6 +96,17 @@ __global__ void finish_product(const Y* product, Epilogue<T, Y> epilogue) {
   }
 }
 
+// A block a row of y^T, (outputs, rows): all of it is the bias of that output.
+constexpr int fill_threads = 256;
+template <typename Y, int count>
+__global__ void fill_with_bias(const float* bias, std::int64_t rows, Y* y_transposed) {
+  auto* to = reinterpret_cast<Neighbours<Y, count>*>(y_transposed + blockIdx.x * rows);
+  Neighbours<Y, count> group;
+#pragma unroll
+  for (Y& value : group.values) value = from_float<Y>(bias[blockIdx.x]);
+  for (std::int64_t i = threadIdx.x; i < rows / count; i += fill_threads) to[i] = group;
+}
+
 // `d_activated` may be d_x.
 template <typename T>
 __global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d_x, std::int64_t count) {
@@ -149,9 +161,12 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     return;
   }
   const bool finished = !args.bias && args.activation == Activation::none && !args.accumulate && !args.pre_activation;
-  const bool in_place = finished || is_half(args.y.dtype);
+  const bool add_to_bias =
+      args.bias && args.y_transposed && args.activation == Activation::none && !args.pre_activation;
+  const bool in_place = finished || add_to_bias || is_half(args.y.dtype);
   Gemm gemm;
   gemm.k = inputs;
+  gemm.accumulate = add_to_bias;
   gemm.c = in_place ? args.y : scratch(DType::f32, {rows, outputs});
   if (args.y_transposed) {  // y^T (M, R) = W x^T
     gemm.m = outputs;
@@ -167,7 +182,18 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     gemm.b = args.weight;
     gemm.b_transposed = true;
   }
-  if (finished) return multiply("linear", gemm);
+  if (add_to_bias) {
+    add("linear", [args, rows, outputs](cudaStream_t stream) {
+      with_activation(args.y.dtype, [&](auto type) {
+        using Y = decltype(type);
+        constexpr int most = 16 / sizeof(Y);
+        const bool whole = rows % most == 0 && at_16_bytes(data<Y>(args.y));
+        launch(whole ? fill_with_bias<Y, most> : fill_with_bias<Y, 1>, grid_of(outputs), fill_threads, 0, stream,
+               data<float>(args.bias), rows, data<Y>(args.y));
+      });
+    });
+  }
+  if (finished || add_to_bias) return multiply("linear", gemm);
   if (in_place && !(args.bias && args.y_transposed) && finish_at_once(args, gemm)) return;
   multiply("linear", gemm);
   add("linear", [args, product = gemm.c, rows, outputs](cudaStream_t stream) {
