@@ -10,6 +10,7 @@ namespace riverhorse::cuda {
 namespace {
 
 constexpr int threads = 256;
+constexpr int rows_at_once = 8;  // of a run, on their way from memory
 
 // `count` divides width.
 template <typename T, int count>
@@ -48,20 +49,36 @@ __device__ int end_of_run(const std::int32_t* ids, int begin, int rows) {
   return static_cast<int>(end);
 }
 
-// A block for every sorted row; the first of a run works.
+// A block for every sorted row, and as many more as the columns need; that of the first row of a run works.
+template <int count>
 __global__ void add_runs(const std::int32_t* ids, const std::int32_t* order, int rows, const float* d_residual,
                          float* d_table, int vocabulary, int width) {
+  using Group = Neighbours<float, count>;
   const auto begin = static_cast<int>(blockIdx.x);
   const std::int64_t id = ids[begin];
   const bool first = begin == 0 || ids[begin - 1] != id;
-  const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * count;
   if (!first || id < 0 || id >= vocabulary || column >= width) return;
   const int end = end_of_run(ids, begin, rows);
-  double sum = 0;
-#pragma unroll 16
-  for (int i = begin; i < end; ++i) sum += d_residual[std::int64_t{order[i]} * width + column];
-  float* out = d_table + id * width + column;
-  *out = static_cast<float>(*out + sum);
+  double sums[count] = {};
+  for (int i = begin; i < end; i += rows_at_once) {
+    Group groups[rows_at_once] = {};
+#pragma unroll
+    for (int j = 0; j < rows_at_once; ++j) {
+      if (i + j >= end) break;
+      groups[j] = *reinterpret_cast<const Group*>(d_residual + std::int64_t{order[i + j]} * width + column);
+    }
+#pragma unroll
+    for (const Group& group : groups) {
+#pragma unroll
+      for (int c = 0; c < count; ++c) sums[c] += group.values[c];
+    }
+  }
+  auto* out = reinterpret_cast<Group*>(d_table + id * width + column);
+  Group total = *out;
+#pragma unroll
+  for (int c = 0; c < count; ++c) total.values[c] = static_cast<float>(total.values[c] + sums[c]);
+  *out = total;
 }
 
 }  // namespace
@@ -91,9 +108,11 @@ void CudaEncoder::record_embed_backward(const EmbedBackwardArgs& args) {
     launch(count_up, element_grid(rows), element_threads, 0, stream, data<std::int32_t>(numbers), rows);
     sort_by_key(data<std::int32_t>(args.ids), data<std::int32_t>(numbers), data<std::int32_t>(ids),
                 data<std::int32_t>(order), rows, data<void>(workspace), workspace_bytes, stream);
-    launch(add_runs, grid_of(rows, divide_up(width, threads)), threads, 0, stream, data<std::int32_t>(ids),
-           data<std::int32_t>(order), rows, data<float>(args.d_residual), data<float>(args.d_table), vocabulary,
-           width);
+    const bool by_four =
+        width % 4 == 0 && at_16_bytes(data<float>(args.d_residual)) && at_16_bytes(data<float>(args.d_table));
+    launch(by_four ? add_runs<4> : add_runs<1>, grid_of(rows, divide_up(width, by_four ? 4 * threads : threads)),
+           threads, 0, stream, data<std::int32_t>(ids), data<std::int32_t>(order), rows, data<float>(args.d_residual),
+           data<float>(args.d_table), vocabulary, width);
   });
 }
 
