@@ -1,7 +1,9 @@
 // attention_backward, by the formulae of src/cpu/attention.cpp. The probabilities are made again from the scores and
 // log_sum_exp, once by a block of 64 queries that walks over the keys (d_q), once by a block of 64 keys that walks
-// over the queries (d_k and d_v): twice the work of one pass, but every output is one block's own sum. Before, a warp
-// a query leaves delta = d_y . y.
+// over the queries (d_k and d_v): twice the work of one pass, but every output is one block's own sum. Before, a few
+// threads a query leave delta = d_y . y.
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "attention_tiles.cuh"
@@ -72,21 +74,35 @@ struct Head {
   }
 };
 
-// A warp a query and head.
-template <typename T>
-__global__ void make_delta(Source<T> source, std::int64_t count, float* delta) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  const std::int64_t index = first_element() / warp_size;  // in (B, L, heads)
-  if (index >= count) return;                              // the whole warp
-  const std::int64_t begin = index * source.head_width;
+// `lanes` threads, a power of two, a query and head; `count` divides the width of a head.
+template <typename T, int count>
+__global__ void make_delta(Source<T> source, std::int64_t queries, int lanes, float* delta) {
+  using Group = Neighbours<T, count>;
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
+  const std::int64_t index = first_element() / lanes;  // in (B, L, heads)
   float sum = 0;
-  for (int c = lane; c < source.head_width; c += warp_size) {
-    sum += to_float(source.d_y[begin + c]) * to_float(source.y[begin + c]);
+  for (int c = lane * count; index < queries && c < source.head_width; c += lanes * count) {
+    const std::int64_t at = index * source.head_width + c;
+    const Group d_y = *reinterpret_cast<const Group*>(source.d_y + at);
+    const Group y = *reinterpret_cast<const Group*>(source.y + at);
+#pragma unroll
+    for (int i = 0; i < count; ++i) sum += to_float(d_y.values[i]) * to_float(y.values[i]);
   }
-  sum = warp_sum(sum);
+  for (int distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(all_lanes, sum, distance);
+  if (index >= queries || lane != 0) return;
   const std::int64_t row = index / source.heads, head = index % source.heads;
   const std::int64_t sequence = row / source.tokens, token = row % source.tokens;
-  if (lane == 0) delta[(sequence * source.heads + head) * source.tokens + token] = sum;
+  delta[(sequence * source.heads + head) * source.tokens + token] = sum;
+}
+
+template <typename T>
+void launch_make_delta(cudaStream_t stream, const Source<T>& source, std::int64_t queries, float* delta) {
+  constexpr int most = 16 / sizeof(T);
+  const bool whole = source.head_width % most == 0 && at_16_bytes(source.y) && at_16_bytes(source.d_y);
+  const auto groups = static_cast<unsigned>(whole ? source.head_width / most : source.head_width);
+  const int lanes = std::min(warp_size, static_cast<int>(std::bit_ceil(groups)));
+  launch(whole ? make_delta<T, most> : make_delta<T, 1>, grid_of(divide_up(queries * lanes, delta_threads)),
+         delta_threads, 0, stream, source, queries, lanes, delta);
 }
 
 struct Pair {
@@ -195,8 +211,7 @@ void CudaEncoder::record_attention_backward(const AttentionBackwardArgs& args) {
       using T = decltype(act);
       const Source<T> source(args, delta);
       const std::int64_t rows = batch * tokens * args.heads;
-      launch(make_delta<T>, grid_of(divide_up(rows, delta_threads / warp_size)), delta_threads, 0, stream, source,
-             rows, data<float>(delta));
+      launch_make_delta(stream, source, rows, data<float>(delta));
       const bool aligned = fit_tensor_cores({args.qkv, args.d_y, args.d_qkv});
       with_tiles<T>(source.head_width, aligned, [&](auto tiles) {
         using Tiles = typename decltype(tiles)::type;

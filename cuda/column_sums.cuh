@@ -1,5 +1,5 @@
-// out[column] += the sum over all rows of value(row, column), in an order that depends on the shape only: partial
-// sums of `column_sum_rows` rows each, then a sum of those.
+// Sums of the columns of a matrix, and of its rows, in an order that depends on the shape only. Columns: partial sums
+// of a few rows each, then a sum of those.
 #pragma once
 
 #include <cstdint>
@@ -8,52 +8,117 @@
 
 namespace riverhorse::cuda {
 
-constexpr std::int64_t column_sum_rows = 256;
+constexpr int column_sum_warps = 8;
+constexpr std::int64_t column_sum_rows = 128;  // of a partial sum
 
 // The scratch that add_column_sums needs: (parts, columns) f32.
 constexpr std::int64_t column_sum_parts(std::int64_t rows) { return divide_up(rows, column_sum_rows); }
 
-// A block of 32 x 8 threads has 32 columns of one part: a warp reads neighbouring columns of a row.
-template <typename Value>
-__global__ void sum_column_parts(Value value, std::int64_t rows, std::int64_t columns, float* parts) {
-  __shared__ float sums[8][warp_size];
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * warp_size + threadIdx.x;
+// A block has one part of 32 groups of `count` columns, a group a lane; its warps take the rows in turn.
+template <typename T, int count>
+__global__ void sum_column_parts(const T* matrix, std::int64_t rows, std::int64_t columns, float* parts) {
+  using Group = Neighbours<T, count>;
+  __shared__ float sums[column_sum_warps][count][warp_size];
+  const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
+  const std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * warp_size + lane) * count;
   for (std::int64_t part = blockIdx.y; part * column_sum_rows < rows; part += gridDim.y) {
-    const std::int64_t end = min(rows, (part + 1) * column_sum_rows);
-    float sum = 0;
-    for (std::int64_t row = part * column_sum_rows + threadIdx.y; row < end && column < columns; row += 8) {
-      sum += value(row, column);
+    const std::int64_t begin = part * column_sum_rows, end = min(rows, begin + column_sum_rows);
+    float own[count] = {};
+    if (column < columns) {
+#pragma unroll 8
+      for (std::int64_t row = begin + warp; row < end; row += column_sum_warps) {
+        const Group group = *reinterpret_cast<const Group*>(matrix + row * columns + column);
+#pragma unroll
+        for (int i = 0; i < count; ++i) own[i] += to_float(group.values[i]);
+      }
     }
-    sums[threadIdx.y][threadIdx.x] = sum;
+    for (int i = 0; i < count; ++i) sums[warp][i][lane] = own[i];
     __syncthreads();
-    if (threadIdx.y == 0 && column < columns) {
+    // Warp w adds up the w-th column of every group.
+    for (int i = warp; i < count && column < columns; i += column_sum_warps) {
       float total = 0;
-      for (int y = 0; y < 8; ++y) total += sums[y][threadIdx.x];
-      parts[part * columns + column] = total;
+      for (int other = 0; other < column_sum_warps; ++other) total += sums[other][i][lane];
+      parts[part * columns + column + i] = total;
     }
     __syncthreads();
   }
 }
 
-// Anonymous, as all kernels here that are no templates: a copy a file.
+// The sums of one matrix of parts, or of two that follow each other in memory, each added to an output. A block has
+// 32 columns of the matrix blockIdx.y; its warps take the parts in turn. Anonymous, as all kernels here that are no
+// templates: a copy a file.
 namespace {
-__global__ void add_parts(const float* parts, std::int64_t count, std::int64_t columns, float* out) {
-  for (std::int64_t column = first_element(); column < columns; column += element_stride()) {
-    float sum = 0;
-    for (std::int64_t part = 0; part < count; ++part) sum += parts[part * columns + column];
-    out[column] += sum;
+constexpr int part_warps = 32;
+__global__ void add_parts(const float* parts, std::int64_t count, std::int64_t columns, float* out,
+                          float* second_out) {
+  __shared__ float sums[part_warps][warp_size];
+  const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
+  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * warp_size + lane;
+  const float* matrix = parts + blockIdx.y * count * columns;
+  float sum = 0;
+  if (column < columns) {
+#pragma unroll 8
+    for (std::int64_t part = warp; part < count; part += part_warps) sum += matrix[part * columns + column];
   }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || column >= columns) return;
+  float total = 0;
+  for (int other = 0; other < part_warps; ++other) total += sums[other][lane];
+  (blockIdx.y == 0 ? out : second_out)[column] += total;
+}
+
+// `parts`: (count, columns), or (2, count, columns) where there is a second output.
+void launch_add_parts(cudaStream_t stream, const float* parts, std::int64_t count, std::int64_t columns, float* out,
+                      float* second_out = nullptr) {
+  launch(add_parts, grid_of(divide_up(columns, warp_size), second_out == nullptr ? 1 : 2),
+         dim3(warp_size, part_warps), 0, stream, parts, count, columns, out, second_out);
 }
 }  // namespace
 
-// `value`: a function object of (row, column), callable on the device.
-template <typename Value>
-void add_column_sums(cudaStream_t stream, const Value& value, std::int64_t rows, std::int64_t columns, float* parts,
+// out += the sums of the columns of `matrix`, (rows, columns).
+template <typename T>
+void add_column_sums(cudaStream_t stream, const T* matrix, std::int64_t rows, std::int64_t columns, float* parts,
                      float* out) {
   const std::int64_t count = column_sum_parts(rows);
-  launch(sum_column_parts<Value>, grid_of(divide_up(columns, warp_size), std::min<std::int64_t>(count, 65535)),
-         dim3(warp_size, 8), 0, stream, value, rows, columns, parts);
-  launch(add_parts, element_grid(columns), element_threads, 0, stream, parts, count, columns, out);
+  const auto start = [&](auto kernel, int columns_of_lane) {
+    launch(kernel, grid_of(divide_up(columns, warp_size * columns_of_lane), std::min<std::int64_t>(count, 65535)),
+           dim3(warp_size, column_sum_warps), 0, stream, matrix, rows, columns, parts);
+  };
+  constexpr int most = 16 / sizeof(T);
+  if (columns % most == 0 && at_16_bytes(matrix)) {
+    start(sum_column_parts<T, most>, most);
+  } else {
+    start(sum_column_parts<T, 1>, 1);
+  }
+  launch_add_parts(stream, parts, count, columns, out);
+}
+
+// A block a row.
+constexpr int row_sum_threads = 256;
+template <typename T, int count>
+__global__ void sum_rows(const T* matrix, std::int64_t columns, float* out) {
+  __shared__ float of_warps[row_sum_threads / warp_size][1];
+  const auto* row = reinterpret_cast<const Neighbours<T, count>*>(matrix + blockIdx.x * columns);
+  float sum[1] = {};
+#pragma unroll 8
+  for (std::int64_t i = threadIdx.x; i < columns / count; i += row_sum_threads) {
+    const Neighbours<T, count> group = row[i];
+    float of_group = 0;
+#pragma unroll
+    for (const T& value : group.values) of_group += to_float(value);
+    sum[0] += of_group;
+  }
+  block_sums(sum, of_warps);
+  if (threadIdx.x == 0) out[blockIdx.x] += sum[0];
+}
+
+// out += the sums of the rows of `matrix`, (rows, columns).
+template <typename T>
+void add_row_sums(cudaStream_t stream, const T* matrix, std::int64_t rows, std::int64_t columns, float* out) {
+  constexpr int most = 16 / sizeof(T);
+  const bool whole = columns % most == 0 && at_16_bytes(matrix);
+  launch(whole ? sum_rows<T, most> : sum_rows<T, 1>, grid_of(rows), row_sum_threads, 0, stream, matrix, columns, out);
 }
 
 }  // namespace riverhorse::cuda

@@ -1,88 +1,168 @@
 // cross_entropy: a chunk of rows after the other, sized by the memory of its logits. The products are those of
 // gemm.h; between them a block a row makes the loss, and of the logits their gradients, in the activation dtype.
+//
+// Memory is the limit of that kernel, so a row is read once and kept on the chip until its gradients are written:
+// half of what a multiprocessor has, registers and shared memory together, holds a row of some 50,000 logits, and
+// while one block makes exponentials the other one reads or writes.
 #include <algorithm>
 #include <cfloat>
 
 #include "encoder.h"
 #include "kernel.cuh"
+#include "tensor_core.cuh"
 
 namespace riverhorse::cuda {
 
 namespace {
 
-constexpr int threads = 512;
-constexpr int warps = threads / warp_size;
-// Of the fp32 logits that exist at once. Few where CUDA is emulated, so that the tests' small shapes are cut too.
+// Small where CUDA is emulated, so that the tests' small shapes are cut too, and fill all places where a row is kept.
 #ifdef RIVERHORSE_CUDA_EMULATED
 constexpr std::int64_t chunk_bytes = 10000;
+constexpr int threads = 64;
+constexpr int kept_steps = 1;
+constexpr std::size_t most_shared_bytes = 2048;
 #else
-constexpr std::int64_t chunk_bytes = std::int64_t{512} << 20;
+constexpr std::int64_t chunk_bytes = std::int64_t{512} << 20;  // of the fp32 logits that exist at once
+constexpr int threads = 256;
+constexpr int kept_steps = 22;  // times 4 of the 128 registers of a thread where two blocks share a multiprocessor
+constexpr std::size_t most_shared_bytes = 227 << 10;
 #endif
+constexpr std::int64_t chunk_multiple = 128;  // rows of the tiles of the products
+constexpr int blocks_at_once = 2;             // on a multiprocessor
+constexpr std::size_t reserved_bytes = 1536;  // of shared memory, a block: CUDA's 1 KiB, and the sums of warps
+constexpr float log2_e = 1.4426950408889634f;
 
-// Of some of a row's logits: the largest, the first index that has it, and the sum of exp(logit - maximum). Shared
-// memory holds these, so members have no initial values.
-struct Softmax {
-  float maximum;
-  std::int32_t index;
-  float total;
+// A thread's logits of a row: every `threads`-th group of `count` neighbours. The first groups are kept in registers,
+// the next in shared memory, and what fits in neither is read again each time.
+template <int count>
+class OwnLogits {
+ public:
+  using Group = Neighbours<float, count>;
 
-  __device__ void add(float logit, std::int32_t at) {
-    if (logit > maximum) {
-      total = total * expf(maximum - logit) + 1.0f;
-      maximum = logit;
-      index = at;
-    } else {
-      total += expf(logit - maximum);
-      if (logit == maximum && at < index) index = at;
+  __device__ OwnLogits(const float* row, int vocabulary, Group* shared, int shared_steps)
+      : row_(reinterpret_cast<const Group*>(row)),
+        shared_(shared),
+        groups_(vocabulary / count),
+        shared_steps_(shared_steps) {
+    for (int step = 0; step < shared_steps; ++step) {
+      const int group = group_of(kept_steps + step);
+      if (group >= groups_) break;
+      Group* to = shared_ + step * threads + threadIdx.x;
+      if constexpr (sizeof(Group) == 16) {
+        copy_async(shared_address(to), row_ + group);
+      } else {
+        *to = row_[group];
+      }
+    }
+    commit_copies();
+#pragma unroll
+    for (int step = 0; step < kept_steps; ++step) {
+      if (group_of(step) < groups_) kept_[step] = row_[group_of(step)];
+    }
+    wait_for_copies<0>();  // its own only, so that no barrier is needed
+  }
+
+  // function(group, the index of its first logit)
+  template <typename Function>
+  __device__ void for_each(Function&& function) const {
+#pragma unroll
+    for (int step = 0; step < kept_steps; ++step) {
+      if (group_of(step) < groups_) function(kept_[step], group_of(step) * count);
+    }
+#pragma unroll 2
+    for (int step = 0; step < shared_steps_; ++step) {
+      const int group = group_of(kept_steps + step);
+      if (group < groups_) function(shared_[step * threads + threadIdx.x], group * count);
+    }
+    for (int group = group_of(kept_steps + shared_steps_); group < groups_; group += threads) {
+      function(row_[group], group * count);
     }
   }
-  __device__ void add(const Softmax& other) {
-    const float larger = fmaxf(maximum, other.maximum);
-    total = total * expf(maximum - larger) + other.total * expf(other.maximum - larger);
-    if (other.maximum > maximum || (other.maximum == maximum && other.index < index)) index = other.index;
-    maximum = larger;
-  }
+
+ private:
+  static __device__ int group_of(int step) { return step * threads + static_cast<int>(threadIdx.x); }
+
+  const Group* row_;
+  Group* shared_;
+  int groups_, shared_steps_;
+  Group kept_[kept_steps];
 };
 
-__device__ Softmax softmax_of_row(const float* logits, int vocabulary) {
-  __shared__ Softmax of_warps[warps];
-  Softmax softmax = {-FLT_MAX, INT32_MAX, 0};
-  for (int i = static_cast<int>(threadIdx.x); i < vocabulary; i += threads) softmax.add(logits[i], i);
-  for (int distance = warp_size / 2; distance > 0; distance /= 2) {
-    const float maximum = __shfl_xor_sync(all_lanes, softmax.maximum, distance);
-    const std::int32_t index = __shfl_xor_sync(all_lanes, softmax.index, distance);
-    const float total = __shfl_xor_sync(all_lanes, softmax.total, distance);
-    softmax.add({maximum, index, total});
-  }
-  if (threadIdx.x % warp_size == 0) of_warps[threadIdx.x / warp_size] = softmax;
+__device__ float block_max(float value) {
+  __shared__ float of_warps[threads / warp_size];
+  value = warp_max(value);
+  if (threadIdx.x % warp_size == 0) of_warps[threadIdx.x / warp_size] = value;
   __syncthreads();
-  softmax = of_warps[0];
-  for (int warp = 1; warp < warps; ++warp) softmax.add(of_warps[warp]);
-  return softmax;
+  for (const float each : of_warps) value = fmaxf(value, each);
+  return value;
 }
 
 // A block a row. `d_logits` may be `logits`, or null.
-template <typename T>
-__global__ void score(const float* all_logits, const std::int32_t* targets, int vocabulary, float* loss,
-                      std::int32_t* correct, const float* scale, T* all_d_logits) {
+template <typename T, int count>
+__global__ void __launch_bounds__(threads, blocks_at_once)
+    score(const float* all_logits, const std::int32_t* targets, int vocabulary, int shared_steps, float* loss,
+          std::int32_t* correct, const float* scale, T* all_d_logits) {
+  using Group = Neighbours<float, count>;
+  SHARED_MEMORY(Group, shared);
+  __shared__ float of_warps[threads / warp_size][2];
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * vocabulary;
-  const float* logits = all_logits + begin;
+  const float* row = all_logits + begin;
   const std::int32_t target = targets[blockIdx.x];
-  const Softmax softmax = softmax_of_row(logits, vocabulary);
+  // A target beyond the columns shows as a loss that is not a number. Read before gradients take the logits' place.
+  const float of_target = target < 0 ? 0.0f : target < vocabulary ? row[target] : nanf("");
+  const OwnLogits<count> logits(row, vocabulary, shared, shared_steps);
+
+  float maximum = -FLT_MAX;
+  logits.for_each([&](const Group& group, int) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) maximum = fmaxf(maximum, group.values[i]);
+  });
+  maximum = block_max(maximum);
+
+  // Of exp(logit - maximum), and of how many logits before the target are as large as the largest.
+  float sums[2] = {};
+  const float shift = -log2_e * maximum;
+  logits.for_each([&](const Group& group, int index) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      sums[0] += exp2f(fmaf(group.values[i], log2_e, shift));
+      if (group.values[i] == maximum && index + i < target) sums[1] += 1.0f;
+    }
+  });
+  block_sums(sums, of_warps);
+  const float total = sums[0];
   if (threadIdx.x == 0) {
-    // A target beyond the columns shows as a loss that is not a number.
-    const float of_target = target < 0 ? 0.0f : target < vocabulary ? logits[target] : nanf("");
-    loss[blockIdx.x] = target < 0 ? 0.0f : logf(softmax.total) + (softmax.maximum - of_target);
-    if (correct != nullptr) correct[blockIdx.x] = softmax.index == target ? 1 : 0;
+    loss[blockIdx.x] = target < 0 ? 0.0f : logf(total) + (maximum - of_target);
+    if (correct != nullptr) correct[blockIdx.x] = target >= 0 && of_target == maximum && sums[1] == 0.0f ? 1 : 0;
   }
   if (all_d_logits == nullptr) return;
-  __syncthreads();  // the gradients may take the place of the logits
-  const float row_scale = *scale, inverse = 1.0f / softmax.total;
-  for (int i = static_cast<int>(threadIdx.x); i < vocabulary; i += threads) {
-    const float probability = expf(logits[i] - softmax.maximum) * inverse;
-    const float gradient = row_scale * (i == target ? probability - 1.0f : probability);
-    all_d_logits[begin + i] = from_float<T>(target < 0 ? 0.0f : gradient);
-  }
+
+  const float row_scale = *scale, shift_of_all = shift - log2f(total);
+  auto* d_logits = reinterpret_cast<Neighbours<T, count>*>(all_d_logits + begin);
+  logits.for_each([&](const Group& group, int index) {
+    Neighbours<T, count> gradients;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const float probability = exp2f(fmaf(group.values[i], log2_e, shift_of_all));
+      const float gradient = row_scale * (index + i == target ? probability - 1.0f : probability);
+      gradients.values[i] = from_float<T>(target < 0 ? 0.0f : gradient);
+    }
+    d_logits[index / count] = gradients;
+  });
+}
+
+template <typename T, int count>
+void launch_score(cudaStream_t stream, const DeviceLimits& limits, const Tensor& logits, const Tensor& targets,
+                  const Tensor& loss, const Tensor& correct, const Tensor& scale, const Tensor& d_logits) {
+  const std::int64_t rows = logits.shape[0], vocabulary = logits.shape[1];
+  constexpr std::size_t step_bytes = threads * sizeof(Neighbours<float, count>);
+  const std::size_t most_bytes =
+      std::min((limits.shared_bytes + 1024) / blocks_at_once - reserved_bytes, most_shared_bytes);
+  const std::int64_t steps = divide_up(vocabulary / count, threads) - kept_steps;
+  const auto shared_steps = std::clamp<std::int64_t>(steps, 0, static_cast<std::int64_t>(most_bytes / step_bytes));
+  launch(score<T, count>, grid_of(rows), threads, static_cast<std::size_t>(shared_steps) * step_bytes, stream,
+         data<float>(logits), data<std::int32_t>(targets), vocabulary, shared_steps, data<float>(loss),
+         data<std::int32_t>(correct), data<float>(scale), data<T>(d_logits));
 }
 
 Tensor rows_or_nothing(const Tensor& tensor, std::int64_t begin, std::int64_t count) {
@@ -93,7 +173,8 @@ Tensor rows_or_nothing(const Tensor& tensor, std::int64_t begin, std::int64_t co
 
 void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
   const std::int64_t rows = args.x.shape[0], width = args.x.shape[1], vocabulary = args.weight.shape[0];
-  const std::int64_t chunk = std::clamp<std::int64_t>(chunk_bytes / (4 * vocabulary), 1, rows);
+  std::int64_t chunk = std::clamp<std::int64_t>(chunk_bytes / (4 * vocabulary), 1, rows);
+  if (chunk > chunk_multiple && chunk < rows) chunk -= chunk % chunk_multiple;
   ScratchScope scope(*this);
   const Tensor all_logits = scratch(DType::f32, {chunk, vocabulary});
   const bool in_place = args.x.dtype == DType::f32;
@@ -113,11 +194,13 @@ void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
              {.m = count, .n = vocabulary, .k = width, .a = x, .b = args.weight, .b_transposed = true, .c = logits});
     const Tensor targets = all_targets.slice(begin, count), loss = args.loss.slice(begin, count);
     const Tensor correct = rows_or_nothing(args.correct, begin, count);
-    add("cross_entropy", [=, dtype = args.x.dtype](cudaStream_t stream) {
+    add("cross_entropy", [=, dtype = args.x.dtype, &limits = limits_](cudaStream_t stream) {
+      const bool by_four =
+          vocabulary % 4 == 0 && at_16_bytes(data<float>(logits)) && at_16_bytes(data<void>(d_logits));
       with_activation(dtype, [&](auto act) {
         using T = decltype(act);
-        launch(score<T>, grid_of(count), threads, 0, stream, data<float>(logits), data<std::int32_t>(targets),
-               vocabulary, data<float>(loss), data<std::int32_t>(correct), data<float>(scale), data<T>(d_logits));
+        const auto start = by_four ? launch_score<T, 4> : launch_score<T, 1>;
+        start(stream, limits, logits, targets, loss, correct, scale, d_logits);
       });
     });
     if (!args.d_x) continue;

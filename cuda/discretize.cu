@@ -1,6 +1,8 @@
 // From the parameters that are learnt to the filter that is used, and the gradient's way back; the formulae are in
 // src/cpu/discretize.cpp. In double, like there: a few numbers a mode, made once a step. A thread has a mode of a
 // head, a lag of a head, or a lag of a channel.
+#include <algorithm>
+
 #include "complex.cuh"
 #include "encoder.h"
 #include "filter.cuh"
@@ -11,6 +13,12 @@ namespace riverhorse::cuda {
 namespace {
 
 using Number = Complex<double>;
+
+// Few threads with much work each: small blocks, so that all multiprocessors get some.
+constexpr int block_threads = 64;
+dim3 small_blocks(std::int64_t count) {
+  return grid_of(std::min<std::int64_t>(divide_up(count, block_threads), 1 << 16));
+}
 
 __device__ Number complex_exp(Number z) {
   const double size = exp(z.re);
@@ -185,16 +193,20 @@ __global__ void modes_backward(Parameters p, FilterGradients d_filter, std::int6
   }
 }
 
+// A warp has a head, a lane every 32nd mode of it.
 __global__ void heads_backward(Parameters p, FilterGradients d_filter, std::int64_t heads, std::int64_t modes,
                                Gradients out) {
-  for (std::int64_t head = first_element(); head < heads; head += element_stride()) {
-    double d_log_dt = 0;
-    for (std::int64_t mode = 0; mode < modes; ++mode) {
-      d_log_dt += mode_gradient(p, d_filter, head, (head % p.rows) * modes + mode, head * modes + mode).d_log_dt;
-    }
-    out.log_dt[head] += static_cast<float>(d_log_dt);
-    out.d[head] += d_filter.d[head];
+  const std::int64_t head = first_element() / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  if (head >= heads) return;  // the whole warp
+  double d_log_dt = 0;
+  for (std::int64_t mode = lane; mode < modes; mode += warp_size) {
+    d_log_dt += mode_gradient(p, d_filter, head, (head % p.rows) * modes + mode, head * modes + mode).d_log_dt;
   }
+  d_log_dt = warp_sum(d_log_dt);
+  if (lane != 0) return;
+  out.log_dt[head] += static_cast<float>(d_log_dt);
+  out.d[head] += d_filter.d[head];
 }
 
 __global__ void taps_backward(Parameters p, FilterGradients d_filter, std::int64_t width, std::int64_t state,
@@ -221,12 +233,12 @@ void CudaEncoder::record_discretize(const DiscretizeArgs& args) {
   add("discretize", [args](cudaStream_t stream) {
     const Parameters p(args.parameters);
     const Filter filter(args.filter);
-    launch(discretize_modes, element_grid(filter.heads * filter.modes), element_threads, 0, stream, p, filter.heads,
+    launch(discretize_modes, small_blocks(filter.heads * filter.modes), block_threads, 0, stream, p, filter.heads,
            filter.modes, data<float>(args.filter.a), data<float>(args.filter.b), data<float>(args.filter.c),
            data<float>(args.filter.d), data<float>(args.filter.powers));
-    launch(make_toeplitz, element_grid(filter.heads * H3Filter::chunk), element_threads, 0, stream, filter,
+    launch(make_toeplitz, small_blocks(filter.heads * H3Filter::chunk), block_threads, 0, stream, filter,
            data<float>(args.filter.toeplitz));
-    launch(make_taps, element_grid(filter.width * filter.state), element_threads, 0, stream, p, filter.width,
+    launch(make_taps, small_blocks(filter.width * filter.state), block_threads, 0, stream, p, filter.width,
            filter.state, data<float>(args.filter.shift_taps));
   });
 }
@@ -237,11 +249,11 @@ void CudaEncoder::record_discretize_backward(const DiscretizeBackwardArgs& args)
     const Filter filter(args.filter);
     const FilterGradients d_filter(args.d_filter);
     const Gradients out(args.d_parameters);
-    launch(modes_backward, element_grid(p.rows * filter.modes), element_threads, 0, stream, p, d_filter, filter.heads,
+    launch(modes_backward, small_blocks(p.rows * filter.modes), block_threads, 0, stream, p, d_filter, filter.heads,
            filter.modes, out);
-    launch(heads_backward, element_grid(filter.heads), element_threads, 0, stream, p, d_filter, filter.heads,
-           filter.modes, out);
-    launch(taps_backward, element_grid(filter.width * filter.state), element_threads, 0, stream, p, d_filter,
+    launch(heads_backward, grid_of(divide_up(filter.heads * warp_size, block_threads)), block_threads, 0, stream, p,
+           d_filter, filter.heads, filter.modes, out);
+    launch(taps_backward, small_blocks(filter.width * filter.state), block_threads, 0, stream, p, d_filter,
            filter.width, filter.state, out);
   });
 }

@@ -1,6 +1,6 @@
 // embed: a block a row.
 // embed_backward: the rows are sorted by their id, and a block of threads for each run of equal ids, a thread a
-// column, adds the run's rows in their order.
+// column, adds the run's rows in their order, several of them on their way at once: runs of frequent ids are long.
 #include "encoder.h"
 #include "kernel.cuh"
 #include "sort.h"
@@ -10,14 +10,21 @@ namespace riverhorse::cuda {
 namespace {
 
 constexpr int threads = 256;
+constexpr int rows_at_once = 8;  // of a run, on their way from memory
 
-template <typename T>
+// `count` divides width.
+template <typename T, int count>
 __global__ void look_up(const std::int32_t* ids, const T* table, float* residual, int vocabulary, int width) {
   const std::int64_t id = ids[blockIdx.x];
   const bool present = id >= 0 && id < vocabulary;
-  float* out = residual + static_cast<std::int64_t>(blockIdx.x) * width;
-  for (int i = static_cast<int>(threadIdx.x); i < width; i += threads) {
-    out[i] = present ? to_float(table[id * width + i]) : 0.0f;
+  const auto* row = reinterpret_cast<const Neighbours<T, count>*>(table + (present ? id : 0) * width);
+  auto* out = reinterpret_cast<Neighbours<float, count>*>(residual + static_cast<std::int64_t>(blockIdx.x) * width);
+  for (int i = static_cast<int>(threadIdx.x); i < width / count; i += threads) {
+    const Neighbours<T, count> group = row[i];
+    Neighbours<float, count> values;
+#pragma unroll
+    for (int c = 0; c < count; ++c) values.values[c] = present ? to_float(group.values[c]) : 0.0f;
+    out[i] = values;
   }
 }
 
@@ -25,29 +32,65 @@ __global__ void count_up(std::int32_t* numbers, std::int64_t count) {
   for (std::int64_t i = first_element(); i < count; i += element_stride()) numbers[i] = static_cast<std::int32_t>(i);
 }
 
-// A block for every sorted row; the first of a run works.
+// Where the run of equal ids that begins at `begin` ends: by steps that double, then by halves.
+__device__ int end_of_run(const std::int32_t* ids, int begin, int rows) {
+  const std::int32_t id = ids[begin];
+  std::int64_t step = 1;
+  while (begin + step < rows && ids[begin + step] == id) step *= 2;
+  std::int64_t same = begin + step / 2, end = min(std::int64_t{rows}, begin + step);
+  while (end - same > 1) {
+    const std::int64_t middle = (same + end) / 2;
+    if (ids[middle] == id) {
+      same = middle;
+    } else {
+      end = middle;
+    }
+  }
+  return static_cast<int>(end);
+}
+
+// A block for every sorted row, and as many more as the columns need; that of the first row of a run works.
+template <int count>
 __global__ void add_runs(const std::int32_t* ids, const std::int32_t* order, int rows, const float* d_residual,
                          float* d_table, int vocabulary, int width) {
+  using Group = Neighbours<float, count>;
   const auto begin = static_cast<int>(blockIdx.x);
   const std::int64_t id = ids[begin];
   const bool first = begin == 0 || ids[begin - 1] != id;
-  const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * count;
   if (!first || id < 0 || id >= vocabulary || column >= width) return;
-  double sum = 0;
-  for (int i = begin; i < rows && ids[i] == id; ++i) {
-    sum += d_residual[std::int64_t{order[i]} * width + column];
+  const int end = end_of_run(ids, begin, rows);
+  double sums[count] = {};
+  for (int i = begin; i < end; i += rows_at_once) {
+    Group groups[rows_at_once] = {};
+#pragma unroll
+    for (int j = 0; j < rows_at_once; ++j) {
+      if (i + j >= end) break;
+      groups[j] = *reinterpret_cast<const Group*>(d_residual + std::int64_t{order[i + j]} * width + column);
+    }
+#pragma unroll
+    for (const Group& group : groups) {
+#pragma unroll
+      for (int c = 0; c < count; ++c) sums[c] += group.values[c];
+    }
   }
-  float* out = d_table + id * width + column;
-  *out = static_cast<float>(*out + sum);
+  auto* out = reinterpret_cast<Group*>(d_table + id * width + column);
+  Group total = *out;
+#pragma unroll
+  for (int c = 0; c < count; ++c) total.values[c] = static_cast<float>(total.values[c] + sums[c]);
+  *out = total;
 }
 
 }  // namespace
 
 void CudaEncoder::record_embed(const EmbedArgs& args) {
   add("embed", [args](cudaStream_t stream) {
+    const std::int64_t vocabulary = args.table.shape[0], width = args.table.shape[1];
     with_activation(args.table.dtype, [&](auto act) {
-      launch(look_up<decltype(act)>, grid_of(args.ids.count()), threads, 0, stream, data<std::int32_t>(args.ids),
-             data<decltype(act)>(args.table), data<float>(args.residual), args.table.shape[0], args.table.shape[1]);
+      using T = decltype(act);
+      const bool by_four = width % 4 == 0 && at_16_bytes(data<T>(args.table)) && at_16_bytes(data<T>(args.residual));
+      launch(by_four ? look_up<T, 4> : look_up<T, 1>, grid_of(args.ids.count()), threads, 0, stream,
+             data<std::int32_t>(args.ids), data<T>(args.table), data<float>(args.residual), vocabulary, width);
     });
   });
 }
@@ -65,9 +108,11 @@ void CudaEncoder::record_embed_backward(const EmbedBackwardArgs& args) {
     launch(count_up, element_grid(rows), element_threads, 0, stream, data<std::int32_t>(numbers), rows);
     sort_by_key(data<std::int32_t>(args.ids), data<std::int32_t>(numbers), data<std::int32_t>(ids),
                 data<std::int32_t>(order), rows, data<void>(workspace), workspace_bytes, stream);
-    launch(add_runs, grid_of(rows, divide_up(width, threads)), threads, 0, stream, data<std::int32_t>(ids),
-           data<std::int32_t>(order), rows, data<float>(args.d_residual), data<float>(args.d_table), vocabulary,
-           width);
+    const bool by_four =
+        width % 4 == 0 && at_16_bytes(data<float>(args.d_residual)) && at_16_bytes(data<float>(args.d_table));
+    launch(by_four ? add_runs<4> : add_runs<1>, grid_of(rows, divide_up(width, by_four ? 4 * threads : threads)),
+           threads, 0, stream, data<std::int32_t>(ids), data<std::int32_t>(order), rows, data<float>(args.d_residual),
+           data<float>(args.d_table), vocabulary, width);
   });
 }
 

@@ -38,6 +38,7 @@ class CudaEncoder final : public Encoder {
   // One with what follows it; false where that cannot be done at once, and nothing was added.
   bool multiply_and_finish(std::string_view name, const Gemm& gemm);
   bool finish_at_once(const LinearArgs& args, Gemm gemm);  // the same, of linear
+  void record_bias_gradient(const LinearBackwardArgs& args, std::int64_t rows);
 
   void record_copy(const CopyArgs& args) override;
   void record_advance(const AdvanceArgs& args) override;

@@ -86,6 +86,12 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
+// `count` neighbours in memory, loaded and stored as one.
+template <typename T, int count>
+struct alignas(sizeof(T) * count) Neighbours {
+  T values[count];
+};
+
 // Calls `function` with a value of the type that stores `dtype`; the checks of the encoder let no other dtype get
 // here.
 template <typename Function>
@@ -113,6 +119,24 @@ __device__ inline float warp_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(all_lanes, value, distance));
   }
   return value;
+}
+
+// Every thread of the block gets the sums over all of them, in an order that depends on nothing else. The shared
+// memory `of_warps` has a row a warp, and must not be given again before another barrier has passed.
+template <int count>
+__device__ void block_sums(float (&values)[count], float (*of_warps)[count]) {
+  const int warp = static_cast<int>(threadIdx.x) / warp_size, warps = static_cast<int>(blockDim.x) / warp_size;
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    values[i] = warp_sum(values[i]);
+    if (threadIdx.x % warp_size == 0) of_warps[warp][i] = values[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    values[i] = of_warps[0][i];
+    for (int other = 1; other < warps; ++other) values[i] += of_warps[other][i];
+  }
 }
 
 }  // namespace riverhorse::cuda

@@ -3,7 +3,8 @@
 // Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that
 // a row's result does not depend on how many there are. More rows are a product of cuBLASLt. In 16 bits it adds the
 // bias and does the gelu, or its gradient, itself where it can; else the product is written to y and an elementwise
-// kernel finishes it there; an f32 y from scratch memory.
+// kernel finishes it there; an f32 y from scratch memory. It knows no bias for the rows of y^T: the product is added
+// to a y^T that is full of it.
 #include "column_sums.cuh"
 #include "encoder.h"
 #include "gelu.cuh"
@@ -36,12 +37,6 @@ struct Epilogue {
     if (accumulate) value += to_float(y[i]);
     y[i] = from_float<Y>(value);
   }
-};
-
-// `count` neighbours of a row, loaded as one.
-template <typename T, int count>
-struct alignas(sizeof(T) * count) Neighbours {
-  T values[count];
 };
 
 // `most_rows`, at least the rows there are, is known to the compiler, so that the loads of several steps are under
@@ -101,6 +96,17 @@ __global__ void finish_product(const Y* product, Epilogue<T, Y> epilogue) {
   }
 }
 
+// A block a row of y^T, (outputs, rows): all of it is the bias of that output.
+constexpr int fill_threads = 256;
+template <typename Y, int count>
+__global__ void fill_with_bias(const float* bias, std::int64_t rows, Y* y_transposed) {
+  auto* to = reinterpret_cast<Neighbours<Y, count>*>(y_transposed + blockIdx.x * rows);
+  Neighbours<Y, count> group;
+#pragma unroll
+  for (Y& value : group.values) value = from_float<Y>(bias[blockIdx.x]);
+  for (std::int64_t i = threadIdx.x; i < rows / count; i += fill_threads) to[i] = group;
+}
+
 // `d_activated` may be d_x.
 template <typename T>
 __global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d_x, std::int64_t count) {
@@ -108,16 +114,6 @@ __global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d
     d_x[i] = from_float<T>(to_float(d_activated[i]) * gelu_tanh_derivative(to_float(pre_activation[i])));
   }
 }
-
-template <typename T>
-struct BiasGradient {
-  const T* d_y;
-  bool transposed;
-  std::int64_t rows, outputs;
-  __device__ float operator()(std::int64_t row, std::int64_t output) const {
-    return to_float(d_y[transposed ? output * rows + row : row * outputs + output]);
-  }
-};
 
 // Calls `function` with values of the types of the weights and of y.
 template <typename Function>
@@ -165,9 +161,12 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     return;
   }
   const bool finished = !args.bias && args.activation == Activation::none && !args.accumulate && !args.pre_activation;
-  const bool in_place = finished || is_half(args.y.dtype);
+  const bool add_to_bias =
+      args.bias && args.y_transposed && args.activation == Activation::none && !args.pre_activation;
+  const bool in_place = finished || add_to_bias || is_half(args.y.dtype);
   Gemm gemm;
   gemm.k = inputs;
+  gemm.accumulate = add_to_bias;
   gemm.c = in_place ? args.y : scratch(DType::f32, {rows, outputs});
   if (args.y_transposed) {  // y^T (M, R) = W x^T
     gemm.m = outputs;
@@ -183,7 +182,18 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
     gemm.b = args.weight;
     gemm.b_transposed = true;
   }
-  if (finished) return multiply("linear", gemm);
+  if (add_to_bias) {
+    add("linear", [args, rows, outputs](cudaStream_t stream) {
+      with_activation(args.y.dtype, [&](auto type) {
+        using Y = decltype(type);
+        constexpr int most = 16 / sizeof(Y);
+        const bool whole = rows % most == 0 && at_16_bytes(data<Y>(args.y));
+        launch(whole ? fill_with_bias<Y, most> : fill_with_bias<Y, 1>, grid_of(outputs), fill_threads, 0, stream,
+               data<float>(args.bias), rows, data<Y>(args.y));
+      });
+    });
+  }
+  if (finished || add_to_bias) return multiply("linear", gemm);
   if (in_place && !(args.bias && args.y_transposed) && finish_at_once(args, gemm)) return;
   multiply("linear", gemm);
   add("linear", [args, product = gemm.c, rows, outputs](cudaStream_t stream) {
@@ -208,6 +218,22 @@ bool CudaEncoder::finish_at_once(const LinearArgs& args, Gemm gemm) {
   return multiply_and_finish("linear", gemm);
 }
 
+void CudaEncoder::record_bias_gradient(const LinearBackwardArgs& args, std::int64_t rows) {
+  ScratchScope scope(*this);
+  const std::int64_t outputs = args.weight.shape[0];
+  const Tensor parts = args.y_transposed ? Tensor() : scratch(DType::f32, {column_sum_parts(rows), outputs});
+  add("linear_backward", [args, parts, rows, outputs](cudaStream_t stream) {
+    with_activation(args.d_y.dtype, [&](auto type) {
+      const auto* d_y = data<decltype(type)>(args.d_y);
+      if (args.y_transposed) {
+        add_row_sums(stream, d_y, outputs, rows, data<float>(args.d_bias));
+      } else {
+        add_column_sums(stream, d_y, rows, outputs, data<float>(parts), data<float>(args.d_bias));
+      }
+    });
+  });
+}
+
 void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
   const std::int64_t rows = args.x_transposed ? args.x.shape[1] : args.x.shape[0];
@@ -222,17 +248,7 @@ void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   d_weight.c = args.d_weight;
   d_weight.accumulate = true;
   multiply("linear_backward", d_weight);
-  if (args.d_bias) {
-    ScratchScope scope(*this);
-    const Tensor parts = scratch(DType::f32, {column_sum_parts(rows), outputs});
-    add("linear_backward", [args, parts, rows, outputs](cudaStream_t stream) {
-      with_activation(args.d_y.dtype, [&](auto type) {
-        using T = decltype(type);
-        add_column_sums(stream, BiasGradient<T>{data<T>(args.d_y), args.y_transposed, rows, outputs}, rows, outputs,
-                        data<float>(parts), data<float>(args.d_bias));
-      });
-    });
-  }
+  if (args.d_bias) record_bias_gradient(args, rows);
   if (!args.d_x) return;
   ScratchScope scope(*this);
   Gemm d_x;

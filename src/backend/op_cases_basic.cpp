@@ -124,6 +124,7 @@ void add_basic_cases(CaseList& list, CaseSet set) {
   add_embed_case(list, 1, 7, 1);
   add_embed_case(list, 3, 509, 7);
   add_embed_case(list, 127, 129, 1134);
+  add_embed_case(list, 37, 129, 128);
   add_layer_norm_case(list, 1, 1, true, 0);
   add_layer_norm_case(list, 2, 7, false, 0);
   add_layer_norm_case(list, 8, 37, true, 0);

@@ -288,6 +288,7 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   add_embed_backward_case(list, 1, 7, 1);
   add_embed_backward_case(list, 127, 509, 7);
   add_embed_backward_case(list, 1134, 37, 37);
+  add_embed_backward_case(list, 129, 7, 1028);
   for (const bool with_x : {true, false}) {
     for (const float p : {0.0f, 0.5f}) {
       for (const auto& [rows, width] : {std::pair{1, 1}, {1, 7}, {37, 37}, {127, 129}, {7, 1134}}) {
@@ -298,6 +299,8 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   }
   add_residual_norm_case(list, {37, 768, true, 0.1f, true});
   add_residual_norm_backward_case(list, {1134, 37, true, 0.1f});
+  add_residual_norm_backward_case(list, {129, 768, true, 0.1f});
+  add_residual_norm_backward_case(list, {65, 128, false});
 }
 
 void add_basic_gradient_cases(GradientList& list) {
