@@ -1,7 +1,8 @@
-// One new token per sequence attends to the cache, first pass: the keys are cut into `splits` parts, and a workgroup
-// of 128 makes the partial softmax of one head over one part. Positions live in device memory, so the grid is fixed
-// and parts adapt: each is ceil(keys / splits) keys, at least 64, and those that begin beyond the last key are empty.
-// The new token's own k and v come from qkv; part 0 also writes them to the cache, where no one reads them yet.
+// One new token per sequence attends to the cache: the keys are cut into up to `splits` parts, a workgroup of 128
+// makes the partial softmax of one head over one part, and the last workgroup of a head joins the parts. Positions
+// live in device memory, so the grid is fixed and parts adapt: each is ceil(keys / splits) keys, at least 64, and
+// workgroups that begin beyond the last key have nothing to do. The new token's own k and v come from qkv; part 0
+// also writes them to the cache, where no one reads them yet.
 //
 // Scores: two invocations a key, half a head each. Values: LANES invocations across the head (a vector of four
 // channels each, or single channels where the width is odd), 128 / LANES keys at a time. One token's attention is a
@@ -15,24 +16,72 @@ layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint LANES = 16u;     // a power of two
 layout(constant_id = 1) const uint VECTORS = 1u;    // 1: width is a multiple of 4
 layout(constant_id = 2) const uint HELD = 1u;       // ceil(width / (LANES (4 or 1))): values an invocation holds
-layout(constant_id = 3) const uint DIRECT = 0u;     // 1: one part only, y is written here
-layout(constant_id = 4) const uint AHEAD = 8u;      // values of a tile that an invocation loads with the keys: all or 0
+layout(constant_id = 3) const uint AHEAD = 8u;      // values of a tile that an invocation loads with the keys: all or 0
 
 DECLARE_QKV(readonly)
 DECLARE_CACHE(restrict)
-layout(set = 0, binding = 5) buffer Partial { float partial[]; };  // (B, heads, splits, width + 2): sums, max, total
-layout(set = 0, binding = 6) buffer Y { ACT y[]; };                // (B, D)
+// (B, heads, splits, width + 2): sums, max, total
+layout(set = 0, binding = 5) coherent buffer Partial { float partial[]; };
+layout(set = 0, binding = 6) buffer Y { ACT y[]; };  // (B, D) = (B, heads, width)
+#define LAST_GROUP_BINDING 7
+#include "last_group.glsl"
 
 const uint kKeys = 64u;
 const uint kGroups = 128u / LANES;
 const uint kAhead = AHEAD != 0u ? AHEAD : 1u;
-const uint kKeysAtOnce = 8u;  // vectors of a key that an invocation loads at once
+const uint kKeysAtOnce = 8u;    // vectors of a key that an invocation loads at once
+const uint kMostParts = 128u;   // what the recording side allows
+const uint kPartsAtOnce = 32u;  // of which an invocation loads a channel at once
 
 shared float query[256];
 shared vec4 query_vectors[64];
 shared vec4 halves[32];  // of scores, two a key
 shared vec4 weights[kKeys / 4u];
 shared vec4 gathered[128];
+shared vec4 part_highest[kMostParts / 4u];
+shared vec4 part_totals[kMostParts / 4u];
+shared float part_weights[kMostParts];
+
+void load_parts(uint first, uint parts, uint channel, out float values[kPartsAtOnce]) {
+  const uint row = gl_WorkGroupID.y * splits;
+  [[unroll]] for (uint i = 0u; i < kPartsAtOnce; ++i) {
+    values[i] = partial[(row + min(first + i, parts - 1u)) * (width + 2u) + min(channel, width - 1u)];
+  }
+}
+
+// The softmax over all parts of this head. The first loads are under way before the parts' weights are known.
+void join_parts(uint parts) {
+  const uint self = gl_LocalInvocationIndex;
+  const uint own = (gl_WorkGroupID.y * splits + min(self, parts - 1u)) * (width + 2u) + width;
+  const float own_highest = self < parts ? partial[own] : -3.0e38;
+  const float own_total = self < parts ? partial[own + 1u] : 0.0;
+  float values[kPartsAtOnce];
+  load_parts(0u, parts, self, values);
+
+  part_highest[self / 4u][self % 4u] = own_highest;
+  barrier();
+  vec4 tops = part_highest[0];
+  [[unroll]] for (uint i = 1u; i < kMostParts / 4u; ++i) tops = max(tops, part_highest[i]);
+  const float highest = max(max(tops.x, tops.y), max(tops.z, tops.w));
+  const float weight = self < parts ? exp(own_highest - highest) : 0.0;
+  part_weights[self] = weight;
+  part_totals[self / 4u][self % 4u] = own_total * weight;
+  barrier();
+  vec4 totals = part_totals[0];
+  [[unroll]] for (uint i = 1u; i < kMostParts / 4u; ++i) totals += part_totals[i];
+  const float total = (totals.x + totals.y) + (totals.z + totals.w);
+
+  for (uint c = self; c < width; c += 128u) {
+    float sum = 0.0;
+    for (uint first = 0u; first < parts; first += kPartsAtOnce) {
+      if (c != self || first != 0u) load_parts(first, parts, c, values);
+      [[unroll]] for (uint i = 0u; i < kPartsAtOnce; ++i) {
+        if (first + i < parts) sum = fma(values[i], part_weights[first + i], sum);
+      }
+    }
+    y[gl_WorkGroupID.y * width + c] = ACT(sum / total);
+  }
+}
 
 void main() {
   const uint self = gl_LocalInvocationIndex;
@@ -45,6 +94,8 @@ void main() {
   const uint in_part = max((keys + splits - 1u) / splits, kKeys);
   const uint begin = part * in_part;
   const uint end = min(begin + in_part, keys);
+  const uint parts = (keys + in_part - 1u) / in_part;
+  if (part >= parts) return;
   const uint own = sequence * 3u * D + head * width;        // q of this head in qkv
   const uint base = slot * capacity * D + head * width;     // key 0 of this head in the cache
 
@@ -152,7 +203,7 @@ void main() {
     barrier();
   }
 
-  // The groups' sums meet, in order; lane by lane the head's partial result goes out.
+  // The groups' sums meet, in order; lane by lane the head's result or partial result goes out.
   const uint out_base = (sequence * heads + head) * splits * (width + 2u) + part * (width + 2u);
   [[unroll]] for (uint j = 0u; j < HELD; ++j) {
     barrier();
@@ -165,7 +216,7 @@ void main() {
       const uint c = (self + j * LANES) * each;
       [[unroll]] for (uint i = 0u; i < 4u; ++i) {
         if (i < each && c + i < width) {
-          if (DIRECT != 0u) {
+          if (parts == 1u) {
             y[sequence * D + head * width + c + i] = ACT(sum[i] / total);
           } else {
             partial[out_base + c + i] = sum[i];
@@ -174,8 +225,10 @@ void main() {
       }
     }
   }
-  if (DIRECT == 0u && self == 0u) {
+  if (parts == 1u) return;
+  if (self == 0u) {
     partial[out_base + width] = highest;
     partial[out_base + width + 1u] = total;
   }
+  if (last_group(gl_WorkGroupID.y, parts)) join_parts(parts);
 }

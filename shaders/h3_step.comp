@@ -3,6 +3,7 @@
 // in one order, with one barrier a sum.
 #version 450
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "h3_mixer_storage.glsl"
 
 // Sizes known to the compiler where they are usual, else zero and taken from the push constants: few pipelines.
@@ -37,6 +38,8 @@ layout(push_constant) uniform Push {
 #define kModes (kStateSize / 2u)
 #include "h3_step.glsl"
 
+float tap(uint channel, uint age) { return taps[channel * kStateSize + age]; }
+
 shared vec4 key_parts[4][8];
 shared vec4 mode_parts[4][8];
 
@@ -59,6 +62,7 @@ void main() {
     uint position = uint(positions[slot]);
     uint row = sequence * 3u * channels;
     float value = float(qkv[row + 2u * channels + unit]);
+    load_filter(head, lane, 32u);
     float sum = 0.0;
     for (uint i = 0u; i < kHeadDim; ++i) {
       uint key_channel = head * kHeadDim + i;
@@ -67,10 +71,10 @@ void main() {
       uint state_row = (slot * channels * kHeadDim + key_channel * kHeadDim + j) * kModes;
       uint shift_row = (slot * channels + key_channel) * kStateSize;
 
-      load_modes(head, state_row, lane, 32u);
+      load_state(state_row, shift_row, lane, 32u);
       uint newest = position % kStateSize;
-      float part = past_keys(key_channel, shift_row, newest, lane, 32u);
-      if (lane == 0u) part += taps[key_channel * kStateSize] * key;
+      float part = past_keys(key_channel, newest, lane, 32u);
+      if (lane == 0u) part += tap(key_channel, 0u) * key;
       key_parts[team][lane >> 2][lane & 3u] = part;
       barrier();
       float w = sum_of(key_parts[team]) * value;

@@ -1,7 +1,10 @@
 // One token of the H3 mixer from the residual stream: q, k, v = W layer_norm(x) + bias, then h3_step.glsl, for head
-// width 1. A team makes one channel: rows h, D + h and 2 D + h of W (linear_gemv.glsl), and that channel's step, whose
-// state it requests before the weights arrive. q, k and v are rounded to the activation dtype, as between the two
-// operations that this is.
+// width 1. A team makes one channel: rows h, D + h and 2 D + h of W (linear_gemv.glsl), and that channel's step. q, k
+// and v are rounded to the activation dtype, as between the two operations that this is.
+//
+// One token is a matter of latency. Weights, x, the filter and the state are all requested before anything but the
+// slot is waited for: keys and taps in the order of memory, which does not depend on the position, and the taps are
+// turned to meet their keys in shared memory.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "linear_gemv.glsl"
@@ -23,59 +26,98 @@ layout(std430, set = 0, binding = 14) readonly buffer Taps { float taps[]; };   
 
 uint weight_row(uint first, uint i) { return min(first, M / 3u - 1u) + i * (M / 3u); }
 
-uint state_row, shift_row, newest;
-float past;  // this lane's part
+shared float shared_taps[TEAMS * kStateSize];
 
-void request_state(uint row, uint channel) {
-  const uint slot = uint(slots[min(row, R - 1u)]);
-  newest = uint(positions[slot]) % kStateSize;
-  state_row = (slot * (M / 3u) + channel) * kModes;
-  shift_row = (slot * (M / 3u) + channel) * kStateSize;
-  load_modes(channel, state_row, lane(), lanes());
-  past = past_keys(channel, shift_row, newest, lane(), lanes());
+uint own_team, own_channel;
+uint row_slots[BATCH];
+uint state_row, shift_row, newest;  // of the row of x at hand
+float own_taps[kKeyGroups];
+vec3 own_bias = vec3(0.0);  // of q, k and v
+float own_d;
+
+float tap(uint channel, uint age) { return shared_taps[own_team * kStateSize + age]; }
+
+void request_state(uint row) {
+  const uint first = row_slots[row] * (M / 3u) + own_channel;
+  state_row = first * kModes;
+  shift_row = first * kStateSize;
+  newest = uint(positions[row_slots[row]]) % kStateSize;
+  load_state(state_row, shift_row, lane(), lanes());
 }
 
-// The i-th of q, k, v of one row.
-float projected(uint i, uint row, uint channel) {
-  float value = team_sum(sums[i * BATCH + row]);
-  if ((FLAGS & kBias) != 0u) value += bias[i * (M / 3u) + channel];
-#ifdef ACT_F16
-  value = unpackHalf2x16(packHalf2x16(vec2(value, 0.0))).x;
+void while_waiting() {
+  load_filter(own_channel, lane(), lanes());
+  [[unroll]] for (uint group = 0u; group < kKeyGroups; ++group) {
+    own_taps[group] = taps[own_channel * kStateSize + min(group * lanes() + lane(), kStateSize - 1u)];
+  }
+  if ((FLAGS & kBias) != 0u) {
+    own_bias = vec3(bias[own_channel], bias[M / 3u + own_channel], bias[2u * (M / 3u) + own_channel]);
+  }
+  own_d = d_in[own_channel];
+  if (BATCH == 1u) request_state(0u);
+}
+
+void share_taps() {
+  [[unroll]] for (uint group = 0u; group < kKeyGroups; ++group) {
+    const uint age = group * lanes() + lane();
+    if (age < kStateSize) shared_taps[own_team * kStateSize + age] = own_taps[group];
+  }
+#ifdef SUBGROUPS
+  subgroupBarrier();
+#else
+  barrier();
 #endif
-  return value;
+}
+
+// Four sums at once: one after the other they would take four times as long.
+vec4 team_sums(vec4 values) {
+#ifdef SUBGROUPS
+  return subgroupAdd(values);
+#else
+  return vec4(team_sum(values.x), team_sum(values.y), team_sum(values.z), team_sum(values.w));
+#endif
+}
+
+vec3 rounded(vec3 values) {
+#ifdef ACT_F16
+  return vec3(unpackHalf2x16(packHalf2x16(values.xy)), unpackHalf2x16(packHalf2x16(values.zz)).x);
+#else
+  return values;
+#endif
 }
 
 void main() {
   const uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+  [[unroll]] for (uint row = 0u; row < BATCH; ++row) row_slots[row] = uint(slots[min(row, R - 1u)]);
 #ifdef SUBGROUPS
-  for (uint team = gl_SubgroupID; team < TEAMS; team += gl_NumSubgroups) {
+  for (own_team = gl_SubgroupID; own_team < TEAMS; own_team += gl_NumSubgroups) {
 #else
-  const uint team = gl_LocalInvocationIndex / 32u;
+  own_team = gl_LocalInvocationIndex / 32u;
   {
 #endif
-    const bool in_range = group * TEAMS + team < M / 3u;
-    const uint channel = min(group * TEAMS + team, M / 3u - 1u);
+    const bool in_range = group * TEAMS + own_team < M / 3u;
+    own_channel = min(group * TEAMS + own_team, M / 3u - 1u);
     [[unroll]] for (uint i = 0u; i < ROWS * BATCH; ++i) sums[i] = 0.0;
-    if (BATCH == 1u) request_state(0u, channel);
     if ((FLAGS & kVectorWeight) != 0u) {
-      dot_vectors(channel, 0u);
+      dot_vectors(own_channel, 0u);
     } else {
-      dot_scalars(channel, 0u);
+      dot_scalars(own_channel, 0u);
     }
+    share_taps();
     [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
       const bool write = in_range && row < R;
-      if (BATCH > 1u) request_state(row, channel);
-      const float query = projected(0u, row, channel);
-      const float key = projected(1u, row, channel);
-      const float value = projected(2u, row, channel);
-      const float w = (team_sum(past) + taps[channel * kStateSize] * key) * value;
-      const float z = d_in[channel] * w + 2.0 * team_sum(step_modes(state_row, w, write, lane(), lanes()));
+      if (BATCH > 1u) request_state(row);
+      const float past = past_keys(own_channel, newest, lane(), lanes());
+      const vec4 totals = team_sums(vec4(sums[row], sums[BATCH + row], sums[2u * BATCH + row], past));
+      const vec3 projected = rounded(totals.xyz + own_bias);  // q, k and v
+      const float w = (totals.w + tap(own_channel, 0u) * projected.y) * projected.z;
+      const float z = own_d * w + 2.0 * team_sum(step_modes(state_row, w, write, lane(), lanes()));
       if (write && lane() == 0u) {
-        shift_state[shift_row + newest] = key;
+        shift_state[shift_row + newest] = projected.y;
 #ifdef ACT_F16
-        y16[row * (M / 3u) + channel] = float16_t(query * z);
+        y16[row * (M / 3u) + own_channel] = float16_t(projected.x * z);
 #else
-        y32[row * (M / 3u) + channel] = query * z;
+        y32[row * (M / 3u) + own_channel] = projected.x * z;
 #endif
       }
     }

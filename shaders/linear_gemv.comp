@@ -5,6 +5,7 @@
 #include "linear_gemv.glsl"
 
 uint weight_row(uint first, uint i) { return min(first + i, M - 1u); }
+void while_waiting() {}
 
 shared float partial[TEAMS * ROWS * BATCH];
 

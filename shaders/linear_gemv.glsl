@@ -42,7 +42,10 @@ const uint kUnit = 4u;
 #endif
 const uint kQuads = kUnit / 4u;  // quads (vec4) of x for a unit of W
 
-uint weight_row(uint first, uint i);  // the i-th of a team's rows of W; defined by who includes this
+// Defined by who includes this: the i-th of a team's rows of W, and what a layer norm does between requesting its
+// first row and waiting for it.
+uint weight_row(uint first, uint i);
+void while_waiting();
 
 #ifndef SUBGROUPS
 shared float tree[GROUP];
@@ -108,11 +111,14 @@ void layer_norm_statistics() {
     const uint step = kHeldUnits * lanes();
     float sum = 0.0;
     if ((FLAGS & kVectorX) != 0u) {
+      hold_quads(base, 0u);
+      if (row == 0u) while_waiting();
       for (uint begin = 0u; begin < units; begin += step) {
-        hold_quads(base, begin);
+        if (begin > 0u) hold_quads(base, begin);
         [[unroll]] for (uint i = 0u; i < kHeld; ++i) sum += (held[i].x + held[i].y) + (held[i].z + held[i].w);
       }
     } else {
+      if (row == 0u) while_waiting();
       for (uint k = lane(); k < K; k += lanes()) sum += x32[base + k];
     }
     mean[row] = team_sum(sum) / float(K);

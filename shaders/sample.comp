@@ -1,6 +1,8 @@
 #version 450
+#extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-// Draws one token a row, as src/cpu/sample.cpp defines it. One workgroup a row.
+// Draws one token a row, as src/cpu/sample.cpp defines it. Several workgroups a row look for the largest logit, each
+// in a piece of the row; the last to finish draws the token alone. Without a temperature nothing is left to do then.
 //
 // No sort: what top-k and top-p keep is a prefix of the ranking, so it is described by a key and an index: keep
 // those with a larger key, and of those with this very key the ones up to that index. Keys are the adjusted logits
@@ -18,11 +20,17 @@ layout(push_constant) uniform Push {
 layout(binding = 0, std430) readonly buffer Logits { float logits[]; };      // (B, V)
 layout(binding = 1, std430) readonly buffer Slots { int slots[]; };          // (B)
 layout(binding = 2, std430) buffer Sampler { uint sampler_rows[]; };         // (S, 16) SamplerRow
+layout(binding = 2, std430) buffer SamplerQuads { uvec4 sampler_quads[]; };  // the same, four words at a time
 layout(binding = 3, std430) buffer Counts { int counts[]; };                 // (S, V) or anything
 layout(binding = 4, std430) readonly buffer Biases { float biases[]; };      // (S, V) or anything
 layout(binding = 5, std430) writeonly buffer Tokens { int tokens[]; };       // (B)
 layout(binding = 6, std430) writeonly buffer History { int history[]; };     // (S, K) or anything
+layout(binding = 7, std430) coherent buffer Bests { uvec2 bests[]; };        // (B, pieces) key and index
+#define LAST_GROUP_BINDING 8
+#include "last_group.glsl"
 
+const uint most_pieces = 32;  // what the recording side allows
+const uint at_once = 4;       // loads of each array under way in an invocation
 const uint bin_copies = 4;  // of the histogram, so that neighbours collide less
 shared uint bins[256 * bin_copies];
 shared uint sums[16];
@@ -37,7 +45,9 @@ const uint key_of_minus_infinity = 0x007fffffu;
 uint row_begin;    // in logits
 uint slot_begin;   // in counts and biases
 uint limit;        // candidates
-float temperature, repetition_penalty, presence_penalty, frequency_penalty;
+float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+int top_k;
+uint draws;
 float best_x;
 float weight_scale;  // 2^30 / sum of exponentials
 // What is kept so far.
@@ -82,26 +92,25 @@ uint key_of(float x) {
 
 float x_of(uint key) { return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key); }
 
-uint adjusted_key(float logit, uint index) {
-  precise float x = logit;
-  if (has_bias != 0) x = x + biases[slot_begin + index];
-  if (has_counts != 0) {
-    const int count = counts[slot_begin + index];
-    if (count > 0) {
-      if (x > 0.0) {
-        x = divide(x, repetition_penalty);
-      } else {
-        x = x * repetition_penalty;
-      }
-      x = x - presence_penalty;
-      precise float penalty = frequency_penalty * float(count);
-      x = x - penalty;
+float bias_at(uint index) { return has_bias != 0 ? biases[slot_begin + index] : 0.0; }
+int count_at(uint index) { return has_counts != 0 ? counts[slot_begin + index] : 0; }
+
+uint adjusted_key(float logit, float bias, int count) {
+  precise float x = logit + bias;
+  if (count > 0) {
+    if (x > 0.0) {
+      x = divide(x, repetition_penalty);
+    } else {
+      x = x * repetition_penalty;
     }
+    x = x - presence_penalty;
+    precise float penalty = frequency_penalty * float(count);
+    x = x - penalty;
   }
   return key_of(x);
 }
 
-uint key_at(uint index) { return adjusted_key(logits[row_begin + index], index); }
+uint key_at(uint index) { return adjusted_key(logits[row_begin + index], bias_at(index), count_at(index)); }
 
 float exponential_of(uint key) {
   return key <= key_of_minus_infinity ? 0.0 : exponential(divide(x_of(key) - best_x, temperature));
@@ -149,44 +158,65 @@ float sum_over_group(float value) {
   return uintBitsToFloat(partial_key[0]);
 }
 
-// The largest key and the lowest index that has it.
-uvec2 best_of_row() {
-  const uint self = gl_LocalInvocationID.x;
+// Of `count` keys in shared memory the largest, and the lowest index that has it.
+uvec2 best_of(uint first, uint step, uint count) {
   uint key = 0;
   uint index = none;
-  // Many loads in flight: one workgroup has to hide the latency of memory by itself.
-  const uint at_once = 16;
-  for (uint first = self; first < limit; first += at_once * gl_WorkGroupSize.x) {
-    float values[at_once];
+  [[unroll]] for (uint i = 0; i < count; ++i) key = max(key, partial_key[first + i * step]);
+  [[unroll]] for (uint i = 0; i < count; ++i) {
+    if (partial_key[first + i * step] == key) index = min(index, partial_index[first + i * step]);
+  }
+  return uvec2(key, index);
+}
+
+void load_logits(uint first, out float values[at_once]) {
+  [[unroll]] for (uint j = 0; j < at_once; ++j) {
+    values[j] = logits[row_begin + min(first + j * gl_WorkGroupSize.x, vocabulary - 1)];
+  }
+}
+
+// The best of the row's logits from `begin` to `end`; the first `values` have been requested already. Two levels of
+// at most 32 in shared memory: a barrier takes longer than some reads.
+uvec2 best_of_piece(uint begin, uint end, float values[at_once]) {
+  const uint self = gl_LocalInvocationID.x;
+  uvec2 best = uvec2(0, none);
+  for (uint tile = begin; tile < end; tile += at_once * gl_WorkGroupSize.x) {
+    if (tile != begin) load_logits(tile + self, values);
+    float bias[at_once];
+    int count[at_once];
     [[unroll]] for (uint j = 0; j < at_once; ++j) {
-      values[j] = logits[row_begin + min(first + j * gl_WorkGroupSize.x, limit - 1)];
+      const uint i = min(tile + self + j * gl_WorkGroupSize.x, vocabulary - 1);
+      bias[j] = bias_at(i);
+      count[j] = count_at(i);
     }
     [[unroll]] for (uint j = 0; j < at_once; ++j) {
-      const uint i = first + j * gl_WorkGroupSize.x;
-      const uint other = i < limit ? adjusted_key(values[j], i) : 0;
-      if (other > key) {
-        key = other;
-        index = i;
-      }
+      const uint i = tile + self + j * gl_WorkGroupSize.x;
+      const uint key = i < min(end, limit) ? adjusted_key(values[j], bias[j], count[j]) : 0;
+      if (key > best.x) best = uvec2(key, i);
     }
   }
-  partial_key[self] = key;
-  partial_index[self] = index;
+  partial_key[self] = best.x;
+  partial_index[self] = best.y;
   barrier();
-  for (uint width = gl_WorkGroupSize.x / 2; width > 0; width /= 2) {
-    if (self < width) {
-      const uint other = partial_key[self + width];
-      const uint other_index = partial_index[self + width];
-      if (other > partial_key[self] || (other == partial_key[self] && other_index < partial_index[self])) {
-        partial_key[self] = other;
-        partial_index[self] = other_index;
-      }
-    }
-    barrier();
+  if (self < 32) {
+    best = best_of(self, 32, gl_WorkGroupSize.x / 32);
+    partial_key[self] = best.x;
+    partial_index[self] = best.y;
   }
-  const uvec2 best = uvec2(partial_key[0], partial_index[0]);
   barrier();
-  return best;
+  return best_of(0, 1, 32);
+}
+
+// The best of the row's pieces.
+uvec2 best_of_row(uint pieces) {
+  const uint self = gl_LocalInvocationID.x;
+  if (self < most_pieces) {
+    const uvec2 best = self < pieces ? bests[gl_WorkGroupID.x * pieces + self] : uvec2(0, none);
+    partial_key[self] = best.x;
+    partial_index[self] = best.y;
+  }
+  barrier();
+  return best_of(0, 1, most_pieces);
 }
 
 // Of the kept ones by falling key: the key at which the running sum (of weights, or of ones) first exceeds `target`,
@@ -315,11 +345,10 @@ uint philox(uint draw, uint key_low, uint key_high) {
   return c.x;
 }
 
-uint draw_token(uint row, uvec2 best) {
+uint draw_token(uvec2 best, uint key_low, uint key_high) {
   if (!(temperature > 0.0) || best.x <= key_of_minus_infinity) return best.y;
   const uint self = gl_LocalInvocationID.x;
   best_x = x_of(best.x);
-  const int top_k = int(sampler_rows[row + 1]);
   if (top_k > 0 && uint(top_k) < limit) {
     const uvec2 selected = select_key(false, uint(top_k) - 1);
     least_key = selected.x;
@@ -333,47 +362,63 @@ uint draw_token(uint row, uvec2 best) {
   }
   weight_scale = divide(1073741824.0, sum_over_group(exponentials));
 
-  const uint top_p = fixed_point(uintBitsToFloat(sampler_rows[row + 2]), 65536);
-  if (top_p < 65536) {
+  const uint top_share = fixed_point(top_p, 65536);
+  if (top_share < 65536) {
     uint weights = 0;
     for (uint i = self; i < limit; i += gl_WorkGroupSize.x) {
       const uint key = key_at(i);
       if (kept(key, i)) weights += weight_of(key);
     }
-    const uint nucleus = max(1u, scaled(sum_over_group(weights), top_p));
+    const uint nucleus = max(1u, scaled(sum_over_group(weights), top_share));
     const uvec2 selected = select_key(true, nucleus - 1);
     const uint weight = max(1u, weight_of(selected.x));
     if (selected.x > least_key) last_index = none;
     least_key = selected.x;
     last_index = find_index(false, (nucleus - selected.y + weight - 1) / weight - 1, false);
   }
-  least_weight = scaled(weight_of(best.x), fixed_point(uintBitsToFloat(sampler_rows[row + 3]), 0));
+  least_weight = scaled(weight_of(best.x), fixed_point(min_p, 0));
 
-  const uint random = philox(sampler_rows[row + 10], sampler_rows[row + 8], sampler_rows[row + 9]);
-  const uint token = find_index(true, random, true);
+  const uint token = find_index(true, philox(draws, key_low, key_high), true);
   return token == none ? best.y : token;
 }
 
 void main() {
   const uint batch_index = gl_WorkGroupID.x;
+  const uint pieces = gl_NumWorkGroups.y;
+  const uint piece = (vocabulary + pieces - 1) / pieces;
+  const uint begin = gl_WorkGroupID.y * piece;
   const uint slot = uint(slots[batch_index]);
-  const uint row = slot * 16;
   row_begin = batch_index * vocabulary;
   slot_begin = slot * vocabulary;
-  temperature = uintBitsToFloat(sampler_rows[row]);
-  repetition_penalty = uintBitsToFloat(sampler_rows[row + 4]);
-  presence_penalty = uintBitsToFloat(sampler_rows[row + 5]);
-  frequency_penalty = uintBitsToFloat(sampler_rows[row + 6]);
-  const int vocabulary_limit = int(sampler_rows[row + 7]);
-  limit = vocabulary_limit > 0 ? min(uint(vocabulary_limit), vocabulary) : vocabulary;
+  // Requested while the slot is not known yet.
+  float values[at_once];
+  load_logits(begin + gl_LocalInvocationID.x, values);
 
-  const uint token = draw_token(row, best_of_row());
-  barrier();
+  const uvec4 first_quad = sampler_quads[slot * 4];
+  const uvec4 second_quad = sampler_quads[slot * 4 + 1];
+  const uvec4 third_quad = sampler_quads[slot * 4 + 2];
+  temperature = uintBitsToFloat(first_quad.x);
+  top_k = int(first_quad.y);
+  top_p = uintBitsToFloat(first_quad.z);
+  min_p = uintBitsToFloat(first_quad.w);
+  repetition_penalty = uintBitsToFloat(second_quad.x);
+  presence_penalty = uintBitsToFloat(second_quad.y);
+  frequency_penalty = uintBitsToFloat(second_quad.z);
+  const int vocabulary_limit = int(second_quad.w);
+  limit = vocabulary_limit > 0 ? min(uint(vocabulary_limit), vocabulary) : vocabulary;
+  draws = third_quad.z;
+
+  uvec2 best = best_of_piece(begin, min(begin + piece, vocabulary), values);
+  if (pieces > 1) {
+    if (gl_LocalInvocationID.x == 0) bests[batch_index * pieces + gl_WorkGroupID.y] = best;
+    if (!last_group(batch_index, pieces)) return;
+    best = best_of_row(pieces);
+  }
+  const uint token = draw_token(best, third_quad.x, third_quad.y);
   if (gl_LocalInvocationID.x == 0) {
-    const uint draws = sampler_rows[row + 10];
     tokens[batch_index] = int(token);
-    if (has_counts != 0) counts[slot_begin + token] += 1;
+    if (has_counts != 0) atomicAdd(counts[slot_begin + token], 1);
     if (history_capacity > 0) history[slot * history_capacity + draws % history_capacity] = int(token);
-    sampler_rows[row + 10] = draws + 1;
+    sampler_rows[slot * 16 + 10] = draws + 1;
   }
 }

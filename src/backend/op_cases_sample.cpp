@@ -100,6 +100,8 @@ void add_sample_cases(CaseList& list, CaseSet set) {
   add(list, {"greedy_limit", 3, 129, limited});
   add(list, {"greedy_penalties", 3, 1134, {.repetition_penalty = 2.0f, .presence_penalty = 1.0f}, true});
   add(list, {"greedy", 1, 50264, greedy});
+  add(list, {"greedy_ties", 1, 50264, greedy, false, false, 0, true});
+  add(list, {"greedy_limit", 3, 50264, limited, true, true, 3});
   add(list, {"warm", 17, 7, warm, true});
   add(list, {"warm", 8, 1134, warm});
   add(list, {"warm_limit", 8, 127, warm_limited});

@@ -1,5 +1,6 @@
 // attention: the cache is written, then many queries walk over it, a tile at a time.
-// attention_step: one query a sequence; the keys are cut into parts that fill the device, and the parts are joined.
+// attention_step: one query a sequence; the keys are cut into parts that fill the device, and the last to finish of a
+// head's parts joins them.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -28,11 +29,6 @@ struct AttentionPush {
   std::uint32_t block_begin = 0;
   std::uint32_t splits = 1;
   float scale = 1;
-};
-
-struct CombinePush {
-  std::uint32_t splits = 1;
-  std::uint32_t head_width = 0;
 };
 
 AttentionPush attention_push(const AttentionArgs& args) {
@@ -118,19 +114,17 @@ void VulkanEncoder::record_attention_step(const AttentionArgs& args) {
   AttentionPush push = attention_push(args);
   if (args.qkv.count() == 0) return;
   const bool f16 = args.qkv.dtype == DType::f16;
-  const std::uint32_t compute_units = limits().compute_units;
   const std::uint32_t heads_total = push.batch * push.heads;
   if (heads_total > limits().group_count[1]) {
     fail(StatusCode::unsupported, "attention_step: {} sequences of {} heads are more than the device's grid can hold",
          push.batch, push.heads);
   }
-  push.splits = std::clamp(divide_up(compute_units * 8, heads_total), 1u,
+  push.splits = std::clamp(divide_up(most_counters(), heads_total), 1u,
                            std::min(most_parts, divide_up(push.capacity, least_part)));
 
   const bool vectors = by_vectors(args, push.head_width);
   const std::uint32_t items = vectors ? push.head_width / 4 : push.head_width;  // that lanes go across
   const std::uint32_t lanes = std::min(std::bit_ceil(items), group_size);
-  const std::uint32_t direct = push.splits == 1 ? 1 : 0;
 
   ScratchScope scope(*this);
   const Tensor partial = scratch(DType::f32, {heads_total, push.splits, push.head_width + 2});
@@ -140,11 +134,12 @@ void VulkanEncoder::record_attention_step(const AttentionArgs& args) {
                               {args.cache.k, Access::read_write},
                               {args.cache.v, Access::read_write},
                               {partial, Access::write},
-                              {args.y, Access::write}};
+                              {args.y, Access::write},
+                              {counters(), Access::read_write}};
   const std::uint32_t held = divide_up(items, lanes);
   // Of a tile of 64 keys, 128 / lanes at a time; up to 16 vectors an invocation.
   const std::uint32_t ahead = vectors && held == 1 && lanes >= 2 && lanes <= 32 ? lanes / 2 : 0;
-  const std::uint32_t constants[] = {lanes, vectors ? 1u : 0u, held, direct, ahead};
+  const std::uint32_t constants[] = {lanes, vectors ? 1u : 0u, held, ahead};
   Dispatch parts;
   parts.shader = f16 ? "attention_step.f16" : "attention_step.f32";
   parts.constants = constants;
@@ -155,17 +150,6 @@ void VulkanEncoder::record_attention_step(const AttentionArgs& args) {
   parts.cost_bytes = 2.0 * dtype_size_bytes(args.qkv.dtype) * push.capacity * push.width * push.batch;
   parts.cost_flops = 4.0 * push.capacity * push.width * push.batch;
   dispatch(parts);
-  if (direct != 0) return;
-
-  const CombinePush combine_push{push.splits, push.head_width};
-  const Binding combine_bindings[] = {{partial, Access::read}, {args.y, Access::write}};
-  Dispatch combine;
-  combine.shader = f16 ? "attention_combine.f16" : "attention_combine.f32";
-  combine.bindings = combine_bindings;
-  combine.push = push_bytes(combine_push);
-  combine.groups[0] = heads_total;
-  combine.cost_bytes = static_cast<double>(partial.size_bytes());
-  dispatch(combine);
 }
 
 }  // namespace riverhorse::vulkan

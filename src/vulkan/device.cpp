@@ -163,12 +163,12 @@ std::unique_ptr<Recording> VulkanDevice::record(const RecordFunction& function, 
   function(preparing);
   for (const PipelineKey& key : preparing.wanted_pipelines()) impl_->pipelines->get(key);
   std::shared_ptr<Buffer> workspace = allocate(preparing.scratch_peak_bytes(), MemoryUse::device);
-  impl_->transfer->flush_fills();
   auto recording = std::make_unique<VulkanRecording>(impl_->core, impl_->pipelines, options,
                                                      preparing.dispatch_count(), preparing.operation_count());
   VulkanEncoder encoder(*this, recording.get(), std::move(workspace));
   function(encoder);
   recording->finish();
+  impl_->transfer->flush_fills();  // of what was allocated meanwhile
   return recording;
 }
 

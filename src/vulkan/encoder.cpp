@@ -39,6 +39,7 @@ struct VulkanEncoder::State {
   VkPipeline bound = VK_NULL_HANDLE;
   int operation_depth = 0;
   bool uses_transfer = false;  // some command so far was not a dispatch
+  Tensor counters;             // made when first asked for
 };
 
 VulkanEncoder::VulkanEncoder(VulkanDevice& device, VulkanRecording* recording, std::shared_ptr<Buffer> workspace)
@@ -49,6 +50,16 @@ VulkanEncoder::VulkanEncoder(VulkanDevice& device, VulkanRecording* recording, s
 VulkanEncoder::~VulkanEncoder() = default;
 
 const VulkanLimits& VulkanEncoder::limits() const { return device_.limits(); }
+
+// More things than these fill the device with a workgroup each: there is no need to share them among several.
+std::uint32_t VulkanEncoder::most_counters() const { return limits().compute_units * 8; }
+
+const Tensor& VulkanEncoder::counters() {
+  if (!preparing() && !state_->counters) {
+    state_->counters = device_.allocate_tensor(DType::i32, {most_counters()});  // zeros
+  }
+  return state_->counters;
+}
 
 std::uint32_t VulkanEncoder::dispatch_count() const { return state_->dispatches; }
 std::uint32_t VulkanEncoder::operation_count() const { return state_->operations; }

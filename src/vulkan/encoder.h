@@ -55,6 +55,10 @@ class VulkanEncoder final : public Encoder {
   void external(std::span<const Binding> touched, double cost_bytes,
                 const std::function<void(VkCommandBuffer)>& record);
 
+  // The counters of shaders/last_group.glsl, most_counters() zeros before and after every dispatch.
+  const Tensor& counters();
+  std::uint32_t most_counters() const;
+
   // What was asked for so far; the device uses them between preparing and recording.
   std::uint32_t dispatch_count() const;
   std::uint32_t operation_count() const;

@@ -3,10 +3,14 @@
 
 #include "base/error.h"
 #include "vulkan/encoder.h"
+#include "vulkan/grid.h"
 
 namespace riverhorse::vulkan {
 
-// One workgroup a row, as wide as the device allows: a row of 50264 logits is a matter of latency, not of bandwidth.
+constexpr std::uint32_t most_pieces = 32;  // of a row; sample.comp
+
+// Workgroups as wide as the device allows, and several a row while rows are fewer than compute units: a row of 50264
+// logits is a matter of latency, not of bandwidth.
 void VulkanEncoder::record_sample(const SampleArgs& args) {
   const OperationScope scope(*this, "sample");
   struct Push {
@@ -23,16 +27,25 @@ void VulkanEncoder::record_sample(const SampleArgs& args) {
   }
   const Push push{static_cast<std::uint32_t>(args.logits.shape[1]), args.counts ? 1u : 0u, args.bias ? 1u : 0u,
                   args.history ? static_cast<std::uint32_t>(args.history.shape[1]) : 0u};
+  const std::uint32_t constants[] = {std::bit_floor(std::min(limits().invocations, 1024u))};
+  const auto rows = static_cast<std::uint32_t>(batch);
+  const std::uint32_t pieces =
+      std::min({divide_up(limits().compute_units, rows), divide_up(push.vocabulary, 4 * constants[0]), most_pieces});
+
+  ScratchScope scratch_scope(*this);
+  const Tensor bests = scratch(DType::i32, {batch, pieces, 2});
   const Binding bindings[] = {{args.logits, Access::read},
                               {args.slots, Access::read},
                               {args.sampler, Access::read_write},
                               {args.counts ? args.counts : args.sampler, Access::read_write},
                               {args.bias ? args.bias : args.sampler, Access::read},
                               {args.tokens, Access::write},
-                              {args.history ? args.history : args.sampler, Access::read_write}};
-  const std::uint32_t constants[] = {std::bit_floor(std::min(limits().invocations, 1024u))};
+                              {args.history ? args.history : args.sampler, Access::read_write},
+                              {bests, Access::write},
+                              {counters(), Access::read_write}};
   Dispatch sample{"sample", constants, bindings, push_bytes(push)};
-  sample.groups[0] = static_cast<std::uint32_t>(batch);
+  sample.groups[0] = rows;
+  sample.groups[1] = pieces;
   sample.cost_bytes = static_cast<double>(args.logits.size_bytes());
   dispatch(sample);
 }
