@@ -97,40 +97,44 @@ __global__ void __launch_bounds__(Tiles::threads)
 
   float sums[Tiles::rows][Tiles::channels] = {};
   float maximum[Tiles::rows], total[Tiles::rows] = {};
-  for (float& each : maximum) each = -FLT_MAX;
+  for (float& each : maximum) each = -FLT_MAX;  // of the products before they are scaled
+  const float scale = source.scale * log2_e;
   const auto queries = tiles.load(0, source.queries(sequence, head), query_begin);
   const auto attend_tile = [&](std::int64_t key_begin, const auto& keys, const auto& values) {
     float weights[Tiles::rows][Tiles::columns];
     tiles.multiply(queries, keys, weights);
+    if (key_begin + tile > past + query_begin + 1) {  // not every query sees every key
+      const auto first_seen = static_cast<int>(past + query_begin + 1 - key_begin);
+#pragma unroll
+      for (int i = 0; i < Tiles::rows; ++i) {
+        for (int j = 0; j < Tiles::columns; ++j) {
+          if (tiles.column(j) >= first_seen + tiles.row(i)) weights[i][j] = -FLT_MAX;
+        }
+      }
+    }
 #pragma unroll
     for (int i = 0; i < Tiles::rows; ++i) {
-      const std::int64_t query = query_begin + tiles.row(i);
-      const std::int64_t keys_seen = past + query + 1 - key_begin;
-      float largest = -FLT_MAX;
+      float largest = maximum[i];
 #pragma unroll
-      for (int j = 0; j < Tiles::columns; ++j) {
-        weights[i][j] *= source.scale;
-        if (tiles.column(j) < keys_seen) largest = fmaxf(largest, weights[i][j]);
-      }
-      const float new_maximum = fmaxf(maximum[i], tiles.row_max(largest));
-      const float shrink = expf(maximum[i] - new_maximum);
-      maximum[i] = new_maximum;
+      for (int j = 0; j < Tiles::columns; ++j) largest = fmaxf(largest, weights[i][j]);
+      largest = tiles.row_max(largest);
+      const float shrink = exp2f((maximum[i] - largest) * scale), shift = largest * scale;
+      maximum[i] = largest;
       float sum = 0;
 #pragma unroll
-      for (int begin = 0; begin < Tiles::columns; begin += Tiles::column_run) {
-        float kept[Tiles::column_run];
-        mask.factors((first_index + query) * source.tokens + key_begin + tiles.column(begin), kept);
-#pragma unroll
-        for (int run = 0; run < Tiles::column_run; ++run) {
-          const int j = begin + run;
-          const float weight = tiles.column(j) < keys_seen ? expf(weights[i][j] - new_maximum) : 0.0f;
-          sum += weight;
-          weights[i][j] = weight * kept[run];
-        }
+      for (int j = 0; j < Tiles::columns; ++j) {
+        weights[i][j] = exp2f(fmaf(weights[i][j], scale, -shift));
+        sum += weights[i][j];
       }
       total[i] = total[i] * shrink + tiles.row_sum(sum);
       for (float& each : sums[i]) each *= shrink;
     }
+    drop<Tiles, false>(
+        mask,
+        [&](int i, int j) {
+          return (first_index + query_begin + tiles.row(i)) * source.tokens + key_begin + tiles.column(j);
+        },
+        weights);
     tiles.add_weighted(weights, values, sums);
   };
   over_tiles(tiles, 1, source.keys(sequence, head), source.values(sequence, head), 0, key_end, attend_tile);
@@ -141,7 +145,7 @@ __global__ void __launch_bounds__(Tiles::threads)
     const std::int64_t query = query_begin + tiles.row(i);
     factors[i] = 1.0f / total[i];
     if (log_sum_exp != nullptr && channel_begin == 0 && tiles.column(0) == 0 && query < source.tokens) {
-      log_sum_exp[first_index + query] = maximum[i] + logf(total[i]);
+      log_sum_exp[first_index + query] = maximum[i] * source.scale + logf(total[i]);
     }
   }
   T* out = y + std::int64_t{sequence} * source.tokens * source.width + head * source.head_width;

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "dropout.cuh"
 #include "encoder.h"
 #include "kernel.cuh"
 
@@ -38,6 +39,28 @@ struct Rows {
     return row < count && channel < width ? to_float(data[row * stride + channel]) : 0.0f;
   }
 };
+
+// exp(x) = 2^(x log2_e): the hardware has the latter.
+constexpr float log2_e = 1.44269504088896341f;
+
+// weights[i][j] times what dropout gives them. index_of(i, j) is an element's index; with `turned`, index_of(j, i),
+// and neighbouring rows follow each other instead of neighbouring columns.
+template <typename Tiles, bool turned, typename IndexOf>
+__device__ __forceinline__ void drop(const DropoutMask& mask, const IndexOf& index_of,
+                                     float (&weights)[Tiles::rows][Tiles::columns]) {
+  if (!mask.drops()) return;
+  constexpr int run = turned ? Tiles::row_run : Tiles::column_run;
+#pragma unroll
+  for (int line = 0; line < (turned ? Tiles::columns : Tiles::rows); ++line) {
+#pragma unroll
+    for (int begin = 0; begin < (turned ? Tiles::rows : Tiles::columns); begin += run) {
+      float kept[run];
+      mask.factors(index_of(line, begin), kept);
+#pragma unroll
+      for (int n = 0; n < run; ++n) (turned ? weights[begin + n][line] : weights[line][begin + n]) *= kept[n];
+    }
+  }
+}
 
 // Calls work(at, a, b) for each tile of two lots of rows, at = begin, begin + tile, ... below `end`. While one is
 // worked on, the next arrives, in the slots from `slot` to `slot` + 3; what was loaded before this call arrives with

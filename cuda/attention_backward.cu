@@ -105,20 +105,6 @@ void launch_make_delta(cudaStream_t stream, const Source<T>& source, std::int64_
          delta_threads, 0, stream, source, queries, lanes, delta);
 }
 
-struct Pair {
-  float weight;     // m p: what the value was multiplied by
-  float d_product;  // the gradient of q . k
-};
-
-// Of a query and a key, from q . k and d_y . v.
-template <typename T>
-__device__ Pair backward_of(const Source<T>& source, const Head<T>& head, std::int64_t query, std::int64_t key,
-                            float product, float d_weight, float kept) {
-  if (key > query || query >= source.tokens) return {0, 0};
-  const float probability = expf(source.scale * product - head.log_sum_exp[query]);
-  return {kept * probability, source.scale * probability * (kept * d_weight - head.delta[query])};
-}
-
 // Grid: tiles of queries times passes over the channels, heads, sequences.
 template <typename T, typename Tiles>
 __global__ void __launch_bounds__(Tiles::threads) backward_queries(Source<T> source, int passes) {
@@ -130,32 +116,39 @@ __global__ void __launch_bounds__(Tiles::threads) backward_queries(Source<T> sou
   float d_queries[Tiles::rows][Tiles::channels] = {};
   const auto queries = tiles.load(0, head.queries, query_begin);
   const auto d_outputs = tiles.load(1, head.d_outputs, query_begin);
+  const float scale = source.scale * log2_e;
+  float log_sum[Tiles::rows], delta[Tiles::rows], factors[Tiles::rows];
+#pragma unroll
+  for (int i = 0; i < Tiles::rows; ++i) {
+    const std::int64_t query = min(query_begin + tiles.row(i), source.tokens - std::int64_t{1});
+    log_sum[i] = head.log_sum_exp[query] * log2_e;
+    delta[i] = head.delta[query];
+    factors[i] = source.scale;
+  }
   const auto add_keys = [&](std::int64_t key_begin, const auto& keys, const auto& values) {
     float products[Tiles::rows][Tiles::columns], d_weights[Tiles::rows][Tiles::columns];
     tiles.multiply(queries, keys, products);
     tiles.multiply(d_outputs, values, d_weights);
+    drop<Tiles, false>(
+        source.mask,
+        [&](int i, int j) {
+          return head.first_index + (query_begin + tiles.row(i)) * source.tokens + key_begin + tiles.column(j);
+        },
+        d_weights);
+    const bool some_unseen = key_begin == query_begin;
 #pragma unroll
     for (int i = 0; i < Tiles::rows; ++i) {
-      const std::int64_t query = query_begin + tiles.row(i);
 #pragma unroll
-      for (int begin = 0; begin < Tiles::columns; begin += Tiles::column_run) {
-        float kept[Tiles::column_run];
-        source.mask.factors(head.first_index + query * source.tokens + key_begin + tiles.column(begin), kept);
-#pragma unroll
-        for (int run = 0; run < Tiles::column_run; ++run) {
-          const int j = begin + run;
-          products[i][j] = backward_of(source, head, query, key_begin + tiles.column(j), products[i][j],
-                                       d_weights[i][j], kept[run])
-                               .d_product;
-        }
+      for (int j = 0; j < Tiles::columns; ++j) {
+        const float probability = exp2f(fmaf(products[i][j], scale, -log_sum[i]));
+        const float d_product = probability * (d_weights[i][j] - delta[i]);
+        products[i][j] = some_unseen && tiles.column(j) > tiles.row(i) ? 0.0f : d_product;
       }
     }
     tiles.add_weighted(products, keys, d_queries);
   };
   over_tiles(tiles, 2, head.keys, head.values, 0, query_begin + 1, add_keys);
-  float ones[Tiles::rows];
-  for (float& each : ones) each = 1;
-  tiles.store(d_queries, ones, head.d_queries, 3 * std::int64_t{source.width}, query_begin, source.tokens,
+  tiles.store(d_queries, factors, head.d_queries, 3 * std::int64_t{source.width}, query_begin, source.tokens,
               source.head_width);
 }
 
@@ -168,35 +161,40 @@ __global__ void __launch_bounds__(Tiles::threads) backward_keys(Source<T> source
   const std::int64_t key_begin = blockIdx.x / passes * std::int64_t{tile};
   float d_keys[Tiles::rows][Tiles::channels] = {}, d_values[Tiles::rows][Tiles::channels] = {};
   const auto keys = tiles.load(0, head.keys, key_begin), values = tiles.load(1, head.values, key_begin);
+  const float scale = source.scale * log2_e;
   const auto add_queries = [&](std::int64_t query_begin, const auto& queries, const auto& d_outputs) {
     float products[Tiles::rows][Tiles::columns], d_weights[Tiles::rows][Tiles::columns];
     tiles.multiply(keys, queries, products);
     tiles.multiply(values, d_outputs, d_weights);
+    const auto index_of = [&](int j, int i) {
+      return head.first_index + (query_begin + tiles.column(j)) * source.tokens + key_begin + tiles.row(i);
+    };
+    drop<Tiles, true>(source.mask, index_of, d_weights);
+    const int left = static_cast<int>(min(source.tokens - query_begin, std::int64_t{tile}));
+    const bool some_unseen = key_begin == query_begin || left < tile;
 #pragma unroll
     for (int j = 0; j < Tiles::columns; ++j) {
-      const std::int64_t query = query_begin + tiles.column(j);
+      const std::int64_t query = query_begin + min(tiles.column(j), left - 1);
+      const float log_sum = head.log_sum_exp[query] * log2_e, delta = head.delta[query];
+      const int last_key = tiles.column(j) >= left ? -1 : key_begin == query_begin ? tiles.column(j) : tile;
 #pragma unroll
-      for (int begin = 0; begin < Tiles::rows; begin += Tiles::row_run) {
-        float kept[Tiles::row_run];
-        source.mask.factors(head.first_index + query * source.tokens + key_begin + tiles.row(begin), kept);
-#pragma unroll
-        for (int run = 0; run < Tiles::row_run; ++run) {
-          const int i = begin + run;
-          const Pair pair =
-              backward_of(source, head, query, key_begin + tiles.row(i), products[i][j], d_weights[i][j], kept[run]);
-          products[i][j] = pair.d_product;
-          d_weights[i][j] = pair.weight;
-        }
+      for (int i = 0; i < Tiles::rows; ++i) {
+        float probability = exp2f(fmaf(products[i][j], scale, -log_sum));
+        if (some_unseen && tiles.row(i) > last_key) probability = 0;
+        products[i][j] = probability * (d_weights[i][j] - delta);
+        d_weights[i][j] = probability;
       }
     }
     tiles.add_weighted(products, queries, d_keys);
+    drop<Tiles, true>(source.mask, index_of, d_weights);
     tiles.add_weighted(d_weights, d_outputs, d_values);
   };
   over_tiles(tiles, 2, head.queries, head.d_outputs, key_begin, source.tokens, add_queries);
-  float ones[Tiles::rows];
+  float factors[Tiles::rows], ones[Tiles::rows];
+  for (float& each : factors) each = source.scale;
   for (float& each : ones) each = 1;
   const std::int64_t stride = 3 * std::int64_t{source.width};
-  tiles.store(d_keys, ones, head.d_keys, stride, key_begin, source.tokens, source.head_width);
+  tiles.store(d_keys, factors, head.d_keys, stride, key_begin, source.tokens, source.head_width);
   tiles.store(d_values, ones, head.d_values, stride, key_begin, source.tokens, source.head_width);
 }
 

@@ -26,6 +26,8 @@ struct DropoutMask {
         threshold(static_cast<std::uint32_t>(std::ceil(static_cast<double>(dropout.p) * 0x1p32))),
         kept(1.0f / (1.0f - dropout.p)) {}
 
+  // Else all factors are 1.
+  __device__ bool drops() const { return threshold != 0; }
   // What element `index` is multiplied by: 0 or 1 / (1 - p).
   __device__ float factor(std::int64_t index) const {
     if (threshold == 0) return 1.0f;

@@ -251,7 +251,7 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
                                            {768, 1, 64, 64, 1024, {}}, {768, 1, 64, 32, 2048, {}},
                                            {768, 1, 64, 16, 4096, {}}, {768, 1, 64, 8, 8192, {}},
                                            {768, 1, 64, 2, 32768, {}}, {768, 1, 64, 1, 131072, {}},
-                                           {768, 1, 64, 64, 1000, {}}, {32, 1, 64, 8, 1048576, {}}};
+                                           {768, 1, 64, 64, 1000, {}}, {768, 1, 64, 1, 1048576, {}}};
     const std::vector<DType> halves = {DType::bf16, DType::f16};
     for (const MixerShape& shape : large) {
       for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, halves);
