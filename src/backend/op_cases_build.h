@@ -71,6 +71,14 @@ struct SlotPool {
 // Sequence b is at position `at[b % at.size()]`.
 SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random);
 
+// Benchmarks of long convolutions, in 16 bits: too large for the cpu, which has none.
+struct LongShape {
+  std::int64_t batch, heads, length;
+};
+inline constexpr LongShape long_shapes[] = {{64, 768, 256},  {64, 768, 1024},  {64, 768, 2048},
+                                            {64, 768, 4096}, {32, 768, 8192},  {16, 768, 16384},
+                                            {8, 768, 32768}, {8, 192, 131072}, {8, 32, 1048576}};
+
 // Adds the input "kernel" (heads, length), which falls by e^-8.
 int decaying_kernel(CaseBuilder& builder, std::int64_t heads, std::int64_t length);
 

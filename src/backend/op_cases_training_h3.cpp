@@ -222,16 +222,17 @@ ConvTensors conv_tensors(CaseBuilder& builder, const ConvShape& c, double scale)
   return t;
 }
 
-void add_conv_backward_case(CaseList& list, const ConvShape& c) {
+void add_conv_backward_case(CaseList& list, const ConvShape& c,
+                            const std::vector<DType>& dtypes = activation_dtypes) {
   add_case(
-      list, "fft_conv_backward", c.name(), activation_dtypes,
+      list, "fft_conv_backward", c.name(), dtypes,
       [=](CaseBuilder& builder) {
         const ConvTensors tensors = conv_tensors(builder, c, 0.1);
         return builder.done(
             [=](Encoder& encoder, std::span<const Tensor> t) { encoder.fft_conv_backward(tensors.view(t, c.gelu)); },
             static_cast<double>(c.batch * c.heads * c.tokens) * 50 * std::log2(2.0 * static_cast<double>(c.tokens)));
       },
-      training_needs(ConvAlgorithm::fft));
+      {Feature::training});
 }
 
 }  // namespace
@@ -256,6 +257,9 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
     add_conv_backward_case(list, {8, 768, 1024, true, false});
+    for (const LongShape& shape : long_shapes) {
+      add_conv_backward_case(list, {shape.batch, shape.heads, shape.length, true, false}, half_dtypes);
+    }
     return;
   }
 
@@ -320,6 +324,11 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   add_conv_backward_case(list, {1, 37, 64, false, false});
   add_conv_backward_case(list, {2, 2, 1134, true, true});
   add_conv_backward_case(list, {1, 1, 4097, true, false});
+  add_conv_backward_case(list, {5, 2, 251, true, true});
+  add_conv_backward_case(list, {7, 1, 509, false, false});
+  add_conv_backward_case(list, {3, 1, 2039, true, false});
+  add_conv_backward_case(list, {2, 1, 4093, false, true});
+  add_conv_backward_case(list, {3, 1, 8209, true, true});
 }
 
 // ---------------------------------------------------------------------------------------------- gradient cases
