@@ -79,6 +79,10 @@ __device__ inline void join(Point* x) {
 // x of result k, at reversed_bits(k), times w^k. Powers by few products each: no error builds up.
 template <int radix>
 __device__ inline void twiddle(Point* x, Point w) {
+#ifndef RIVERHORSE_CUDA_EMULATED
+  // A value that the compiler knows nothing about: it would keep the powers for the next transform, and spill.
+  asm volatile("" : "+f"(w.re), "+f"(w.im));
+#endif
   const Point squared = w * w;
   const Point powers[] = {Point(1), w, squared, squared * w};
   Point high(1);

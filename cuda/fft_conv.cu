@@ -39,15 +39,7 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
       const Filters filters{data<float>(args.kernel), data<float>(args.skip), length};
       const Pairs<const T> u{data<T>(args.u), rows};
       const Outputs<T> y{{data<T>(args.y), rows}, args.gelu_erf};
-      for (std::int64_t head = 0; head < heads; head += group.heads) {
-        const std::int64_t some = std::min(group.heads, heads - head);
-        launch_spectra(stream, plan, some, filters.part(head), data<Point>(spectra));
-        for (std::int64_t pair = 0; pair < rows.pairs(); pair += group.pairs) {
-          const auto some_u = u.part(head, pair, group.pairs);
-          launch_convolution(stream, plan, some, some_u.rows.pairs(), some_u, y.part(head, pair, group.pairs),
-                             data<Point>(spectra), data<Point>(points));
-        }
-      }
+      launch_groups(stream, plan, group, heads, filters, u, y, data<Point>(spectra), data<Point>(points));
     });
   });
 }

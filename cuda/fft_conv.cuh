@@ -51,16 +51,18 @@ struct Rows {
 // What kernels load from and store to: row(item, from) has the item's points, counted from that one.
 template <typename T>
 struct RowPair {
-  T *first, *second;    // `second` may be null
+  T *first, *second;
+  bool has_second;      // else `second` is `first`, so that loads need not ask
   std::int64_t length;  // how many there are
   __device__ Point operator()(std::int64_t n) const {
     if (n >= length) return {};
-    return {to_float(first[n]), second != nullptr ? to_float(second[n]) : 0.0f};
+    const float re = to_float(first[n]), im = to_float(second[n]);
+    return {re, has_second ? im : 0.0f};
   }
   __device__ void store(std::int64_t n, Point value) const {
     if (n >= length) return;
     first[n] = from_float<T>(value.re);
-    if (second != nullptr) second[n] = from_float<T>(value.im);
+    if (has_second) second[n] = from_float<T>(value.im);
   }
 };
 
@@ -70,7 +72,8 @@ struct Pairs {
   Rows rows;
   __device__ RowPair<T> row(std::int64_t item, std::int64_t from) const {
     T* first = values + rows.first(item) + from;
-    return {first, rows.has_second(item) ? first + rows.batch_stride : nullptr, rows.length - from};
+    const bool has_second = rows.has_second(item);
+    return {first, has_second ? first + rows.batch_stride : first, has_second, rows.length - from};
   }
   // From that head and pair on, with at most so many pairs.
   Pairs part(std::int64_t head, std::int64_t pair, std::int64_t pairs) const {
@@ -317,6 +320,21 @@ void launch_convolution(cudaStream_t stream, const FftPlan& plan, std::int64_t h
     }
   });
   if (plan.far_passes > 0) join_far_passes(stream, plan, heads * pairs, points, store);
+}
+
+// All heads, group by group.
+template <typename Load, typename Store>
+void launch_groups(cudaStream_t stream, const FftPlan& plan, const FftGroup& group, std::int64_t heads,
+                   const Filters& filters, const Load& load, const Store& store, Point* spectra, Point* points) {
+  for (std::int64_t head = 0; head < heads; head += group.heads) {
+    const std::int64_t some = std::min(group.heads, heads - head);
+    launch_spectra(stream, plan, some, filters.part(head), spectra);
+    for (std::int64_t pair = 0; pair < load.rows.pairs(); pair += group.pairs) {
+      const Load part = load.part(head, pair, group.pairs);
+      launch_convolution(stream, plan, some, part.rows.pairs(), part, store.part(head, pair, group.pairs), spectra,
+                         points);
+    }
+  }
 }
 
 }  // namespace riverhorse::cuda

@@ -9,20 +9,26 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   const Rows rows{args.u.shape[0], length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
   const FftGroup group(plan, heads, rows.pairs());
-  // Enough teams for twice the threads that fit at once.
-  std::int64_t team_pairs = group.pairs, team_threads = 0;
-  with_transform(plan.near_log, [&](auto tag) { team_threads = decltype(tag)::type::threads; });
+  // Enough teams for about half of the threads that a device can hold, if there are as many pairs.
+  std::int64_t threads = 0, teams_of_block = 0;
+  bool on_chip = false;
+  with_transform(plan.near_log, [&](auto tag) {
+    using Fft = typename decltype(tag)::type;
+    threads = Fft::threads;
+    teams_of_block = Fft::teams;
+    on_chip = keeps_on_chip<Fft>();
+  });
   const std::int64_t parts = group.heads * plan.near_rows();
-  const std::int64_t wanted = divide_up(1024 * limits_.multiprocessors, parts * team_threads);
-  team_pairs = divide_up(group.pairs, std::min(wanted, group.pairs));
-  const std::int64_t teams = divide_up(group.pairs, team_pairs) * parts,
-                     team_points = plan.points() / plan.near_rows();
+  const std::int64_t splits = std::min(divide_up(1024 * limits_.multiprocessors, parts * threads), group.pairs);
+  const std::int64_t team_pairs = divide_up(group.pairs, splits);
+  const std::int64_t teams = divide_up(splits * parts, teams_of_block) * teams_of_block;
+  const Shape team_points{teams, plan.points() / plan.near_rows(), 2};
 
   ScratchScope scope(*this);
   const Tensor spectra = group.spectra(*this, plan);
   const Tensor points = group.points(*this, plan), gradient_points = group.points(*this, plan);
-  const Tensor sums = scratch(DType::f32, {teams, team_points, 2}),
-               parked = scratch(DType::f32, {teams, team_points, 2});
+  const Tensor sums = scratch(DType::f32, team_points);
+  const Tensor parked = on_chip ? Tensor() : scratch(DType::f32, team_points);
   add("fft_conv_backward", [=](cudaStream_t stream) {
     with_activation(args.u.dtype, [&](auto type) {
       using T = decltype(type);

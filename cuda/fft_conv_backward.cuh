@@ -59,40 +59,47 @@ struct Correlation {
   std::int64_t heads, pairs, near_rows, team_pairs;
   bool accumulate;  // `sums` hold those of other pairs
   const Point* spectra;
-  Point *sums, *parked;  // (teams, points of a part)
+  Point *sums, *parked;  // (teams of all blocks, points of a part); `parked` only where keeps_on_chip() is false
 
-  std::int64_t splits() const { return divide_up(pairs, team_pairs); }
-  __host__ __device__ std::int64_t teams() const { return (pairs + team_pairs - 1) / team_pairs * heads * near_rows; }
+  __host__ __device__ std::int64_t splits() const { return (pairs + team_pairs - 1) / team_pairs; }
+  __host__ __device__ std::int64_t teams() const { return splits() * heads * near_rows; }
 };
+
+// With 16 points a thread, their sums fit the registers, and the spectrum of u, which waits for that of the gradient,
+// fits shared memory. With 32 both wait in scratch memory, which is to say in the cache.
+template <typename Fft>
+__host__ __device__ constexpr bool keeps_on_chip() {
+  return Fft::values == 16;
+}
+template <typename Fft>
+constexpr std::size_t correlation_shared_bytes() {
+  return Fft::shared_bytes + (keeps_on_chip<Fft>() ? sizeof(Point) * Fft::size * Fft::teams : 0);
+}
 
 template <typename Fft, bool half, bool gelu, typename LoadU, typename LoadGradient, typename Store>
 __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
     correlate_near(Correlation c, LoadU u, LoadGradient gradient, Store d_u) {
   SHARED_MEMORY(Point, shared);
   Fft fft(shared);
-  const bool has_team = item_of_team<Fft>() < c.teams();
-  const std::int64_t team = has_team ? item_of_team<Fft>() : 0;
-  const std::int64_t part = team % c.near_rows, head = team / c.near_rows % c.heads;
-  const std::int64_t begin = team / c.near_rows / c.heads * c.team_pairs;
+  constexpr bool on_chip = keeps_on_chip<Fft>();
+  const std::int64_t team = item_of_team<Fft>(), own_team = team < c.teams() ? team : 0;
+  const std::int64_t part = own_team % c.near_rows, head = own_team / c.near_rows % c.heads;
+  const std::int64_t begin = own_team / c.near_rows / c.heads * c.team_pairs;
+  const std::int64_t end = team < c.teams() ? min(begin + c.team_pairs, c.pairs) : begin;
   const Point* spectrum = c.spectra + (head * c.near_rows + part) * Fft::size + fft.thread();
   Point* sums = c.sums + team * Fft::size + fft.thread();
-  Point* parked = c.parked + team * Fft::size + fft.thread();
-  // 16 points of a spectrum fit the registers three times; 32 do not.
-  constexpr bool keeps = Fft::values == 16;
-  Point x[Fft::values], sum[keeps ? Fft::values : 1], u_spectrum[keeps ? Fft::values : 1];
-  for (std::int64_t i = 0; i < c.team_pairs; ++i) {
-    const bool active = has_team && begin + i < c.pairs;
-    const std::int64_t item = active ? (head * c.pairs + begin + i) * c.near_rows + part : 0;
-    const bool first_pair = i == 0 && !c.accumulate;
+  Point* parked = (on_chip ? shared + Fft::padded_size * Fft::teams + threadIdx.x / Fft::threads * Fft::size
+                           : c.parked + team * Fft::size) +
+                  fft.thread();
+  Point x[Fft::values], sum[on_chip ? Fft::values : 1];
+  for (std::int64_t pair = begin; pair < begin + c.team_pairs; ++pair) {
+    const bool active = pair < end;
+    const std::int64_t item = active ? (head * c.pairs + pair) * c.near_rows + part : 0;
     load_points<Fft, half>(u.row(item, fft.thread()), active, x);
     const auto park = [&](int first, Point* values) {
 #pragma unroll
       for (int j = 0; j < Fft::group; ++j) {
-        if constexpr (keeps) {
-          u_spectrum[first + j] = values[j];
-        } else if (active) {
-          parked[Fft::place(first + j)] = values[j];
-        }
+        parked[Fft::place(first + j)] = values[j];
         if constexpr (gelu) values[j] = values[j] * spectrum[Fft::place(first + j)];
       }
     };
@@ -108,26 +115,32 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
       load_points<Fft, half>(gradient.row(item, fft.thread()), active, x);
       fft.synchronize();
     }
+    const bool adds = pair > begin || c.accumulate;
     fft.template there_and_back<half>(x, [&](int first, Point* values) {
+      if constexpr (on_chip) {
 #pragma unroll
-      for (int j = 0; j < Fft::group; ++j) {
-        const int place = Fft::place(first + j);
-        if constexpr (keeps) {
-          sum[first + j] += values[j] * conj(u_spectrum[first + j]);
-        } else if (active) {
-          const Point product = values[j] * conj(parked[place]);
-          sums[place] = first_pair ? product : sums[place] + product;
+        for (int j = 0; j < Fft::group; ++j) sum[first + j] += values[j] * conj(parked[Fft::place(first + j)]);
+      } else if (adds) {
+#pragma unroll
+        for (int j = 0; j < Fft::group; ++j) {
+          sums[Fft::place(first + j)] += values[j] * conj(parked[Fft::place(first + j)]);
         }
-        values[j] = values[j] * conj(spectrum[place]);
+      } else {
+#pragma unroll
+        for (int j = 0; j < Fft::group; ++j) {
+          sums[Fft::place(first + j)] = values[j] * conj(parked[Fft::place(first + j)]);
+        }
       }
+#pragma unroll
+      for (int j = 0; j < Fft::group; ++j) values[j] = values[j] * conj(spectrum[Fft::place(first + j)]);
     });
     store_points<Fft, half>(d_u.row(item, fft.thread()), active, x);
   }
-  if constexpr (keeps) {
+  if constexpr (on_chip) {
 #pragma unroll
     for (int v = 0; v < Fft::values; ++v) {
-      Point& all = sums[Fft::place(v)];
-      if (has_team) all = c.accumulate ? all + sum[v] : sum[v];
+      if (c.accumulate) sum[v] += sums[Fft::place(v)];
+      sums[Fft::place(v)] = sum[v];
     }
   }
 }
@@ -156,8 +169,8 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
 template <typename Fft, bool half, bool gelu, typename LoadU, typename LoadGradient, typename Store>
 void launch_correlation(cudaStream_t stream, const Correlation& c, const LoadU& u, const LoadGradient& gradient,
                         const Store& d_u) {
-  launch_near<Fft>(stream, c.teams(), correlate_near<Fft, half, gelu, LoadU, LoadGradient, Store>, c, u, gradient,
-                   d_u);
+  launch(correlate_near<Fft, half, gelu, LoadU, LoadGradient, Store>, grid_of(divide_up(c.teams(), Fft::teams)),
+         Fft::block_threads, correlation_shared_bytes<Fft>(), stream, c, u, gradient, d_u);
 }
 
 // d_y, and with gelu what makes d_p of it.

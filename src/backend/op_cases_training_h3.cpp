@@ -219,6 +219,7 @@ ConvTensors conv_tensors(CaseBuilder& builder, const ConvShape& c, double scale)
   t.d_u = builder.output("d_u", act, {c.batch, c.heads, c.tokens});
   t.d_kernel = builder.normal("d_kernel", CaseRole::updated, f32, {c.heads, c.tokens}, scale);
   t.d_skip = c.with_skip ? builder.normal("d_skip", CaseRole::updated, f32, {c.heads}, scale) : -1;
+  if (c.with_skip) builder.tensor(t.d_skip).tolerance = "fft_conv_backward.skip";
   return t;
 }
 
