@@ -66,6 +66,7 @@ class CudaEncoder final : public Encoder {
   void record_discretize_backward(const DiscretizeBackwardArgs& args) override;
   void record_ssm_kernel_backward(const SsmKernelBackwardArgs& args) override;
   void record_fft_conv_backward(const FftConvBackwardArgs& args) override;
+  void record_fft_conv_backward_gelu(const FftConvBackwardArgs& args);
   void record_attention_backward(const AttentionBackwardArgs& args) override;
   void record_cross_entropy(const CrossEntropyArgs& args) override;
   void record_grad_norm(const GradNormArgs& args) override;

@@ -76,13 +76,19 @@ __device__ inline void join(Point* x) {
   }
 }
 
+// From here on the compiler knows nothing about the value, so that it makes nothing of it ahead of time: it would
+// keep powers from one transform to the next, and spill.
+__device__ inline void forget([[maybe_unused]] float& value) {
+#ifndef RIVERHORSE_CUDA_EMULATED
+  asm volatile("" : "+f"(value));
+#endif
+}
+
 // x of result k, at reversed_bits(k), times w^k. Powers by few products each: no error builds up.
 template <int radix>
 __device__ inline void twiddle(Point* x, Point w) {
-#ifndef RIVERHORSE_CUDA_EMULATED
-  // A value that the compiler knows nothing about: it would keep the powers for the next transform, and spill.
-  asm volatile("" : "+f"(w.re), "+f"(w.im));
-#endif
+  forget(w.re);
+  forget(w.im);
   const Point squared = w * w;
   const Point powers[] = {Point(1), w, squared, squared * w};
   Point high(1);

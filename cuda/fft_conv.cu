@@ -18,8 +18,8 @@ struct Outputs {
       y.store(n, gelu ? Point(gelu_erf(p.re), gelu_erf(p.im)) : p);
     }
   };
-  __device__ Row row(std::int64_t item, std::int64_t from) const { return {y.row(item, from), gelu}; }
-  Outputs part(std::int64_t head, std::int64_t pair, std::int64_t pairs) const {
+  __device__ Row row(Item item, std::int64_t from) const { return {y.row(item, from), gelu}; }
+  Outputs part(std::int32_t head, std::int32_t pair, std::int32_t pairs) const {
     return {y.part(head, pair, pairs), gelu};
   }
 };
@@ -27,8 +27,9 @@ struct Outputs {
 }  // namespace
 
 void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
-  const std::int64_t heads = args.u.shape[1], length = args.u.shape[2];
-  const Rows rows{args.u.shape[0], length, length, heads * length};
+  const auto batch = static_cast<std::int32_t>(args.u.shape[0]), heads = static_cast<std::int32_t>(args.u.shape[1]);
+  const std::int64_t length = args.u.shape[2];
+  const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
   const FftGroup group(plan, heads, rows.pairs());
   ScratchScope scope(*this);

@@ -190,14 +190,14 @@ struct Outputs {
     }
   };
   template <typename U>
-  __device__ RowPair<const U> beside(const U* values, std::int64_t item, std::int64_t from) const {
+  __device__ RowPair<const U> beside(const U* values, Item item, std::int64_t from) const {
     if (values == nullptr) return {};
     return Pairs<const U>{values, y.rows}.row(item, from);
   }
-  __device__ Row row(std::int64_t item, std::int64_t from) const {
+  __device__ Row row(Item item, std::int64_t from) const {
     return {y.row(item, from), beside(past, item, from), beside(q, item, from)};
   }
-  Outputs part(std::int64_t head, std::int64_t pair, std::int64_t pairs) const {
+  Outputs part(std::int32_t head, std::int32_t pair, std::int32_t pairs) const {
     const Pairs<T> some = y.part(head, pair, pairs);
     const std::int64_t offset = some.values - y.values;
     return {some, past != nullptr ? past + offset : nullptr, q != nullptr ? q + offset : nullptr};
@@ -222,8 +222,9 @@ __global__ void sum_pairs(Call call, const T* q, HeadOrder order, T* y) {
 
 void CudaEncoder::record_h3_mixer_fft(const H3MixerArgs& args) {
   const std::int64_t width = args.y.shape[0], batch = args.y.shape[1], tokens = args.y.shape[2];
-  const std::int64_t heads = args.filter.a.shape[0], d = args.head_dim;
-  const Rows rows{d * d * batch, tokens, d * d * batch * tokens, tokens};
+  const auto heads = static_cast<std::int32_t>(args.filter.a.shape[0]);
+  const std::int64_t d = args.head_dim;
+  const Rows rows{static_cast<std::int32_t>(d * d * batch), tokens, d * d * batch * tokens, tokens};
   const FftPlan plan(tokens, limits_.shared_bytes);
   const FftGroup group(plan, heads, rows.pairs());
   ScratchScope scope(*this);

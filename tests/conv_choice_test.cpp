@@ -29,6 +29,7 @@ class ConvChoice : public OnDevice {
     config.ssm_d_state = 8;
     config.vocab_size = 32;
     config.pad_vocab_size_multiple = 1;
+    config.initializer_range = 0.3;  // large enough that the mixers matter
     EngineOptions options;
     options.max_sessions = 1;
     options.prefill_piece_tokens = piece_tokens;

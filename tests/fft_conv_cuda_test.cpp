@@ -11,10 +11,11 @@ namespace riverhorse::cuda {
 namespace {
 
 struct Problem {
-  std::int64_t batch, heads, length;
+  std::int32_t batch, heads;
+  std::int64_t length;
   std::vector<float> u, kernel, skip;
 
-  Problem(std::int64_t b, std::int64_t h, std::int64_t l) : batch(b), heads(h), length(l) {
+  Problem(std::int32_t b, std::int32_t h, std::int64_t l) : batch(b), heads(h), length(l) {
     unsigned state = 1;
     const auto fill = [&](std::vector<float>& values, std::int64_t count, bool sparse) {
       values.assign(static_cast<std::size_t>(count), 0.0f);
@@ -65,7 +66,7 @@ std::vector<Point> room(std::int64_t count) { return std::vector<Point>(static_c
 void expect_direct_sums(const Problem& problem, int far_passes) {
   const FftPlan plan = smallest_plan(problem.length);
   ASSERT_EQ(plan.far_passes, far_passes);
-  const std::int64_t pairs = problem.rows().pairs(), items = problem.heads * pairs;
+  const std::int32_t pairs = problem.rows().pairs(), items = problem.heads * pairs;
   std::vector<Point> spectra = room(problem.heads * plan.points()), points = room(items * plan.points());
   std::vector<float> y(problem.u.size());
   launch_spectra(nullptr, plan, problem.heads, problem.filters(), spectra.data());
@@ -77,11 +78,11 @@ void expect_direct_sums(const Problem& problem, int far_passes) {
   std::vector<Point> gradient_points = points;
   std::vector<Point> sums = room(problem.heads * plan.points() + 8 * 256);
   std::vector<float> d_u(y.size()), d_kernel(problem.kernel.size()), d_skip(problem.skip.size());
-  ConvolutionBackward<float> backward{plan, {}, {}, {}, false, points.data(), gradient_points.data()};
+  ConvolutionBackward<float> backward{plan, {}, {}, {}, points.data(), gradient_points.data()};
   Correlation c{problem.heads, 1, plan.near_rows(), 1, false, spectra.data(), sums.data(), nullptr};
-  for (std::int64_t pair = 0; pair < pairs; ++pair) {
+  for (std::int32_t pair = 0; pair < pairs; ++pair) {
     backward.u = Pairs<const float>{problem.u.data(), problem.rows()}.part(0, pair, 1);
-    backward.d_y = Pairs<const float>{y.data(), problem.rows()}.part(0, pair, 1);
+    backward.d_p = Pairs<const float>{y.data(), problem.rows()}.part(0, pair, 1);
     backward.d_u = Pairs<float>{d_u.data(), problem.rows()}.part(0, pair, 1);
     c.accumulate = pair > 0;
     backward.correlate(nullptr, c);

@@ -131,6 +131,7 @@ std::vector<OpCase> op_cases(CaseSet set) {
   op_cases_detail::add_training_basic_cases(list, set);
   op_cases_detail::add_training_linear_cases(list, set);
   op_cases_detail::add_training_h3_cases(list, set);
+  op_cases_detail::add_training_fft_conv_cases(list, set);
   op_cases_detail::add_training_attention_cases(list, set);
   return list;
 }

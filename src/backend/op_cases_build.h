@@ -107,7 +107,8 @@ void add_attention_cases(CaseList& list, CaseSet set);           // rotary, atte
 void add_sample_cases(CaseList& list, CaseSet set);              // sample
 void add_training_basic_cases(CaseList& list, CaseSet set);      // zero, embed, residual norm, optimiser
 void add_training_linear_cases(CaseList& list, CaseSet set);     // linear, cross entropy
-void add_training_h3_cases(CaseList& list, CaseSet set);         // mixer, discretize, kernel, long convolution
+void add_training_h3_cases(CaseList& list, CaseSet set);         // mixer, discretize, kernel
+void add_training_fft_conv_cases(CaseList& list, CaseSet set);   // long convolution
 void add_training_attention_cases(CaseList& list, CaseSet set);  // attention and rotary
 
 using GradientList = std::vector<GradientCase>;
@@ -121,6 +122,7 @@ inline constexpr double long_step = 0x1p-4;
 void add_basic_gradient_cases(GradientList& list);
 void add_linear_gradient_cases(GradientList& list);
 void add_h3_gradient_cases(GradientList& list);
+void add_fft_conv_gradient_cases(GradientList& list);
 void add_attention_gradient_cases(GradientList& list);
 
 }  // namespace riverhorse::op_cases_detail
