@@ -5,8 +5,9 @@
 
 namespace riverhorse::cuda {
 
+// Aligned, so that one load or store moves it.
 template <typename Real>
-struct Complex {
+struct alignas(2 * sizeof(Real)) Complex {
   Real re = 0, im = 0;
 
   __host__ __device__ Complex(Real real = 0, Real imaginary = 0) : re(real), im(imaginary) {}

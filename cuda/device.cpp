@@ -140,8 +140,8 @@ class CudaDevice final : public Device {
       case Feature::bf16:
       case Feature::training:
       case Feature::conv_chunked:
+      case Feature::conv_fft:
       case Feature::timestamps: return {};
-      case Feature::conv_fft: return {false, "the cuda backend has the chunked convolution only: use --conv chunked"};
       case Feature::cooperative_matrix: return {false, "a feature of Vulkan; cuda uses tensor cores by itself"};
     }
     return {false, "an unknown feature"};

@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "base/error.h"
-
 namespace riverhorse::cuda {
 
 CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, std::vector<Operation>* operations,
@@ -12,12 +10,6 @@ CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, std::vector<O
 
 void CudaEncoder::add(std::string_view name, std::function<void(cudaStream_t)> run) {
   if (!preparing()) operations_->push_back({name, std::move(run)});
-}
-
-void CudaEncoder::require_chunked(std::string_view op, ConvAlgorithm algorithm) {
-  if (algorithm == ConvAlgorithm::fft) {
-    fail(StatusCode::unsupported, "{}: the cuda backend has no fft algorithm: use chunked", op);
-  }
 }
 
 void CudaEncoder::multiply(std::string_view name, const Gemm& gemm) {

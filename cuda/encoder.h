@@ -31,8 +31,6 @@ class CudaEncoder final : public Encoder {
 
  private:
   void add(std::string_view name, std::function<void(cudaStream_t)> run);
-  // Errors: unsupported, for the algorithm that this backend does not have.
-  static void require_chunked(std::string_view op, ConvAlgorithm algorithm);
   // A plain product as part of operation `name`.
   void multiply(std::string_view name, const Gemm& gemm);
   // One with what follows it; false where that cannot be done at once, and nothing was added.
@@ -48,6 +46,7 @@ class CudaEncoder final : public Encoder {
   void record_discretize(const DiscretizeArgs& args) override;
   void record_ssm_kernel(const SsmKernelArgs& args) override;
   void record_h3_mixer(const H3MixerArgs& args) override;
+  void record_h3_mixer_fft(const H3MixerArgs& args);  // all but the ring of keys
   void record_h3_step(const H3StepArgs& args) override;
   void record_fft_conv(const FftConvArgs& args) override;
   void record_rotary(const RotaryArgs& args) override;
@@ -62,9 +61,13 @@ class CudaEncoder final : public Encoder {
   void record_residual_norm_backward(const ResidualNormBackwardArgs& args) override;
   void record_linear_backward(const LinearBackwardArgs& args) override;
   void record_h3_mixer_backward(const H3MixerBackwardArgs& args) override;
+  // From k' to the gradients of q, k', v and of the filter but for its taps.
+  void record_h3_mixer_backward_walk(const H3MixerBackwardArgs& args, const Tensor& shifted, const Tensor& d_shifted);
+  void record_h3_mixer_backward_fft(const H3MixerBackwardArgs& args, const Tensor& shifted, const Tensor& d_shifted);
   void record_discretize_backward(const DiscretizeBackwardArgs& args) override;
   void record_ssm_kernel_backward(const SsmKernelBackwardArgs& args) override;
   void record_fft_conv_backward(const FftConvBackwardArgs& args) override;
+  void record_fft_conv_backward_gelu(const FftConvBackwardArgs& args);
   void record_attention_backward(const AttentionBackwardArgs& args) override;
   void record_cross_entropy(const CrossEntropyArgs& args) override;
   void record_grad_norm(const GradNormArgs& args) override;

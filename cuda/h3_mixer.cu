@@ -33,13 +33,6 @@ struct Mixing {
   float* entry_states;   // or null
 };
 
-// The key at token t of the call; negative: carried over from before.
-template <typename T>
-__device__ float key_at(const T* keys, const float* ring, std::int64_t position, std::int64_t state, std::int64_t t) {
-  if (t >= 0) return to_float(keys[t]);
-  return ring != nullptr && position + t >= 0 ? ring[(position + t) % state] : 0.0f;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(mixer_threads) mix(Mixing<T> m) {
   __shared__ Turn turns[mixer_warps];
@@ -181,22 +174,23 @@ void launch_keep_keys(cudaStream_t stream, const Mixing<T>& mixing) {
 }  // namespace
 
 void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
-  require_chunked("h3_mixer", args.algorithm);
   const std::int64_t width = args.y.shape[0], batch = args.y.shape[1], tokens = args.y.shape[2];
-  const bool single_pass = args.head_dim == 1 && args.filter.a.shape[1] <= warp_size;
+  const bool by_fft = args.algorithm == ConvAlgorithm::fft;
+  const bool single_pass = by_fft || (args.head_dim == 1 && args.filter.a.shape[1] <= warp_size);
   ScratchScope scope(*this);
   const Tensor sums = single_pass ? Tensor() : scratch(DType::f32, {width, batch, tokens});
   const bool chunked = mixer_is_chunked(args.y.dtype, args.filter, args.head_dim, tokens);
+  if (by_fft) record_h3_mixer_fft(args);
   const int multiprocessors = limits_.multiprocessors;
-  add("h3_mixer", [args, sums, width, batch, tokens, chunked, multiprocessors](cudaStream_t stream) {
+  add("h3_mixer", [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
       const Strides strides{batch * tokens, tokens};
       Mixing<T> mixing = mixing_of<T>(args, width * batch * tokens, strides, strides, sums, batch, tokens);
       mixing.entry_states = data<float>(args.entry_states);
-      if (chunked) {
+      if (!by_fft && chunked) {
         mix_chunked(stream, args, multiprocessors);
-      } else {
+      } else if (!by_fft) {
         launch_walk(stream, mixing);
       }
       launch_keep_keys(stream, mixing);

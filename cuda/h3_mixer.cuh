@@ -10,6 +10,13 @@ namespace riverhorse::cuda {
 constexpr int mixer_warps = 4;  // of a block
 constexpr int mixer_threads = mixer_warps * warp_size;
 
+// The key at token t of the call; negative: carried over from before.
+template <typename T>
+__device__ float key_at(const T* keys, const float* ring, std::int64_t position, std::int64_t state, std::int64_t t) {
+  if (t >= 0) return to_float(keys[t]);
+  return ring != nullptr && position + t >= 0 ? ring[(position + t) % state] : 0.0f;
+}
+
 // Sums over the passes of a kernel (pairs of channels, groups of 32 modes) that end in an activation. With one pass
 // `sums` is null and the value goes straight to its place.
 template <typename T>

@@ -199,53 +199,75 @@ __global__ void sum_sequences(const float* parts, std::int64_t count, std::int64
     out[i] = sum;
   }
 }
+void launch_sum_sequences(cudaStream_t stream, const Tensor& parts, const Tensor& out) {
+  launch(sum_sequences, element_grid(out.count()), element_threads, 0, stream, data<float>(parts), parts.shape[0],
+         out.count(), data<float>(out));
+}
 
 }  // namespace
 
 void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
-  require_chunked("h3_mixer_backward", args.algorithm);
-  if (fits_chunked_backward(args, limits_)) {
+  const bool by_fft = args.algorithm == ConvAlgorithm::fft;
+  if (!by_fft && fits_chunked_backward(args, limits_)) {
     add("h3_mixer_backward", [=](cudaStream_t stream) { run_chunked_backward(args, stream); });
     return;
   }
+  const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
+  const std::int64_t elements = width * batch * tokens;
+  ScratchScope scope(*this);
+  const Tensor shifted = scratch(DType::f32, {width, batch, tokens});
+  const Tensor d_shifted = scratch(DType::f32, {width, batch, tokens});
+  const Tensor taps = scratch(DType::f32, {batch, width, args.filter.shift_taps.shape[1]});
+  add("h3_mixer_backward", [=](cudaStream_t stream) {
+    with_activation(args.d_y.dtype, [&](auto type) {
+      using T = decltype(type);
+      launch(shift_keys<T>, element_grid(elements), element_threads, 0, stream, Filter(args.filter),
+             data<T>(args.qkv) + elements, batch, tokens, data<float>(shifted));
+    });
+  });
+  if (by_fft) {
+    record_h3_mixer_backward_fft(args, shifted, d_shifted);
+  } else {
+    record_h3_mixer_backward_walk(args, shifted, d_shifted);
+  }
+  add("h3_mixer_backward", [=](cudaStream_t stream) {
+    const Filter filter(args.filter);
+    with_activation(args.d_y.dtype, [&](auto type) {
+      using T = decltype(type);
+      launch(shift_keys_backward<T>, element_grid(elements), element_threads, 0, stream, filter,
+             data<float>(d_shifted), batch, tokens, data<T>(args.d_qkv) + elements);
+      launch(shift_taps_backward<T>, grid_of(divide_up(width * batch, mixer_warps)), mixer_threads, 0, stream, filter,
+             data<T>(args.qkv) + elements, data<float>(d_shifted), batch, tokens, data<float>(taps));
+    });
+    launch_sum_sequences(stream, taps, args.d_filter.shift_taps);
+  });
+}
+
+void CudaEncoder::record_h3_mixer_backward_walk(const H3MixerBackwardArgs& args, const Tensor& shifted,
+                                                const Tensor& d_shifted) {
   const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
   const std::int64_t heads = args.filter.a.shape[0], modes = args.filter.a.shape[1];
   const bool single_pass = args.head_dim == 1 && modes <= warp_size;
   ScratchScope scope(*this);
   const auto per_element = [&] { return scratch(DType::f32, {width, batch, tokens}); };
-  const Tensor shifted = per_element(), d_shifted = per_element();
   const Tensor d_q = single_pass ? Tensor() : per_element(), d_v = single_pass ? Tensor() : per_element();
   const Tensor entries = scratch(DType::f32, {batch * heads, divide_up(tokens, warp_size), warp_size, 2});
   const Tensor log_a = scratch(DType::f32, {batch, heads, modes, 2}),
                gain = scratch(DType::f32, {batch, heads, modes, 2});
-  const Tensor skip = scratch(DType::f32, {batch, heads}), taps = scratch(DType::f32, {batch, width, 2 * modes});
+  const Tensor skip = scratch(DType::f32, {batch, heads});
   add("h3_mixer_backward", [=](cudaStream_t stream) {
-    const Filter filter(args.filter);
-    const std::int64_t elements = width * batch * tokens;
     with_activation(args.d_y.dtype, [&](auto type) {
       using T = decltype(type);
-      const T* qkv = data<T>(args.qkv);
-      T* d_qkv = data<T>(args.d_qkv);
-      launch(shift_keys<T>, element_grid(elements), element_threads, 0, stream, filter, qkv + elements, batch, tokens,
-             data<float>(shifted));
-      launch(
-          mix_backward<T>, grid_of(divide_up(heads * batch, backward_warps)), backward_warps * warp_size, 0, stream,
-          Backward<T>{qkv, data<T>(args.d_y), d_qkv, data<float>(shifted), data<float>(d_shifted), data<float>(d_q),
-                      data<float>(d_v), data<float>(entries), data<float>(log_a), data<float>(gain),
-                      data<float>(skip), batch, tokens, args.head_dim, args.head_order, filter});
-      launch(shift_keys_backward<T>, element_grid(elements), element_threads, 0, stream, filter,
-             data<float>(d_shifted), batch, tokens, d_qkv + elements);
-      launch(shift_taps_backward<T>, grid_of(divide_up(width * batch, mixer_warps)), mixer_threads, 0, stream, filter,
-             qkv + elements, data<float>(d_shifted), batch, tokens, data<float>(taps));
+      launch(mix_backward<T>, grid_of(divide_up(heads * batch, backward_warps)), backward_warps * warp_size, 0,
+             stream,
+             Backward<T>{data<T>(args.qkv), data<T>(args.d_y), data<T>(args.d_qkv), data<float>(shifted),
+                         data<float>(d_shifted), data<float>(d_q), data<float>(d_v), data<float>(entries),
+                         data<float>(log_a), data<float>(gain), data<float>(skip), batch, tokens, args.head_dim,
+                         args.head_order, Filter(args.filter)});
     });
-    const auto sum = [&](const Tensor& parts, const Tensor& out) {
-      launch(sum_sequences, element_grid(out.count()), element_threads, 0, stream, data<float>(parts), batch,
-             out.count(), data<float>(out));
-    };
-    sum(log_a, args.d_filter.log_a);
-    sum(gain, args.d_filter.gain);
-    sum(skip, args.d_filter.d);
-    sum(taps, args.d_filter.shift_taps);
+    launch_sum_sequences(stream, log_a, args.d_filter.log_a);
+    launch_sum_sequences(stream, gain, args.d_filter.gain);
+    launch_sum_sequences(stream, skip, args.d_filter.d);
   });
 }
 

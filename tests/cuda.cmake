@@ -8,10 +8,13 @@ if(RIVERHORSE_CUDA_EMULATOR)
     EMULATED_CUDA_LIBRARY="$<TARGET_FILE:riverhorse_cuda_emulated>" OTHER_CUDA_LIBRARY="$<TARGET_FILE:other_cuda_library>")
   add_dependencies(cuda_library_test registry_probe riverhorse_cuda_emulated other_cuda_library)
 
-  # Kernels of its own on the emulator.
-  riverhorse_test(tensor_core_test tensor_core_test.cpp ${PROJECT_SOURCE_DIR}/cuda/emulator/emulator.cpp
-    USES riverhorse_base fmt::fmt LABELS cuda)
-  target_include_directories(tensor_core_test BEFORE PRIVATE ${PROJECT_SOURCE_DIR}/cuda/emulator)
-  target_include_directories(tensor_core_test PRIVATE ${PROJECT_SOURCE_DIR}/cuda ${PROJECT_SOURCE_DIR}/src)
-  target_compile_definitions(tensor_core_test PRIVATE RIVERHORSE_CUDA_EMULATED)
+  # Kernels on the emulator, apart from the library.
+  foreach(name tensor_core_test fft_conv_cuda_test)
+    riverhorse_test(${name} ${name}.cpp ${PROJECT_SOURCE_DIR}/cuda/emulator/emulator.cpp
+      USES riverhorse_backend riverhorse_base fmt::fmt LABELS cuda)
+    target_include_directories(${name} BEFORE PRIVATE ${PROJECT_SOURCE_DIR}/cuda/emulator)
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/cuda ${PROJECT_SOURCE_DIR}/src)
+    target_compile_definitions(${name} PRIVATE RIVERHORSE_CUDA_EMULATED)
+    target_compile_options(${name} PRIVATE -Wno-unknown-pragmas)
+  endforeach()
 endif()

@@ -4,7 +4,7 @@ set(riverhorse_engine_test_uses riverhorse_engine riverhorse_model riverhorse_ch
 if(TARGET riverhorse_vulkan)
   list(APPEND riverhorse_engine_test_uses riverhorse_vulkan)
 endif()
-foreach(name model_golden_test engine_session_test engine_sampling_test invariants_test default_model_test)
+foreach(name model_golden_test engine_session_test engine_sampling_test invariants_test default_model_test conv_choice_test)
   riverhorse_test(${name} ${name}.cpp USES ${riverhorse_engine_test_uses} nlohmann_json::nlohmann_json)
   if(TARGET riverhorse_vulkan)
     target_compile_definitions(${name} PRIVATE RIVERHORSE_HAS_VULKAN)
@@ -13,7 +13,7 @@ foreach(name model_golden_test engine_session_test engine_sampling_test invarian
   set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 endforeach()
 # Sessions are the same code on every backend, and an emulated device is slow.
-foreach(name model_golden_test engine_sampling_test invariants_test)
+foreach(name model_golden_test engine_sampling_test invariants_test conv_choice_test)
   riverhorse_test_on_emulated_cuda(${name})
 endforeach()
 

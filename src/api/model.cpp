@@ -24,6 +24,7 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
   riverhorse::EngineOptions result;
   result.dtype = riverhorse::api::read_dtype(options.dtype);
   result.conv = read_conv(options.conv);
+  result.cache_folder = text_or_empty(options.cache_folder);
   result.max_sessions = positive_or<std::int64_t>(options.max_sessions, result.max_sessions, "max_sessions");
   result.context_tokens = positive_or(options.context_tokens, result.context_tokens, "context_tokens");
   result.prefill_piece_tokens =

@@ -71,6 +71,14 @@ struct SlotPool {
 // Sequence b is at position `at[b % at.size()]`.
 SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random);
 
+// Benchmarks of long convolutions, in 16 bits: too large for the cpu, which has none.
+struct LongShape {
+  std::int64_t batch, heads, length;
+};
+inline constexpr LongShape long_shapes[] = {{64, 768, 256},  {64, 768, 1024},  {64, 768, 2048},
+                                            {64, 768, 4096}, {32, 768, 8192},  {16, 768, 16384},
+                                            {8, 768, 32768}, {8, 192, 131072}, {8, 32, 1048576}};
+
 // Adds the input "kernel" (heads, length), which falls by e^-8.
 int decaying_kernel(CaseBuilder& builder, std::int64_t heads, std::int64_t length);
 
@@ -99,7 +107,8 @@ void add_attention_cases(CaseList& list, CaseSet set);           // rotary, atte
 void add_sample_cases(CaseList& list, CaseSet set);              // sample
 void add_training_basic_cases(CaseList& list, CaseSet set);      // zero, embed, residual norm, optimiser
 void add_training_linear_cases(CaseList& list, CaseSet set);     // linear, cross entropy
-void add_training_h3_cases(CaseList& list, CaseSet set);         // mixer, discretize, kernel, long convolution
+void add_training_h3_cases(CaseList& list, CaseSet set);         // mixer, discretize, kernel
+void add_training_fft_conv_cases(CaseList& list, CaseSet set);   // long convolution
 void add_training_attention_cases(CaseList& list, CaseSet set);  // attention and rotary
 
 using GradientList = std::vector<GradientCase>;
@@ -113,6 +122,7 @@ inline constexpr double long_step = 0x1p-4;
 void add_basic_gradient_cases(GradientList& list);
 void add_linear_gradient_cases(GradientList& list);
 void add_h3_gradient_cases(GradientList& list);
+void add_fft_conv_gradient_cases(GradientList& list);
 void add_attention_gradient_cases(GradientList& list);
 
 }  // namespace riverhorse::op_cases_detail

@@ -17,10 +17,11 @@ int decaying_kernel(CaseBuilder& builder, std::int64_t heads, std::int64_t lengt
 
 namespace {
 
-void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t length, bool with_skip, bool gelu) {
+void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t length, bool with_skip, bool gelu,
+         const std::vector<DType>& dtypes = activation_dtypes) {
   const std::string name =
       fmt::format("b{}_h{}_l{}{}{}", batch, heads, length, with_skip ? "_skip" : "", gelu ? "_gelu" : "");
-  add_case(list, "fft_conv", name, activation_dtypes, [=](CaseBuilder& builder) {
+  add_case(list, "fft_conv", name, dtypes, [=](CaseBuilder& builder) {
     const int u = builder.normal("u", CaseRole::input, builder.activation(), {batch, heads, length});
     const int kernel = decaying_kernel(builder, heads, length);
     const int skip = with_skip ? builder.normal("skip", CaseRole::input, DType::f32, {heads}) : -1;
@@ -41,6 +42,9 @@ void add_fft_conv_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::bench) {
     add(list, 1, 768, 1024, true, false);
     add(list, 1, 768, 8192, true, false);
+    for (const LongShape& shape : long_shapes) {
+      add(list, shape.batch, shape.heads, shape.length, true, false, half_dtypes);
+    }
     return;
   }
   add(list, 2, 3, 127, true, false);
@@ -54,6 +58,12 @@ void add_fft_conv_cases(CaseList& list, CaseSet set) {
   add(list, 2, 2, 1024, true, false);
   add(list, 1, 3, 1134, true, true);
   add(list, 1, 1, 4097, true, false);
+  // Every size of transform that CUDA has on chip, an odd batch, and the first length beyond them on an H100.
+  add(list, 3, 2, 251, true, false);
+  add(list, 5, 1, 509, false, true);
+  add(list, 3, 1, 2039, true, false);
+  add(list, 2, 1, 4093, false, false);
+  add(list, 3, 1, 8209, true, true);
 }
 
 }  // namespace riverhorse::op_cases_detail

@@ -96,6 +96,7 @@ std::vector<GradientCase> gradient_cases() {
   op_cases_detail::add_basic_gradient_cases(list);
   op_cases_detail::add_linear_gradient_cases(list);
   op_cases_detail::add_h3_gradient_cases(list);
+  op_cases_detail::add_fft_conv_gradient_cases(list);
   op_cases_detail::add_attention_gradient_cases(list);
   return list;
 }

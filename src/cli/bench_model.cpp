@@ -87,6 +87,7 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
+  engine_options.cache_folder = options.device.cache;
   engine_options.max_sessions = 1;
   engine_options.context_tokens = length + 1;
   engine_options.prefill_piece_tokens = length;
@@ -154,6 +155,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
+  engine_options.cache_folder = options.device.cache;
   engine_options.max_sessions = options.batch;
   engine_options.context_tokens = prompt + 3 * drawn + 16;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);

@@ -63,6 +63,7 @@ class Evaluation {
     EngineOptions engine_options;
     engine_options.dtype = options_.dtype;
     engine_options.conv = options_.conv;
+    engine_options.cache_folder = options_.device.cache;
     engine_options.max_sessions = 1;
     engine_options.context_tokens = 1;  // Engine::forward has states of its own
     engine_options.progress = progress_line("loading");

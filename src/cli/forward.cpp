@@ -115,6 +115,7 @@ void run(const ForwardOptions& options) {
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
+  engine_options.cache_folder = options.device.cache;
   engine_options.max_sessions = 1;
   engine_options.context_tokens = 1;  // forward() has states of its own
   engine_options.prefill_piece_tokens = options.piece_tokens;

@@ -202,6 +202,7 @@ class Generation {
     EngineOptions engine_options;
     engine_options.dtype = options_.dtype;
     engine_options.conv = options_.conv;
+    engine_options.cache_folder = options_.device.cache;
     engine_options.prefill_piece_tokens = options_.piece_tokens;
     engine_options.max_sessions = static_cast<std::int64_t>(prompts.size());
     engine_options.context_tokens = 256;  // it doubles as needed

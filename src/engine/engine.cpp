@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "engine/conv_choice.h"
 #include "engine/engine_core.h"
 
 namespace riverhorse {
@@ -139,6 +140,10 @@ EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpo
     options_.prefill_piece_tokens = choose_piece_tokens(checkpoint.config, device_->info(), options_.dtype);
   }
   check_memory(*device_, checkpoint.config, options_);
+  if (options_.conv == ConvAlgorithm::automatic && options_.cache_folder) {
+    options_.conv = choose_conv(*device_, checkpoint.config, options_.dtype, options_.prefill_piece_tokens,
+                                *options_.cache_folder);
+  }
   model_ = std::make_unique<H3Model>(device_, checkpoint, options_.dtype, options_.conv, options_.progress);
   options_.progress = {};
 

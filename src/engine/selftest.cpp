@@ -17,6 +17,7 @@
 #include <optional>
 #include <string_view>
 
+#include "backend/device_key.h"
 #include "backend/op_cases.h"
 #include "base/cache_folder.h"
 #include "base/error.h"
@@ -75,10 +76,7 @@ struct Verdict {
 };
 
 std::string verdict_key(const DeviceInfo& info, bool minimal_features) {
-  std::string uuid;
-  for (const std::uint8_t byte : info.uuid) uuid += fmt::format("{:02x}", byte);
-  return fmt::format("riverhorse {} | {} | {} | {} | {} | {} | {}", RIVERHORSE_VERSION, backend_name(info.backend),
-                     info.name, info.driver, info.api, uuid, minimal_features ? "minimal" : "full");
+  return fmt::format("{} | {}", device_key(info), minimal_features ? "minimal" : "full");
 }
 
 // The hash is for the file's name only: the key itself is in the file and compared.

@@ -1,0 +1,295 @@
+// Fourier transforms on chip. A team of threads holds the points in registers and exchanges them through shared
+// memory.
+//
+// size = r_0 r_1 ...: pass i of the forward transform has transforms of r_i points, which lie `stride` apart, in a
+// thread's registers, then twiddles (decimation in frequency). The inverse goes the same passes backwards (decimation
+// in time), so that points need never be put in the order of their frequencies: after the forward transform place
+//   k_0 size / r_0 + k_1 size / (r_0 r_1) + ... has frequency k_0 + k_1 r_0 + k_2 r_0 r_1 + ...
+// and products of spectra work in any order. A pass writes to the places that it read from, so that one barrier an
+// exchange is enough.
+#pragma once
+
+#include "complex.cuh"
+#include "kernel.cuh"
+
+namespace riverhorse::cuda {
+
+using Point = Complex<float>;
+
+// cos(2 pi i / 32), i from 0 to 16.
+__device__ constexpr float cosine_of_32nd(int i) {
+  constexpr float cosines[] = {1.0f,         0.980785280f, 0.923879533f, 0.831469612f, 0.707106781f,
+                               0.555570233f, 0.382683432f, 0.195090322f, 0.0f};
+  return i <= 8 ? cosines[i] : -cosines[16 - i];
+}
+
+// x e^(-2 pi i n / 32), or with `inverse` the conjugate root; n from 0 to 15, known when compiling.
+template <bool inverse>
+__device__ inline Point times_root(Point x, int n) {
+  if (n == 0) return x;
+  if (n == 8) return inverse ? Point(-x.im, x.re) : Point(x.im, -x.re);
+  const float cosine = cosine_of_32nd(n), sine = cosine_of_32nd(n < 8 ? 8 - n : n - 8);
+  return x * Point(cosine, inverse ? sine : -sine);
+}
+
+__device__ constexpr int reversed_bits(int index, int radix) {
+  int result = 0;
+  for (int bit = 1; bit < radix; bit *= 2) result = 2 * result + ((index & bit) != 0 ? 1 : 0);
+  return result;
+}
+
+// The transform of `radix` points in registers; result k is at reversed_bits(k). `half`: x[radix / 2] and on are
+// taken as zero.
+template <int radix, bool half = false>
+__device__ inline void split(Point* x) {
+  constexpr int middle = radix / 2;
+#pragma unroll
+  for (int i = 0; i < middle; ++i) {
+    const Point a = x[i];
+    if constexpr (half) {
+      x[middle + i] = times_root<false>(a, i * (32 / radix));
+    } else {
+      const Point b = x[middle + i];
+      x[i] = a + b;
+      x[middle + i] = times_root<false>(a - b, i * (32 / radix));
+    }
+  }
+  if constexpr (middle > 1) {
+    split<middle>(x);
+    split<middle>(x + middle);
+  }
+}
+
+// Its inverse times `radix`. `half`: x[radix / 2] and on are not wanted.
+template <int radix, bool half = false>
+__device__ inline void join(Point* x) {
+  constexpr int middle = radix / 2;
+  if constexpr (middle > 1) {
+    join<middle>(x);
+    join<middle>(x + middle);
+  }
+#pragma unroll
+  for (int i = 0; i < middle; ++i) {
+    const Point a = x[i], b = times_root<true>(x[middle + i], i * (32 / radix));
+    x[i] = a + b;
+    if constexpr (!half) x[middle + i] = a - b;
+  }
+}
+
+// From here on the compiler knows nothing about the value, so that it makes nothing of it ahead of time: it would
+// keep powers from one transform to the next, and spill.
+__device__ inline void forget([[maybe_unused]] float& value) {
+#ifndef RIVERHORSE_CUDA_EMULATED
+  asm volatile("" : "+f"(value));
+#endif
+}
+
+// x of result k, at reversed_bits(k), times w^k. Powers by few products each: no error builds up.
+template <int radix>
+__device__ inline void twiddle(Point* x, Point w) {
+  forget(w.re);
+  forget(w.im);
+  const Point squared = w * w;
+  const Point powers[] = {Point(1), w, squared, squared * w};
+  Point high(1);
+#pragma unroll
+  for (int k = 0; k < radix; k += 4) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      Point& value = x[reversed_bits(k + r, radix)];
+      if (k == 0 && r > 0) value = value * powers[r];
+      if (k > 0) value = value * (r == 0 ? high : high * powers[r]);
+    }
+    high = k == 0 ? squared * squared : high * (squared * squared);
+  }
+}
+
+// e^(-2 pi i low / count), low < count <= 2^24.
+__device__ inline Point unit_root(std::int64_t low, std::int64_t count) {
+  float sine, cosine;
+  sincospif(-2.0f * static_cast<float>(low) / static_cast<float>(count), &sine, &cosine);
+  return {cosine, sine};
+}
+
+// Of one team. The first radix is the largest and the number of points of a thread: point j of it is at
+// thread + j `threads` before the forward and after the inverse transform.
+template <int... radices>
+class Transform {
+ public:
+  static constexpr int passes = sizeof...(radices);
+  static constexpr int size = (radices * ...);
+  __host__ __device__ static constexpr int radix(int pass) {
+    const int list[] = {radices...};
+    return list[pass];
+  }
+  __host__ __device__ static constexpr int stride(int pass) {
+    int stride = size;
+    for (int i = 0; i <= pass; ++i) stride /= radix(i);
+    return stride;
+  }
+  static constexpr int values = radix(0);
+  static constexpr int threads = size / values;
+  static constexpr int block_threads = threads < 128 ? 128 : threads;
+  static constexpr int teams = block_threads / threads;
+  static constexpr int blocks = 512 / block_threads;    // at least, of a multiprocessor: up to 128 registers a thread
+  static constexpr int padded_size = size + size / 16;  // in shared memory
+  static constexpr std::size_t shared_bytes = sizeof(Point) * padded_size * teams;
+
+  // `shared` is the block's.
+  __device__ explicit Transform(Point* shared)
+      : shared_(shared + static_cast<int>(threadIdx.x) / threads * padded_size),
+        thread_(static_cast<int>(threadIdx.x) % threads) {
+    make_roots<0>();
+  }
+
+  // Value v of this thread is at thread() + place(v) in a spectrum, and of the points.
+  __device__ int thread() const { return thread_; }
+  __device__ static constexpr int place(int v) { return v * threads; }
+
+  __device__ static void synchronize() {
+    if constexpr (threads <= warp_size) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
+
+  // From the points x to their spectrum and, without a factor 1 / size, back. In between `use`(v, values) is called
+  // with values v to v + group of the spectrum, in place, a group after the other so that few are in registers.
+  // `half`: the second half of the points is zero, and not wanted back.
+  static constexpr int group = radix(passes - 1);
+  template <bool half, int pass = 0, typename Use>
+  __device__ void there_and_back(Point (&x)[values], const Use& use) {
+    if constexpr (pass + 1 < passes) {
+      split_pass<half, pass>(x);
+      synchronize();
+      there_and_back<half, pass + 1>(x, use);
+      synchronize();
+      join_pass<half, pass>(x);
+    } else {
+#pragma unroll
+      for (int first = 0; first < values; first += group) {
+        split_last(x, first);
+        use(first, x + first);
+        join_last(x, first);
+      }
+    }
+  }
+
+  // To the spectrum only; the next transform needs a barrier before it.
+  template <bool half, int pass = 0, typename Use>
+  __device__ void forward(Point (&x)[values], const Use& use) {
+    if constexpr (pass + 1 < passes) {
+      split_pass<half, pass>(x);
+      synchronize();
+      forward<half, pass + 1>(x, use);
+    } else {
+#pragma unroll
+      for (int first = 0; first < values; first += group) {
+        split_last(x, first);
+        use(first, x + first);
+      }
+    }
+  }
+
+  // From a spectrum, which `make`(v, values) writes.
+  template <bool half, int pass = 0, typename Make>
+  __device__ void inverse(Point (&x)[values], const Make& make) {
+    if constexpr (pass + 1 < passes) {
+      inverse<half, pass + 1>(x, make);
+      synchronize();
+      join_pass<half, pass>(x);
+    } else {
+#pragma unroll
+      for (int first = 0; first < values; first += group) {
+        make(first, x + first);
+        join_last(x, first);
+      }
+    }
+  }
+
+ private:
+  template <bool half, int pass>
+  __device__ void split_pass(Point (&x)[values]) {
+    constexpr int r = radix(pass);
+#pragma unroll
+    for (int first = 0; first < values; first += r) {
+      if constexpr (pass > 0) {
+#pragma unroll
+        for (int j = 0; j < r; ++j) x[first + j] = at<pass>(first, j);
+      }
+      split<r, half && pass == 0>(x + first);
+      twiddle<r>(x + first, roots_[pass]);
+#pragma unroll
+      for (int j = 0; j < r; ++j) at<pass>(first, j) = x[first + reversed_bits(j, r)];
+    }
+  }
+  template <bool half, int pass>
+  __device__ void join_pass(Point (&x)[values]) {
+    constexpr int r = radix(pass);
+#pragma unroll
+    for (int first = 0; first < values; first += r) {
+#pragma unroll
+      for (int j = 0; j < r; ++j) x[first + reversed_bits(j, r)] = at<pass>(first, j);
+      twiddle<r>(x + first, conj(roots_[pass]));
+      join<r, half && pass == 0>(x + first);
+      if constexpr (pass > 0) {
+#pragma unroll
+        for (int j = 0; j < r; ++j) at<pass>(first, j) = x[first + j];
+      }
+    }
+  }
+  __device__ void split_last(Point (&x)[values], int first) {
+#pragma unroll
+    for (int j = 0; j < group; ++j) x[first + j] = at<passes - 1>(first, j);
+    split<group>(x + first);
+  }
+  __device__ void join_last(Point (&x)[values], int first) {
+    join<group>(x + first);
+#pragma unroll
+    for (int j = 0; j < group; ++j) at<passes - 1>(first, j) = x[first + j];
+  }
+  // Point j of those that the thread has in registers from `first` on in that pass. Every 16 points are followed by
+  // an empty place, so that neither neighbours nor points a stride apart meet in a bank.
+  template <int pass>
+  __device__ Point& at(int first, int j) const {
+    constexpr int step = stride(pass);
+    static_assert(threads % step == 0 && (step % 16 == 0 || 16 % step == 0));
+    const int index = thread_ + first / radix(pass) * threads;
+    const int begin = index / step * (step * radix(pass)) + index % step, offset = step * j;
+    return shared_[begin + begin / 16 + offset + offset / 16];
+  }
+  template <int pass>
+  __device__ void make_roots() {
+    if constexpr (pass + 1 < passes) {
+      constexpr int step = stride(pass);
+      roots_[pass] = unit_root(thread_ % step, step * radix(pass));
+      make_roots<pass + 1>();
+    }
+  }
+
+  Point* shared_;
+  int thread_;
+  Point roots_[passes - 1];
+};
+
+// Calls `function` with a Tag of the transform of 2^log points.
+constexpr int least_transform_log = 8, most_transform_log = 14;
+template <typename T>
+struct Tag {
+  using type = T;
+};
+template <typename Function>
+void with_transform(int log, Function&& function) {
+  switch (log) {
+    case 8: return function(Tag<Transform<16, 16>>());
+    case 9: return function(Tag<Transform<32, 16>>());
+    case 10: return function(Tag<Transform<16, 8, 8>>());
+    case 11: return function(Tag<Transform<16, 16, 8>>());
+    case 12: return function(Tag<Transform<16, 16, 16>>());
+    case 13: return function(Tag<Transform<32, 16, 16>>());
+    default: return function(Tag<Transform<32, 32, 16>>());
+  }
+}
+
+}  // namespace riverhorse::cuda
