@@ -89,6 +89,15 @@ void main() {
   const uint head = gl_WorkGroupID.y % heads;
   const uint sequence = gl_WorkGroupID.y / heads;
   const uint slot = uint(slots[sequence]);
+  const uint own = sequence * 3u * D + head * width;  // q of this head in qkv
+  // The token's own q, k and v do not depend on the slot; heads are at most 256 wide.
+  float own_q[2], own_k[2], own_v[2];
+  [[unroll]] for (uint i = 0u; i < 2u; ++i) {
+    const uint c = own + min(self + i * 128u, width - 1u);
+    own_q[i] = float(qkv[c]);
+    own_k[i] = float(qkv[c + D]);
+    own_v[i] = float(qkv[c + 2u * D]);
+  }
   const uint position = min(uint(positions[slot]), capacity - 1u);
   const uint keys = position + 1u;
   const uint in_part = max((keys + splits - 1u) / splits, kKeys);
@@ -96,19 +105,17 @@ void main() {
   const uint end = min(begin + in_part, keys);
   const uint parts = (keys + in_part - 1u) / in_part;
   if (part >= parts) return;
-  const uint own = sequence * 3u * D + head * width;        // q of this head in qkv
-  const uint base = slot * capacity * D + head * width;     // key 0 of this head in the cache
+  const uint base = slot * capacity * D + head * width;  // key 0 of this head in the cache
 
-  if (part == 0u) {
-    for (uint c = self; c < width; c += 128u) {
-      cache_k[base + position * D + c] = qkv[own + D + c];
-      cache_v[base + position * D + c] = qkv[own + 2u * D + c];
-    }
-  }
-  for (uint c = self; c < 256u; c += 128u) {
-    const float q = c < width ? float(qkv[own + c]) * scale : 0.0;
+  [[unroll]] for (uint i = 0u; i < 2u; ++i) {
+    const uint c = self + i * 128u;
+    const float q = c < width ? own_q[i] * scale : 0.0;
     query[c] = q;
     query_vectors[c / 4u][c % 4u] = q;
+    if (part == 0u && c < width) {
+      cache_k[base + position * D + c] = ACT(own_k[i]);
+      cache_v[base + position * D + c] = ACT(own_v[i]);
+    }
   }
   barrier();
 

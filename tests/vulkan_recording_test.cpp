@@ -67,6 +67,27 @@ TEST_F(VulkanRecordingTest, ConflictsHaveOneBarrierEach) {
             0u);
 }
 
+// The counters by which workgroups find out who is the last are zero again whenever they are needed.
+TEST_F(VulkanRecordingTest, WorkgroupsThatShareARowMeetInEveryReplay) {
+  const std::int64_t vocabulary = 50264;
+  std::vector<float> logits(static_cast<std::size_t>(vocabulary), 0.0f);
+  logits[40000] = logits[50000] = 1.0f;  // the lower index wins
+  SampleArgs args;
+  args.logits = put(*device_, DType::f32, {1, vocabulary}, logits);
+  args.slots = device_->allocate_tensor(DType::i32, {1});
+  args.sampler = device_->allocate_tensor(DType::i32, {1, 16});  // zeros: greedy
+  args.tokens = device_->allocate_tensor(DType::i32, {1});
+  args.history = device_->allocate_tensor(DType::i32, {1, 8});
+  const auto recording = device_->record([&](Encoder& encoder) { encoder.sample(args), encoder.sample(args); }, {});
+  device_->submit(*recording);
+  device_->wait(device_->submit(*recording));
+  logits[7] = 2.0f;
+  device_->upload(args.logits, std::as_bytes(std::span<const float>(logits)));
+  device_->wait(device_->submit(*recording));
+  const std::vector<std::int32_t> expected = {40000, 40000, 40000, 40000, 7, 7, 0, 0};
+  EXPECT_EQ(fetch<std::int32_t>(*device_, args.history), expected);
+}
+
 TEST_F(VulkanRecordingTest, TransfersAndDispatchesAreOrdered) {
   // Odd byte counts go through vkCmdCopyBuffer; what comes before and after are dispatches.
   const Tensor a = numbers(100, 1), b = numbers(100, 2), c = numbers(100, 3);
