@@ -1,11 +1,10 @@
 # The program, the C API and the self test.
 riverhorse_test(selftest_test selftest_test.cpp USES riverhorse_selftest LABELS program)
 
-riverhorse_test(api_test api_test.cpp api_session_test.cpp api_generate_test.cpp USES riverhorse::riverhorse LABELS api)
+riverhorse_test(api_test api_test.cpp api_session_test.cpp api_generate_test.cpp USES riverhorse::riverhorse LABELS api THREADS)
 riverhorse_test(api_trainer_test api_trainer_test.cpp USES riverhorse::riverhorse LABELS api training)
-set_property(TEST api_trainer_test APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 riverhorse_test(api_wrapper_test api_wrapper_test.cpp USES riverhorse::riverhorse LABELS api)
-set_target_properties(api_wrapper_test PROPERTIES CXX_STANDARD 17)
+set_target_properties(api_wrapper_test PROPERTIES CXX_STANDARD 17 DISABLE_PRECOMPILE_HEADERS ON)
 
 add_executable(api_c_test api_c_test.c)
 set_target_properties(api_c_test PROPERTIES C_STANDARD 99 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF)
@@ -34,5 +33,6 @@ endif()
 if(TARGET riverhorse_program)
   add_test(NAME readme_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/readme_test.sh $<TARGET_FILE_DIR:riverhorse_program>
                                     ${CMAKE_CURRENT_BINARY_DIR}/readme_test)
-  set_tests_properties(readme_test PROPERTIES LABELS program TIMEOUT 600)
+  set_tests_properties(readme_test PROPERTIES LABELS program TIMEOUT 600
+                       ENVIRONMENT "OMP_NUM_THREADS=1;OPENBLAS_NUM_THREADS=1;${riverhorse_mesa_cache}")
 endif()
