@@ -95,11 +95,12 @@ void mixer_pieces(Device& device, const char* file_name, ConvAlgorithm algorithm
   };
   for (const std::int64_t size : {1, 7, 64, 100}) {
     layer.reset();
-    expect_same(in_pieces(qkv, 3 * width, width, size,
-                          [&](const std::vector<float>& piece, std::int64_t count) {
-                            return layer.mix(piece, batch, count, algorithm, dtype);
-                          },
-                          size == 1 ? one_block : length),
+    expect_same(in_pieces(
+                    qkv, 3 * width, width, size,
+                    [&](const std::vector<float>& piece, std::int64_t count) {
+                      return layer.mix(piece, batch, count, algorithm, dtype);
+                    },
+                    size == 1 ? one_block : length),
                 "pieces of " + std::to_string(size));
   }
   layer.reset();
