@@ -9,8 +9,6 @@ foreach(name model_golden_test engine_session_test engine_sampling_test invarian
   if(TARGET riverhorse_vulkan)
     target_compile_definitions(${name} PRIVATE RIVERHORSE_HAS_VULKAN)
   endif()
-  # The models are small: threads would wait for each other most of the time.
-  set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 endforeach()
 # Sessions are the same code on every backend, and an emulated device is slow.
 foreach(name model_golden_test engine_sampling_test invariants_test conv_choice_test)

@@ -4,7 +4,6 @@ riverhorse_test(evaluation_test evaluation_test.cpp USES riverhorse_evaluation $
 if(TARGET riverhorse_vulkan)
   target_compile_definitions(evaluation_test PRIVATE RIVERHORSE_HAS_VULKAN)
 endif()
-set_property(TEST evaluation_test APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 
 if(TARGET riverhorse_program)
   riverhorse_test(eval_cli_test eval_cli_test.cpp USES riverhorse_formats nlohmann_json::nlohmann_json LABELS program)

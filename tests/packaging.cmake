@@ -20,6 +20,7 @@ else()
                      "-DEXTRA_ARGS=${consumer_extra}" -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/run.cmake)
     set_tests_properties(consumer_${how} PROPERTIES LABELS consumer TIMEOUT 1500)
   endforeach()
+  set_tests_properties(consumer_add_subdirectory PROPERTIES PROCESSORS 2 COST 200)  # it compiles on all cores
   set_tests_properties(consumer_install PROPERTIES FIXTURES_SETUP installed)
   set_tests_properties(consumer_find_package consumer_pkg_config PROPERTIES FIXTURES_REQUIRED installed)
 endif()

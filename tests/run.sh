@@ -51,6 +51,7 @@ say "configuring in $build_dir"
 cmake --preset "$preset" -B "$build_dir" ${cmake_options[@]+"${cmake_options[@]}"}
 
 say "building with $(riverhorse_jobs) jobs"
+export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}  # what ccache wants of precompiled headers
 started=$SECONDS
 cmake --build "$build_dir" --parallel "$(riverhorse_jobs)" ${targets[@]+--target "${targets[@]}"}
 say "built in $((SECONDS - started)) s"

@@ -7,7 +7,6 @@ target_include_directories(synthetic_tasks_test PRIVATE ${PROJECT_SOURCE_DIR}/sa
 riverhorse_test(synthetic_training_test synthetic_training_test.cpp ${synthetic_tasks}/tasks.cpp
   ${synthetic_tasks}/experiment.cpp ${synthetic_tasks}/curves.cpp USES riverhorse::riverhorse LABELS samples training)
 target_include_directories(synthetic_training_test PRIVATE ${PROJECT_SOURCE_DIR}/samples)
-set_property(TEST synthetic_training_test APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 
 # The corpus of the model that ships: its readers.
 find_package(Python3 COMPONENTS Interpreter)

@@ -2,7 +2,6 @@
 foreach(name trainer_parts_test tensorboard_test checkpoint_folder_test trainer_test)
   riverhorse_test(${name} ${name}.cpp USES riverhorse_train riverhorse_cpu nlohmann_json::nlohmann_json
                   LABELS training)
-  set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1)
 endforeach()
 
 find_package(Python3 COMPONENTS Interpreter)

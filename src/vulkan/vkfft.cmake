@@ -45,7 +45,7 @@ unset(riverhorse_vkfft_text)
 message(STATUS "VkFFT ${riverhorse_vkfft_version} in ${riverhorse_vkfft_header}${riverhorse_vkfft_note}")
 
 add_library(riverhorse_vkfft INTERFACE)
-target_include_directories(riverhorse_vkfft SYSTEM INTERFACE ${riverhorse_vkfft_dir} ${riverhorse_glslang_include_dir}
+target_include_directories(riverhorse_vkfft SYSTEM INTERFACE ${riverhorse_glslang_include_dir}
                                                              ${riverhorse_glslang_include_dir}/glslang/Include)
 target_compile_definitions(riverhorse_vkfft INTERFACE VKFFT_BACKEND=0)
 foreach(library glslang MachineIndependent GenericCodeGen OSDependent OGLCompiler SPIRV)  # some are gone in glslang 14
