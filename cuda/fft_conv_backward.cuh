@@ -64,16 +64,17 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
   Fft fft(shared);
   constexpr bool on_chip = keeps_on_chip<Fft>();
   const std::int32_t team = index_of_team<Fft>(), own_team = team < c.teams() ? team : 0;
-  const std::int32_t part = own_team % c.near_rows, head = own_team / c.near_rows % c.heads;
-  const std::int32_t begin = own_team / c.near_rows / c.heads * c.team_pairs;
+  const std::int32_t near_rows = half ? 1 : c.near_rows;  // whole rows have one part
+  const std::int32_t part = own_team % near_rows, head = own_team / near_rows % c.heads;
+  const std::int32_t begin = own_team / near_rows / c.heads * c.team_pairs;
   const std::int32_t end = team < c.teams() ? min(begin + c.team_pairs, c.pairs) : begin;
-  const Point* spectrum = c.spectra + std::int64_t{head * c.near_rows + part} * Fft::size + fft.thread();
+  const Point* spectrum = c.spectra + std::int64_t{head * near_rows + part} * Fft::size + fft.thread();
   Point* parked = on_chip ? shared + Fft::shared_points + threadIdx.x / Fft::threads * Fft::size + fft.thread()
                           : team_points(fft, c.parked);
   Point x[Fft::values], sum[on_chip ? Fft::values : 1];
   for (std::int32_t pair = begin; pair < begin + c.team_pairs; ++pair) {
     const bool active = pair < end;
-    const Item item{active ? (head * c.pairs + pair) * c.near_rows + part : 0, head, active ? pair : 0};
+    const Item item{active ? (head * c.pairs + pair) * near_rows + part : 0, head, active ? pair : 0};
     load_points<Fft, half>(u.row(item, fft.thread()), active, x);
     fft.template forward<half>(x, [&](int first, const Point* values) {
 #pragma unroll
