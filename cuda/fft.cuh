@@ -76,19 +76,9 @@ __device__ inline void join(Point* x) {
   }
 }
 
-// From here on the compiler knows nothing about the value, so that it makes nothing of it ahead of time: it would
-// keep powers from one transform to the next, and spill.
-__device__ inline void forget([[maybe_unused]] float& value) {
-#ifndef RIVERHORSE_CUDA_EMULATED
-  asm volatile("" : "+f"(value));
-#endif
-}
-
 // x of result k, at reversed_bits(k), times w^k. Powers by few products each: no error builds up.
 template <int radix>
 __device__ inline void twiddle(Point* x, Point w) {
-  forget(w.re);
-  forget(w.im);
   const Point squared = w * w;
   const Point powers[] = {Point(1), w, squared, squared * w};
   Point high(1);
@@ -133,11 +123,13 @@ class Transform {
   static constexpr int teams = block_threads / threads;
   static constexpr int blocks = 512 / block_threads;    // at least, of a multiprocessor: up to 128 registers a thread
   static constexpr int padded_size = size + size / 16;  // in shared memory
-  static constexpr std::size_t shared_bytes = sizeof(Point) * padded_size * teams;
+  static constexpr int shared_points = padded_size * teams + (passes - 1) * block_threads;
+  static constexpr std::size_t shared_bytes = sizeof(Point) * shared_points;
 
   // `shared` is the block's.
   __device__ explicit Transform(Point* shared)
       : shared_(shared + static_cast<int>(threadIdx.x) / threads * padded_size),
+        roots_(shared + padded_size * teams + threadIdx.x),
         thread_(static_cast<int>(threadIdx.x) % threads) {
     make_roots<0>();
   }
@@ -219,7 +211,7 @@ class Transform {
         for (int j = 0; j < r; ++j) x[first + j] = at<pass>(first, j);
       }
       split<r, half && pass == 0>(x + first);
-      twiddle<r>(x + first, roots_[pass]);
+      twiddle<r>(x + first, roots_[pass * block_threads]);
 #pragma unroll
       for (int j = 0; j < r; ++j) at<pass>(first, j) = x[first + reversed_bits(j, r)];
     }
@@ -231,7 +223,7 @@ class Transform {
     for (int first = 0; first < values; first += r) {
 #pragma unroll
       for (int j = 0; j < r; ++j) x[first + reversed_bits(j, r)] = at<pass>(first, j);
-      twiddle<r>(x + first, conj(roots_[pass]));
+      twiddle<r>(x + first, conj(roots_[pass * block_threads]));
       join<r, half && pass == 0>(x + first);
       if constexpr (pass > 0) {
 #pragma unroll
@@ -263,14 +255,16 @@ class Transform {
   __device__ void make_roots() {
     if constexpr (pass + 1 < passes) {
       constexpr int step = stride(pass);
-      roots_[pass] = unit_root(thread_ % step, step * radix(pass));
+      roots_[pass * block_threads] = unit_root(thread_ % step, step * radix(pass));
       make_roots<pass + 1>();
     }
   }
 
   Point* shared_;
+  // The thread's first power of each pass's twiddles. In registers the compiler would make all powers ahead of time,
+  // keep them from one transform to the next, and spill.
+  Point* roots_;
   int thread_;
-  Point roots_[passes - 1];
 };
 
 // Calls `function` with a Tag of the transform of 2^log points.

@@ -167,13 +167,14 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
   });
 }
 
-// An item is one of the `near_rows` parts of a pair of rows; `pairs` of a head share its spectrum.
+// An item is one of the `parts` of a pair of rows; `pairs` of a head share its spectrum.
 template <typename Fft, bool half, typename Load, typename Store>
 __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
-    convolve_near(std::int32_t items, std::int32_t pairs, std::int32_t near_rows, Load load, Store store,
+    convolve_near(std::int32_t items, std::int32_t pairs, std::int32_t parts, Load load, Store store,
                   const Point* spectra) {
   SHARED_MEMORY(Point, shared);
   Fft fft(shared);
+  const std::int32_t near_rows = half ? 1 : parts;  // whole rows have one part
   const bool active = index_of_team<Fft>() < items;
   const Item item = item_of(active ? index_of_team<Fft>() : 0, pairs, near_rows);
   const std::int64_t row = std::int64_t{item.head} * near_rows + item.index % near_rows;

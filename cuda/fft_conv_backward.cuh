@@ -46,35 +46,35 @@ template <typename Fft>
 __host__ __device__ constexpr bool keeps_on_chip() {
   return Fft::values == 16;
 }
-// At least, of a multiprocessor: up to 168 registers a thread where blocks are small, else 128.
-template <typename Fft>
-constexpr int correlation_blocks() {
-  return Fft::block_threads == 128 ? 3 : Fft::blocks;
-}
 template <typename Fft>
 constexpr std::size_t correlation_shared_bytes() {
   return Fft::shared_bytes + (keeps_on_chip<Fft>() ? sizeof(Point) * Fft::size * Fft::teams : 0);
 }
 
+// Of all teams of all blocks, those of this thread.
+template <typename Fft>
+__device__ Point* team_points(const Fft& fft, Point* points) {
+  return points + std::int64_t{index_of_team<Fft>()} * Fft::size + fft.thread();
+}
+
 template <typename Fft, bool half, typename LoadU, typename LoadGradient, typename Store>
-__global__ void __launch_bounds__(Fft::block_threads, correlation_blocks<Fft>())
+__global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
     correlate_near(Correlation c, LoadU u, LoadGradient gradient, Store d_u) {
   SHARED_MEMORY(Point, shared);
   Fft fft(shared);
   constexpr bool on_chip = keeps_on_chip<Fft>();
   const std::int32_t team = index_of_team<Fft>(), own_team = team < c.teams() ? team : 0;
-  const std::int32_t part = own_team % c.near_rows, head = own_team / c.near_rows % c.heads;
-  const std::int32_t begin = own_team / c.near_rows / c.heads * c.team_pairs;
+  const std::int32_t near_rows = half ? 1 : c.near_rows;  // whole rows have one part
+  const std::int32_t part = own_team % near_rows, head = own_team / near_rows % c.heads;
+  const std::int32_t begin = own_team / near_rows / c.heads * c.team_pairs;
   const std::int32_t end = team < c.teams() ? min(begin + c.team_pairs, c.pairs) : begin;
-  const Point* spectrum = c.spectra + std::int64_t{head * c.near_rows + part} * Fft::size + fft.thread();
-  Point* sums = c.sums + std::int64_t{team} * Fft::size + fft.thread();
-  Point* parked = (on_chip ? shared + Fft::padded_size * Fft::teams + threadIdx.x / Fft::threads * Fft::size
-                           : c.parked + std::int64_t{team} * Fft::size) +
-                  fft.thread();
+  const Point* spectrum = c.spectra + std::int64_t{head * near_rows + part} * Fft::size + fft.thread();
+  Point* parked = on_chip ? shared + Fft::shared_points + threadIdx.x / Fft::threads * Fft::size + fft.thread()
+                          : team_points(fft, c.parked);
   Point x[Fft::values], sum[on_chip ? Fft::values : 1];
   for (std::int32_t pair = begin; pair < begin + c.team_pairs; ++pair) {
     const bool active = pair < end;
-    const Item item{active ? (head * c.pairs + pair) * c.near_rows + part : 0, head, active ? pair : 0};
+    const Item item{active ? (head * c.pairs + pair) * near_rows + part : 0, head, active ? pair : 0};
     load_points<Fft, half>(u.row(item, fft.thread()), active, x);
     fft.template forward<half>(x, [&](int first, const Point* values) {
 #pragma unroll
@@ -87,16 +87,18 @@ __global__ void __launch_bounds__(Fft::block_threads, correlation_blocks<Fft>())
       if constexpr (on_chip) {
 #pragma unroll
         for (int j = 0; j < Fft::group; ++j) sum[first + j] += values[j] * conj(parked[Fft::place(first + j)]);
-      } else if (adds) {
-#pragma unroll
-        for (int j = 0; j < Fft::group; ++j) {
-          sums[Fft::place(first + j)] += values[j] * conj(parked[Fft::place(first + j)]);
-        }
       } else {
+        Point* sums = team_points(fft, c.sums);
+        // All loads before the first store: the compiler cannot know that they are of other places.
+        Point product[Fft::group];
 #pragma unroll
-        for (int j = 0; j < Fft::group; ++j) {
-          sums[Fft::place(first + j)] = values[j] * conj(parked[Fft::place(first + j)]);
+        for (int j = 0; j < Fft::group; ++j) product[j] = values[j] * conj(parked[Fft::place(first + j)]);
+        if (adds) {
+#pragma unroll
+          for (int j = 0; j < Fft::group; ++j) product[j] += sums[Fft::place(first + j)];
         }
+#pragma unroll
+        for (int j = 0; j < Fft::group; ++j) sums[Fft::place(first + j)] = product[j];
       }
 #pragma unroll
       for (int j = 0; j < Fft::group; ++j) values[j] = values[j] * conj(spectrum[Fft::place(first + j)]);
@@ -104,11 +106,13 @@ __global__ void __launch_bounds__(Fft::block_threads, correlation_blocks<Fft>())
     store_points<Fft, half>(d_u.row(item, fft.thread()), active, x);
   }
   if constexpr (on_chip) {
+    Point* sums = team_points(fft, c.sums);
+    if (c.accumulate) {
 #pragma unroll
-    for (int v = 0; v < Fft::values; ++v) {
-      if (c.accumulate) sum[v] += sums[Fft::place(v)];
-      sums[Fft::place(v)] = sum[v];
+      for (int v = 0; v < Fft::values; ++v) sum[v] += sums[Fft::place(v)];
     }
+#pragma unroll
+    for (int v = 0; v < Fft::values; ++v) sums[Fft::place(v)] = sum[v];
   }
 }
 

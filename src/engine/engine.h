@@ -27,8 +27,8 @@ namespace riverhorse {
 struct EngineOptions {
   DType dtype = DType::f32;  // of weights and activations: f32, or f16 or bf16 where the device supports it
   ConvAlgorithm conv = ConvAlgorithm::automatic;
-  // With a value (as DeviceOptions::cache_folder), an automatic `conv` is measured on CUDA, once, and remembered there
-  // (conv_choice.h); Engine::options() tells what was chosen.
+  // With a value (as DeviceOptions::cache_folder), an automatic `conv` is measured on CUDA, once, and remembered
+  // there (conv_choice.h); Engine::options() tells what was chosen.
   std::optional<std::string> cache_folder;
   std::int64_t max_sessions = 4;       // slots
   std::int64_t context_tokens = 2048;  // first capacity of the KV cache, which doubles when needed; attention only
