@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(mixer_threads)
 constexpr int advance_warps = 8;
 
 __global__ void __launch_bounds__(advance_warps* warp_size) advance_modes(Call call, float* entry_states) {
-  __shared__ Complex<float> sums[advance_warps][warp_size];
+  __shared__ float sums[advance_warps][warp_size][2];
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
   const std::int64_t row = blockIdx.x, head = call.head(row), modes = call.filter.modes;
   const std::int64_t superchunks = divide_up(call.tokens, H3Filter::superchunk);
@@ -150,7 +150,8 @@ __global__ void __launch_bounds__(advance_warps* warp_size) advance_modes(Call c
           s = decay(s) + __shfl_sync(all_lanes, w_own, i) * input;
         }
       }
-      sums[warp][lane] = s;
+      sums[warp][lane][0] = s.re;
+      sums[warp][lane][1] = s.im;
       __syncthreads();
       for (std::int64_t chunk = first; warp == 0 && has_mode && chunk < min(first + advance_warps, superchunks);
            ++chunk) {
@@ -161,8 +162,9 @@ __global__ void __launch_bounds__(advance_warps* warp_size) advance_modes(Call c
         }
         const std::int64_t left = call.tokens - chunk * H3Filter::superchunk;
         const Complex<double> faded = power(a, min(left, std::int64_t{H3Filter::superchunk}));
+        const float* sum = sums[chunk - first][lane];
         carried = Complex<float>(static_cast<float>(faded.re), static_cast<float>(faded.im)) * carried +
-                  sums[chunk - first][lane];
+                  Complex<float>(sum[0], sum[1]);
       }
       __syncthreads();
     }

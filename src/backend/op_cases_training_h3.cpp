@@ -251,6 +251,7 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
     add_forward_case(list, m, chunked, true);
     add_forward_case(list, m, ConvAlgorithm::automatic);
   }
+  add_forward_case(list, {2, 1, 40, 2, 2100, {}}, fft, true);
   add_discretize_backward_case(list, 1, 1, 8, 1, bilinear);
   add_discretize_backward_case(list, 16, 4, 16, 2, zoh);
   add_discretize_backward_case(list, 7, 1, 2, 7, zoh);
