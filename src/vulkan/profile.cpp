@@ -227,10 +227,9 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
     query_cooperative_matrix(instance, profile);
   }
   if (multiprocessors.shaderSMCount > 0) limits.compute_units = multiprocessors.shaderSMCount;
-  if (compute_units.shaderEngineCount > 0) {
-    limits.compute_units = compute_units.shaderEngineCount * compute_units.shaderArraysPerEngineCount *
-                           compute_units.computeUnitsPerShaderArray;
-  }
+  const std::uint32_t amd_units = compute_units.shaderEngineCount * compute_units.shaderArraysPerEngineCount *
+                                  compute_units.computeUnitsPerShaderArray;
+  if (amd_units > 0) limits.compute_units = amd_units;  // 0 on drivers without hardware
 
   const auto enable = [&](bool wanted, const char* name) {
     if (wanted) profile.extensions.push_back(name);
