@@ -49,6 +49,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
 
   LaneOffsets at(lane, own);
   const bool in_turn = may_turn && m.in_turn;
+  const auto turn_of = [=](int barriers, int of) { return shared + static_cast<std::uint32_t>(barriers + 16 * of); };
+  if (in_turn && lane < 2) make_barrier(turn_of(lane == 0 ? place::lambda_turns : place::chunk_turns, warp));
   const auto walk = [&] { return TileWalk(in_turn, 1, cut.tiles); };
   const auto mover = [&] { return TileMover<T, fast>(at.lane, m.aligned); };
   const auto line = [&](auto* tensor) { return tensor + d * cut.batch * cut.tokens; };
@@ -69,9 +71,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   load(now, d_outputs, m.d_y);
   commit_copies();
 
-  if (lane < 2)
-    make_barrier(shared +
-                 static_cast<std::uint32_t>((lane == 0 ? place::lambda_turns : place::chunk_turns) + 16 * warp));
   make_constants(m, d, shared, warp, lane);
   const std::int64_t mode = d * modes + lane;
   const float* powers = m.powers + mode * H3Filter::power_count * 2;
@@ -97,7 +96,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   Complex<float> lambda;
   // Where warps take turns, the first tile of all waits for nobody, and after the last nobody waits.
   int turn = warp > 0 ? 0 : -1;
-  const auto turn_of = [=](int barriers, int of) { return shared + static_cast<std::uint32_t>(barriers + 16 * of); };
   const auto hand_on = [&](int barriers) {
     if (walk().after(now).group < cut.groups) signal_barrier(turn_of(barriers, (warp + 1) % chunked_warps));
   };
@@ -367,7 +365,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
 
   load_sums(taps, tap_sums + at.unit());
   load_sums(lags, lag_sums + at.unit());
-  finish(m, d, shared_memory, taps, lags, sums, gain, scale, warp, lane);
+  finish(m, d, shared_memory + place::warps, taps, lags, sums, gain, scale, warp, lane);
 }
 
 template <typename T>

@@ -85,7 +85,8 @@ struct ModeSums {
   Complex<float> x_v, lambda_u, x_v_weighted, lambda_x;
 };
 
-// The gradients of channel `d` from what the warps have summed. Takes the whole shared memory.
+// The gradients of channel `d` from what the warps have summed. Takes the shared memory of all warps, of which each
+// has finished its tiles, for other things: not that of the barriers, which nothing but barriers may touch.
 template <typename T>
 __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned char* shared, const LagSums& taps,
                        const LagSums& lags, const ModeSums& mode_sums, Complex<float> gain, float scale, int warp,

@@ -163,6 +163,7 @@ __device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_
 // A barrier in shared memory, 8 bytes, by which one warp hands on to another what it has written there: the lanes of
 // the one signal, those of the other wait for the `turn`-th signal, from 0 on, and then see all that was written
 // before it. Nobody signals twice before the other has waited. One thread makes it, before a barrier of the block.
+// Its memory is its own as long as the block lives: plain numbers stored there were lost now and then on an H100.
 constexpr int barrier_bytes = 8;
 __device__ __forceinline__ void make_barrier(std::uint32_t address) {
   asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(address) : "memory");

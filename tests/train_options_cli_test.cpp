@@ -1,5 +1,6 @@
 // What riverhorse train shows and does besides training: logs, event files, samples, a batch that fits.
 #include <algorithm>
+#include <cmath>
 
 #include "train_cli_fixture.h"
 
@@ -72,6 +73,39 @@ TEST_F(TrainOptions, TrainsInMixedPrecision) {
     EXPECT_EQ(
         nlohmann::json::parse(read_whole_file(folder + "/step-00000003/trainer_state.json"))["options"]["dtype"],
         dtype);
+  }
+}
+
+// forward --gradients in 16 bits, without the loss scale of f16, next to the original's. A number passes some hundred
+// roundings on its way forward and back, of 2^-9 in bf16, which add up like their root: 5e-2 is allowed with a factor
+// of two and a half, and an eighth of it in f16.
+TEST_F(TrainOptions, GradientsInMixedPrecision) {
+  const ChildEnvironment environment = {{"RIVERHORSE_CUDA_LIBRARY", EMULATED_CUDA_LIBRARY}, {"OMP_NUM_THREADS", "1"}};
+  const std::string hybrid = golden_folder + "/lm/h3-hybrid/";
+  const auto gradients_in = [&](const std::string& dtype) {
+    const std::string output = temporary("gradients_" + dtype + ".safetensors");
+    expect_success(run({"forward", "--model", hybrid + "model.pt", "--input", hybrid + "io.safetensors", "--output",
+                        output, "--gradients", "--backend", "cuda", "--no-selftest", "--dtype", dtype},
+                       environment));
+    return read_safetensors(output);
+  };
+  const TensorFile golden = read_safetensors(hybrid + "grads.safetensors");
+  double norm = 0;
+  for (const auto& [name, gradient] : golden.tensors) {
+    for (const float value : to_floats(gradient)) norm += static_cast<double>(value) * value;
+  }
+  for (const auto& [dtype, tolerance] : {std::pair<std::string, double>("f16", 6.25e-3), {"bf16", 5e-2}}) {
+    const TensorFile file = gradients_in(dtype);
+    double difference = 0;
+    for (const auto& [name, expected] : golden.tensors) {
+      const std::vector<float> values = to_floats(file.at(name)), wanted = to_floats(expected);
+      ASSERT_EQ(values.size(), wanted.size()) << name;
+      for (std::size_t i = 0; i < values.size(); ++i) difference += std::pow(double{values[i]} - wanted[i], 2);
+    }
+    const double relative = std::sqrt(difference / norm);
+    std::printf("[  NOTE    ] %s: gradients within %.1e of the norm\n", dtype.c_str(), relative);
+    EXPECT_LE(relative, tolerance) << dtype;
+    EXPECT_GT(relative, 1e-5) << dtype << ": nothing was rounded";
   }
 }
 #endif

@@ -1,5 +1,8 @@
 // The golden models in training: the gradients of every parameter, and the recorded learning curves, as the original
 // computes them. On every device that trains.
+#include <limits>
+
+#include "base/log.h"
 #include "trajectory.h"
 
 namespace riverhorse::test {
@@ -139,6 +142,30 @@ TEST_P(TrainingModelTest, OutlierStepsAreLeftOut) {
   for (const auto& [name, tensor] : arena.download(arena.values())) {
     EXPECT_EQ(to_floats(tensor), to_floats(before.at(name))) << name;
   }
+}
+
+// The log names the parameters, and where each goes bad first.
+TEST_P(TrainingModelTest, GradientsThatAreNotFiniteAreNamed) {
+  const TensorFile io = golden_io("h3-pure");
+  const HostTensor& input_ids = io.at("input_ids");
+  const std::vector<std::int32_t> ids = ids_of(input_ids);
+  TrainerCoreOptions options;
+  options.micro_batch = {input_ids.shape[0], input_ids.shape[1]};
+  Checkpoint checkpoint = golden_checkpoint("h3-pure");
+  const std::string bad = "backbone.layers.1.norm2.bias";
+  HostTensor& bias = checkpoint.file.tensors.at(bad);
+  std::vector<float> values = to_floats(bias);
+  values[3] = std::numeric_limits<float>::infinity();
+  bias = make_host_tensor(std::span<const float>(values), bias.shape);
+  TrainerCore trainer(device_, checkpoint, options);
+  std::string warnings;
+  set_log_sink([&](LogLevel, std::string_view message) { warnings += std::string(message) + "\n"; });
+  const StepResult result = trainer.step(ids, next_token_targets(ids, options.micro_batch.length), 1.0);
+  set_log_sink({});
+  EXPECT_TRUE(result.skipped);
+  EXPECT_NE(warnings.find("step 1: gradients that are not finite"), std::string::npos) << warnings;
+  EXPECT_NE(warnings.find("parameters: backbone."), std::string::npos) << warnings;
+  EXPECT_NE(warnings.find("[0] "), std::string::npos) << warnings;
 }
 
 TEST_P(TrainingModelTest, BadBatchesAreRefused) {

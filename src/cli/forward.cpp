@@ -76,23 +76,20 @@ class OutputHeader {
 };
 
 std::map<std::string, HostTensor> gradients_of(const std::shared_ptr<Device>& device, Checkpoint checkpoint,
-                                               const Ids& ids, ConvAlgorithm conv) {
+                                               const Ids& ids, DType dtype, ConvAlgorithm conv) {
   // Of the function that the logits are of: without dropout.
   ModelConfig& config = checkpoint.config;
   config.resid_pdrop = config.embed_pdrop = config.attn_pdrop = config.ssm_pdrop = 0;
   TrainerCoreOptions options;
   options.micro_batch = {ids.batch, ids.length};
+  options.dtype = dtype;
   options.conv = conv;
   TrainerCore core(device, checkpoint, options);
   core.gradients(ids.values, next_token_targets(ids.values, ids.length));
-  const ParameterArena& arena = core.model().parameters();
-  return arena.download(arena.gradients());
+  return core.unscaled_gradients();
 }
 
 void check_gradients(const ForwardOptions& options, const Ids& ids, const Device& device) {
-  if (options.dtype != DType::f32) {
-    fail(StatusCode::invalid_argument, "--gradients are computed in f32; leave --dtype out");
-  }
   if (ids.length < 2) {
     fail(StatusCode::invalid_argument, "--gradients are of the loss, and one token has no next one; {} has L = 1",
          options.input);
@@ -125,7 +122,7 @@ void run(const ForwardOptions& options) {
   const std::int64_t vocabulary = engine.config().padded_vocab_size();
   NextTokenLoss loss(ids.values, ids.batch, ids.length, vocabulary);
   std::map<std::string, HostTensor> gradients;
-  if (options.gradients) gradients = gradients_of(device, checkpoint, ids, options.conv);
+  if (options.gradients) gradients = gradients_of(device, checkpoint, ids, options.dtype, options.conv);
   OutputHeader header;
   header.add("logits", {ids.batch, ids.length, vocabulary});
   if (loss.defined()) header.add("loss", {1});

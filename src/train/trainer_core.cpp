@@ -84,8 +84,7 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   StepResult result;
   result.scored = count_scored(targets);
-  const bool scaled = model_.activations() == DType::f16;
-  if (scaled) result.loss_scale = loss_scale_.value;
+  if (scaled()) result.loss_scale = loss_scale_.value;
   device_->mapped_as<float>(model_.scale())[0] =
       static_cast<float>(result.loss_scale / static_cast<double>(result.scored));
   device_->submit(*zero_);
@@ -99,8 +98,28 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   result.gradient_norm = optimizer_.norm();
   result.skipped = optimizer_.was_skipped();
   ++steps_done_;
-  if (scaled) update_loss_scale(std::isfinite(result.gradient_norm));
+  const bool finite = std::isfinite(result.gradient_norm);
+  if (scaled()) {
+    update_loss_scale(finite);
+  } else if (!finite) {
+    report_bad_gradients();
+  }
   return result;
+}
+
+void TrainerCore::report_bad_gradients() const {
+  std::string names;
+  std::size_t bad = 0;
+  for (const auto& [name, gradient] : unscaled_gradients()) {
+    const std::vector<float> values = to_floats(gradient);
+    const auto first =
+        std::find_if_not(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+    if (first == values.end()) continue;
+    constexpr std::size_t most_names = 3;
+    if (++bad <= most_names) names += fmt::format(" {}[{}]", name, first - values.begin());
+  }
+  log_warning(fmt::format("step {}: gradients that are not finite, and the step is left out; {} parameters:{}{}",
+                          steps_done_, bad, names, bad > 3 ? " ..." : ""));
 }
 
 void TrainerCore::update_loss_scale(bool finite) {
@@ -118,9 +137,23 @@ void TrainerCore::update_loss_scale(bool finite) {
 double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
   check(ids, targets, true);
   const auto scored = static_cast<double>(count_scored(targets));
-  device_->mapped_as<float>(model_.scale())[0] = static_cast<float>(1 / scored);
+  const double scale = scaled() ? loss_scale_.value : 1.0;
+  device_->mapped_as<float>(model_.scale())[0] = static_cast<float>(scale / scored);
   device_->submit(*zero_);
   return run(*gradients_, ids, targets).loss_sum / scored;
+}
+
+std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
+  const ParameterArena& arena = model_.parameters();
+  std::map<std::string, HostTensor> gradients = arena.download(arena.gradients());
+  if (!scaled() || loss_scale_.value == 1) return gradients;
+  const auto factor = static_cast<float>(1 / loss_scale_.value);  // a power of two
+  for (auto& [name, gradient] : gradients) {
+    std::vector<float> values = to_floats(gradient);
+    for (float& value : values) value *= factor;
+    gradient = make_host_tensor(std::span<const float>(values), gradient.shape);
+  }
+  return gradients;
 }
 
 void TrainerCore::prepare_evaluation() {

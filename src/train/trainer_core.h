@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/training_model.h"
@@ -57,8 +59,11 @@ class TrainerCore {
   // beyond the vocabulary, for no scored token; device_lost.
   StepResult step(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, double rate_factor);
 
-  // The gradients of one micro-batch's mean loss, in the arena; no update. Returns that loss.
+  // The gradients of one micro-batch's mean loss, in the arena, in f16 times the loss scale; no update. Returns that
+  // loss.
   double gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
+  // Host copies of what the arena holds, without the loss scale.
+  std::map<std::string, HostTensor> unscaled_gradients() const;
 
   // Allocates what evaluate() needs, which otherwise its first call does. Errors: out_of_memory.
   void prepare_evaluation();
@@ -68,8 +73,11 @@ class TrainerCore {
  private:
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
+  bool scaled() const { return model_.activations() == DType::f16; }
   // After a step in f16; says in the log what it changes.
   void update_loss_scale(bool finite);
+  // After a step whose gradients are not finite; says in the log whose.
+  void report_bad_gradients() const;
   // Writes a micro-batch and runs `recording` on it; returns what it made of it.
   EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,
                        std::span<const std::int32_t> targets);
