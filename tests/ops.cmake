@@ -6,6 +6,7 @@ riverhorse_test(ops_test
   ops_devices.cpp direct_device.cpp ops_parity_test.cpp ops_golden.cpp ops_golden_test.cpp ops_invariants_test.cpp ops_checks_test.cpp
   attention_training_test.cpp
   training_ops_test.cpp
+  mixer_ops_test.cpp
   training_golden_test.cpp
   USES ${ops_libraries} TIMEOUT 1500 LABELS ops THREADS)
 if(TARGET riverhorse_registry)

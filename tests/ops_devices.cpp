@@ -123,6 +123,14 @@ void register_for_devices(const std::string& suite, const std::string& name, con
   for (const TestDevice& device : test_devices()) register_for_device(device, suite, name, test);
 }
 
+void register_for_training(const std::string& suite, const std::string& name, const DeviceTest& test) {
+  register_for_devices(suite, name, [test](Device& device) {
+    const Support support = device.supports(Feature::training);
+    if (!support.supported) GTEST_SKIP() << support.reason;
+    test(device);
+  });
+}
+
 double max_error(const std::vector<float>& values, const std::vector<float>& expected) {
   if (values.size() != expected.size()) return std::numeric_limits<double>::infinity();
   double error = 0, largest = 0;
@@ -145,6 +153,7 @@ int main(int argc, char** argv) {
   riverhorse::test::register_invariant_tests();
   riverhorse::test::register_attention_training_tests();
   riverhorse::test::register_training_tests();
+  riverhorse::test::register_mixer_tests();
   riverhorse::test::register_training_golden_tests();
   const int result = RUN_ALL_TESTS();
   riverhorse::test::close_test_devices();

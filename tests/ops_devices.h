@@ -33,6 +33,8 @@ using DeviceTest = std::function<void(Device&)>;
 void register_for_device(const TestDevice& device, const std::string& suite, const std::string& name,
                          const DeviceTest& test);
 void register_for_devices(const std::string& suite, const std::string& name, const DeviceTest& test);
+// The same, skipped on devices that do not train.
+void register_for_training(const std::string& suite, const std::string& name, const DeviceTest& test);
 void register_test(const std::string& suite, const std::string& name, std::function<void()> body);
 
 // Called by main, before the tests run.
@@ -41,6 +43,7 @@ void register_golden_tests();
 void register_invariant_tests();
 void register_attention_training_tests();
 void register_training_tests();
+void register_mixer_tests();
 void register_training_golden_tests();
 
 template <typename T>

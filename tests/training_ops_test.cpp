@@ -7,7 +7,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <set>
 
@@ -20,14 +19,6 @@
 namespace riverhorse::test {
 
 namespace {
-
-void register_for_training(const std::string& suite, const std::string& name, const DeviceTest& test) {
-  register_for_devices(suite, name, [test](Device& device) {
-    const Support support = device.supports(Feature::training);
-    if (!support.supported) GTEST_SKIP() << support.reason;
-    test(device);
-  });
-}
 
 // ------------------------------------------------------------------------------------------------- optimiser
 
@@ -280,110 +271,6 @@ void gradients_add_up(Device& device) {
   EXPECT_GT(found, 5);
 }
 
-// Every channel of the mixer gets the same parameters and the same text: then all have the same results and
-// gradients, bit for bit, however many multiprocessors share them and whatever a block's memory held before.
-void mixer_channels_agree(Device& device, std::int64_t channels, std::int64_t batch, std::int64_t tokens,
-                          DType dtype) {
-  constexpr std::int64_t modes = 32, state = 2 * modes;
-  const auto everywhere = [&](Shape shape, const std::vector<float>& of_channel) {
-    std::vector<float> all;
-    for (std::int64_t d = 0; d < channels; ++d) all.insert(all.end(), of_channel.begin(), of_channel.end());
-    return put_floats(device, shape, all);
-  };
-  const auto text_everywhere = [&](std::int64_t parts, double seed) {  // (parts * channels, batch, tokens)
-    const Tensor all = device.allocate_tensor(dtype, {parts * channels, batch, tokens});
-    std::vector<std::byte> bytes;
-    for (std::int64_t part = 0; part < parts; ++part) {
-      const std::vector<float> text =
-          values(static_cast<std::size_t>(batch * tokens), seed + static_cast<double>(part));
-      std::vector<std::uint16_t> halves;
-      for (const float value : text) halves.push_back(float_to_half(value, dtype));
-      const auto of_channel = dtype == DType::f32 ? std::as_bytes(std::span(text)) : std::as_bytes(std::span(halves));
-      for (std::int64_t d = 0; d < channels; ++d) bytes.insert(bytes.end(), of_channel.begin(), of_channel.end());
-    }
-    device.upload(all, bytes);
-    return all;
-  };
-  std::vector<float> frequencies;
-  for (std::int64_t n = 0; n < modes; ++n) frequencies.push_back(3.14159f * static_cast<float>(n));
-  H3Parameters p;
-  p.log_dt = everywhere({channels}, {-4.0f});
-  p.inv_a_real = everywhere({channels, modes}, std::vector<float>(modes, -0.7f));
-  p.a_imag = everywhere({channels, modes}, frequencies);
-  p.b = everywhere({channels, modes, 2}, values(2 * modes, 1));
-  p.c = everywhere({channels, modes, 2}, values(2 * modes, 2));
-  p.d = everywhere({channels}, {0.5f});
-  p.shift_b = everywhere({channels, state}, values(state, 3));
-  p.shift_c = everywhere({channels, state}, values(state, 4));
-  p.shift_d = everywhere({channels}, {1.5f});
-  const auto floats = [&](Shape shape) { return device.allocate_tensor(DType::f32, shape); };
-  const std::int64_t superchunks = (tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
-  const H3Filter filter = {floats({channels, modes, 4}),
-                           floats({channels, modes, 2}),
-                           floats({channels, modes, 2}),
-                           floats({channels}),
-                           floats({channels, modes, H3Filter::power_count, 2}),
-                           floats({channels, H3Filter::chunk}),
-                           floats({channels, state})};
-  const H3FilterGradient d_filter = {floats({channels, modes, 2}), floats({channels, modes, 2}), floats({channels}),
-                                     floats({channels, state})};
-  const Tensor entry_states = floats({channels, batch, superchunks, state});
-  const Tensor qkv = text_everywhere(3, 5);
-  const Tensor d_y = text_everywhere(1, 8);
-  const Tensor y = device.allocate_tensor(dtype, d_y.shape), d_qkv = device.allocate_tensor(dtype, qkv.shape);
-  device.run([&](Encoder& encoder) {
-    encoder.discretize({p, filter});
-    H3MixerArgs forward;
-    forward.qkv = qkv;
-    forward.filter = filter;
-    forward.y = y;
-    forward.entry_states = entry_states;
-    encoder.h3_mixer(forward);
-    H3MixerBackwardArgs backward;
-    backward.qkv = qkv;
-    backward.filter = filter;
-    backward.d_y = d_y;
-    backward.d_qkv = d_qkv;
-    backward.d_filter = d_filter;
-    backward.entry_states = entry_states;
-    encoder.h3_mixer_backward(backward);
-  });
-  const auto expect_alike = [&](const Tensor& tensor, const std::string& name) {
-    std::vector<std::byte> bytes(tensor.size_bytes());
-    device.download(tensor, bytes);
-    const std::size_t size = bytes.size() / static_cast<std::size_t>(channels);
-    std::int64_t different = 0;
-    for (std::size_t begin = size; begin < bytes.size(); begin += size) {
-      different += std::memcmp(bytes.data(), bytes.data() + begin, size) != 0 ? 1 : 0;
-    }
-    EXPECT_EQ(different, 0) << name << ", " << channels << " channels, " << batch << " x " << tokens << ", "
-                            << dtype_name(dtype);
-  };
-  expect_alike(y, "y");
-  for (std::int64_t part = 0; part < 3; ++part) expect_alike(d_qkv.slice(part * channels, channels), "d_qkv");
-  expect_alike(d_filter.log_a, "log a");
-  expect_alike(d_filter.gain, "gain");
-  expect_alike(d_filter.d, "d");
-  expect_alike(d_filter.shift_taps, "taps");
-}
-
-void all_mixer_channels_agree(Device& device, DType dtype) {
-  if (dtype != DType::f32) {
-    const Support support = device.supports(half_feature(dtype));
-    if (!support.supported) GTEST_SKIP() << support.reason;
-  }
-  struct MixerShape {
-    std::int64_t channels, batch, tokens;
-  };
-  // Several waves of blocks on a large GPU; several tiles a warp, short sequences, warps in turn.
-  std::vector<MixerShape> shapes = {{768, 8, 1024}, {768, 32, 256}, {768, 33, 200}, {768, 1, 4096}, {768, 3, 2050}};
-  if (device.info().type == DeviceType::cpu || device.info().type == DeviceType::software) {
-    shapes = {{3, 5, 70}, {3, 33, 40}, {3, 5, 1025}};
-  }
-  for (const MixerShape& shape : shapes)
-    mixer_channels_agree(device, shape.channels, shape.batch, shape.tokens, dtype);
-}
-
 }  // namespace
 
 void register_training_tests() {
@@ -394,10 +281,6 @@ void register_training_tests() {
   register_for_training("training", "loss_of_simple_logits", loss_of_simple_logits);
   register_for_training("training", "loss_is_that_of_the_golden_file", loss_is_that_of_the_golden_file);
   register_for_training("training", "gradients_add_up", gradients_add_up);
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    register_for_training("training", "mixer_channels_agree_" + std::string(dtype_name(dtype)),
-                          [dtype](Device& device) { all_mixer_channels_agree(device, dtype); });
-  }
 }
 
 // The vectors that the authors of the generator publish.

@@ -6,8 +6,11 @@ int main(int argc, char** argv) {
   synthetic_tasks::associative_recall task;  // the sizes that the published figures are of
   task.vocab_size = 10;
   task.input_length = 20;
-  return synthetic_tasks::run(
-      argc, argv, "associative recall", {99.8, 100.0, 86.0}, [&](const synthetic_tasks::recipe& how) {
-        return synthetic_tasks::make_data_set(task, how.train_examples, how.test_examples, how.seed);
-      });
+  synthetic_tasks::experiment what;
+  what.title = "associative recall";
+  what.published = {99.8, 100.0, 86.0};
+  what.make_data = [task](const synthetic_tasks::recipe& how) {
+    return synthetic_tasks::make_data_set(task, how.train_examples, how.test_examples, how.seed);
+  };
+  return synthetic_tasks::run(argc, argv, what);
 }

@@ -3,9 +3,15 @@
 #include "synthetic_tasks/experiment.h"
 
 int main(int argc, char** argv) {
-  return synthetic_tasks::run(
-      argc, argv, "induction heads", {100.0, 100.0, 35.6}, [](const synthetic_tasks::recipe& how) {
-        return synthetic_tasks::make_data_set(synthetic_tasks::induction_heads(), how.train_examples,
-                                              how.test_examples, how.seed);
-      });
+  synthetic_tasks::experiment what;
+  what.title = "induction heads";
+  what.published = {100.0, 100.0, 35.6};
+  what.how.epochs = 400;
+  what.how.cosine = true;
+  what.how.final_fraction = 0.1;
+  what.make_data = [](const synthetic_tasks::recipe& how) {
+    return synthetic_tasks::make_data_set(synthetic_tasks::induction_heads(), how.train_examples, how.test_examples,
+                                          how.seed);
+  };
+  return synthetic_tasks::run(argc, argv, what);
 }

@@ -19,7 +19,7 @@ struct command_line {
   std::string backend = "cpu", out, model;
 };
 
-[[noreturn]] void usage(std::FILE* to, const char* program, const std::string& out) {
+[[noreturn]] void usage(std::FILE* to, const char* program, const command_line& given) {
   std::fprintf(to,
                "usage: %s [options]\n"
                "  --epochs N      passes over the training data (default %d)\n"
@@ -28,17 +28,16 @@ struct command_line {
                "  --backend NAME  one that trains (default cpu)\n"
                "  --model NAME    only one of them: H3, attention or S4D\n"
                "  --out FILE      where the curves go (default %s)\n",
-               program, recipe().epochs, recipe().train_examples, out.c_str());
+               program, given.how.epochs, given.how.train_examples, given.out.c_str());
   std::exit(to == stdout ? 0 : 2);
 }
 
-command_line read_command_line(int argc, char** argv, const std::string& default_out) {
-  command_line given;
-  given.out = default_out;
+command_line read_command_line(int argc, char** argv, const command_line& defaults) {
+  command_line given = defaults;
   for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
-    if (name == "--help") usage(stdout, argv[0], default_out);
-    if (i + 1 == argc) usage(stderr, argv[0], default_out);
+    if (name == "--help") usage(stdout, argv[0], defaults);
+    if (i + 1 == argc) usage(stderr, argv[0], defaults);
     const std::string value = argv[i + 1];
     char* end = nullptr;
     const long long number = std::strtoll(value.c_str(), &end, 10);
@@ -59,7 +58,7 @@ command_line read_command_line(int argc, char** argv, const std::string& default
       given.out = value;
     } else {
       std::fprintf(stderr, "%s cannot be %s\n", name.c_str(), value.c_str());
-      usage(stderr, argv[0], default_out);
+      usage(stderr, argv[0], defaults);
     }
   }
   return given;
@@ -92,14 +91,16 @@ std::vector<epoch_result> train(const rh::device& device, const mixer& model, co
   options.batch = how.batch;
   options.length = static_cast<std::int64_t>(data.train.length);
   options.learning_rate = how.learning_rate;
+  options.recipe = RIVERHORSE_RECIPE_SAFARI;
   options.weight_decay = how.weight_decay;
-  // The rate rises over the first tenth of the steps, and falls to 0 at the last.
+  options.beta2 = 0.999;
+  options.clip_norm = -1;
   const auto batches = static_cast<std::int64_t>((data.train.count + static_cast<std::size_t>(how.batch) - 1) /
                                                  static_cast<std::size_t>(how.batch));
-  options.schedule = RIVERHORSE_SCHEDULE_LINEAR;
+  options.schedule = how.cosine ? RIVERHORSE_SCHEDULE_COSINE : RIVERHORSE_SCHEDULE_LINEAR;
   options.schedule_steps = batches * how.epochs;
   options.warmup_steps = options.schedule_steps / 10;
-  options.final_fraction = -1;
+  options.final_fraction = how.final_fraction > 0 ? how.final_fraction : -1;
   rh::trainer trainer(device, options);
 
   random_source random(how.seed);
@@ -133,18 +134,19 @@ std::vector<epoch_result> train(const rh::device& device, const mixer& model, co
   return results;
 }
 
-int run(int argc, char** argv, const std::string& title, const std::vector<double>& published,
-        const std::function<data_set(const recipe&)>& make_data) {
-  std::string default_out = title + ".svg";
-  std::replace(default_out.begin(), default_out.end(), ' ', '_');
-  const command_line given = read_command_line(argc, argv, default_out);
+int run(int argc, char** argv, const experiment& what) {
+  command_line defaults;
+  defaults.how = what.how;
+  defaults.out = what.title + ".svg";
+  std::replace(defaults.out.begin(), defaults.out.end(), ' ', '_');
+  const command_line given = read_command_line(argc, argv, defaults);
   try {
-    const data_set data = make_data(given.how);
+    const data_set data = what.make_data(given.how);
     riverhorse_device_options on = rh::device_options();
     on.backend = given.backend.c_str();
     const rh::device device(on);
-    std::printf("%s: %zu examples of %zu tokens, %zu test examples, vocabulary %d\n", title.c_str(), data.train.count,
-                data.train.length, data.test.count, data.vocab_size);
+    std::printf("%s: %zu examples of %zu tokens, %zu test examples, vocabulary %d\n", what.title.c_str(),
+                data.train.count, data.train.length, data.test.count, data.vocab_size);
 
     std::vector<curve> curves;
     std::string table;
@@ -167,12 +169,12 @@ int run(int argc, char** argv, const std::string& title, const std::vector<doubl
       }
       char row[128];
       std::snprintf(row, sizeof row, "%-9s  %6.1f  %6.1f  %9.1f  %6.0f\n", model.name.c_str(), line.values.back(),
-                    *std::max_element(line.values.begin(), line.values.end()), published[i], seconds());
+                    *std::max_element(line.values.begin(), line.values.end()), what.published[i], seconds());
       table += row;
       curves.push_back(std::move(line));
     }
     std::printf("\naccuracy     last    best  published  seconds\n%s", table.c_str());
-    write_curves(given.out, title + ": test accuracy in percent, by epoch", curves);
+    write_curves(given.out, what.title + ": test accuracy in percent, by epoch", curves);
     std::printf("curves: %s\n", given.out.c_str());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -16,9 +16,12 @@ struct mixer {
 };
 const std::vector<mixer>& mixers();
 
-// The published recipe, but for the number of epochs, which decides how long it takes.
+// The published recipe of associative recall with a vocabulary of 10. The rate rises over the first tenth of the
+// steps, then falls to `final_fraction` of the largest one, along a straight line or a half wave.
 struct recipe {
   int epochs = 200;
+  bool cosine = false;
+  double final_fraction = 0;
   std::uint64_t seed = 1;  // of data, initial values, dropout and the order of the examples
   std::size_t train_examples = 5000, test_examples = 500;
   std::int64_t batch = 32;
@@ -43,9 +46,15 @@ using epoch_function = std::function<bool(int epoch, const epoch_result& result)
 std::vector<epoch_result> train(const riverhorse_api::device& device, const mixer& model, const data_set& data,
                                 const recipe& how, const epoch_function& after_epoch);
 
-// What a sample's main() does: reads the options, trains the models, prints a table and writes the curves.
-// `published`: percent, for each of mixers(). Returns the exit status.
-int run(int argc, char** argv, const std::string& title, const std::vector<double>& published,
-        const std::function<data_set(const recipe&)>& make_data);
+struct experiment {
+  std::string title;              // "induction heads"
+  std::vector<double> published;  // percent, for each of mixers()
+  recipe how;                     // but for what the command line says
+  std::function<data_set(const recipe&)> make_data;
+};
+
+// What a sample's main() does: reads the options, trains the models, prints a table and writes the curves. Returns
+// the exit status.
+int run(int argc, char** argv, const experiment& what);
 
 }  // namespace synthetic_tasks
