@@ -59,8 +59,8 @@ struct AttentionTensors {
   }
 };
 
-void add_attention(CaseList& list, const AttentionShape& a) {
-  add_case(list, "attention", a.name() + "_no_cache", activation_dtypes,
+void add_attention(CaseList& list, const AttentionShape& a, const std::vector<DType>& dtypes = activation_dtypes) {
+  add_case(list, "attention", a.name() + "_no_cache", dtypes,
            [a](CaseBuilder& builder) {
              const AttentionTensors tensors(builder, a, true);
              return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { tensors.forward(a, encoder, t); },
@@ -70,8 +70,9 @@ void add_attention(CaseList& list, const AttentionShape& a) {
 }
 
 // The backward pass is given what the device's own forward pass has left, or, to be timed, runs `alone`.
-void add_attention_backward(CaseList& list, const AttentionShape& a, bool alone = false) {
-  add_case(list, "attention_backward", a.name(), activation_dtypes,
+void add_attention_backward(CaseList& list, const AttentionShape& a, bool alone = false,
+                            const std::vector<DType>& dtypes = activation_dtypes) {
+  add_case(list, "attention_backward", a.name(), dtypes,
            [=](CaseBuilder& builder) {
              const AttentionTensors tensors(builder, a, !alone);
              for (const int index : {tensors.y, tensors.log_sum_exp}) builder.tensor(index).tolerance = "attention";
@@ -148,6 +149,11 @@ void add_training_attention_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::bench) {
     add_attention(list, {8, 1024, 12, 64});
     add_attention_backward(list, {8, 1024, 12, 64}, true);
+    // The sizes of tests/peers/attention.py, too large for the cpu.
+    for (const AttentionShape& shape : {AttentionShape{32, 1024, 12, 64}, AttentionShape{4, 8192, 12, 64}}) {
+      add_attention(list, shape, half_dtypes);
+      add_attention_backward(list, shape, true, half_dtypes);
+    }
     return;
   }
   for (const bool inverse : {false, true}) add_rotary(list, {3, 7, 3, 8}, 8, inverse);
@@ -160,8 +166,21 @@ void add_training_attention_cases(CaseList& list, CaseSet set) {
     add_rotary(list, {2, 127, 2, 80}, 64, inverse);
   }
   const std::vector<AttentionShape> shapes = {
-      {1, 1, 1, 1},  {3, 1, 2, 7, 0.5f},    {1, 37, 1, 7},    {2, 64, 4, 12, 0.1f}, {1, 65, 2, 32},
-      {7, 2, 3, 16}, {1, 127, 3, 16, 0.1f}, {2, 129, 1, 128}, {1, 100, 2, 80},      {1, 37, 12, 64, 0.9f},
+      {1, 1, 1, 1},
+      {3, 1, 2, 7, 0.5f},
+      {1, 37, 1, 7},
+      {2, 64, 4, 12, 0.1f},
+      {1, 65, 2, 32},
+      {7, 2, 3, 16},
+      {1, 127, 3, 16, 0.1f},
+      {2, 129, 1, 128},
+      {1, 100, 2, 80},
+      {1, 37, 12, 64, 0.9f},
+      // Long enough for cuDNN, where there is one.
+      {2, 257, 3, 64},
+      {1, 300, 2, 80},
+      {1, 256, 1, 128},
+      {1, 384, 1, 8},
   };
   for (const AttentionShape& shape : shapes) {
     add_attention(list, shape);
