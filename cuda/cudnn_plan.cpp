@@ -38,11 +38,10 @@ std::int64_t CudnnDescriptor::number(cudnnBackendAttributeName_t attribute) cons
 }
 
 std::int64_t CudnnDescriptor::fill(cudnnBackendAttributeName_t attribute,
-                                   const std::vector<cudnnBackendDescriptor_t>& values) const {
-  std::vector<cudnnBackendDescriptor_t> handles = values;
+                                   std::vector<cudnnBackendDescriptor_t> values) const {
   std::int64_t count = 0;
   cudnn_->check(cudnn_->get_attribute(handle_, attribute, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                      static_cast<std::int64_t>(handles.size()), &count, handles.data()),
+                                      static_cast<std::int64_t>(values.size()), &count, values.data()),
                 fmt::format("{}, reading attribute {}", name_, static_cast<int>(attribute)));
   return count;
 }
@@ -146,6 +145,34 @@ CudnnGraph::Tensor CudnnGraph::add_causal(const Tensor& x, const Tensor& other) 
   return y;
 }
 
+// By cuDNN's guess of their speed.
+std::deque<CudnnDescriptor> CudnnGraph::proposals(const CudnnDescriptor& graph, cudnnBackendHeurMode_t mode) const {
+  constexpr std::size_t most = 8;
+  CudnnDescriptor heuristics(*cudnn_, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, "heuristics");
+  heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph).set(CUDNN_ATTR_ENGINEHEUR_MODE, mode).finalize();
+  std::deque<CudnnDescriptor> configurations;
+  std::vector<cudnnBackendDescriptor_t> handles;
+  while (handles.size() < most) {
+    configurations.emplace_back(*cudnn_, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, "engine configuration");
+    handles.push_back(configurations.back().handle());
+  }
+  const auto count = static_cast<std::size_t>(heuristics.fill(CUDNN_ATTR_ENGINEHEUR_RESULTS, std::move(handles)));
+  while (configurations.size() > count) configurations.pop_back();
+  return configurations;
+}
+
+void CudnnGraph::take(CudnnDescriptor& configuration, std::int64_t most_workspace_bytes) {
+  CudnnDescriptor plan(*cudnn_, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, "execution plan");
+  plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration).finalize();
+  const std::int64_t bytes = plan.number(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
+  if (bytes > most_workspace_bytes) {
+    fail(StatusCode::unsupported, "execution plan: {} MiB of workspace are too much", bytes >> 20);
+  }
+  keep(std::move(configuration));
+  execution_plan_.emplace(std::move(plan));
+  workspace_bytes_ = bytes;
+}
+
 void CudnnGraph::plan(cudnnHandle_t handle, std::int64_t most_workspace_bytes) {
   CudnnDescriptor& graph = keep({*cudnn_, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, "graph"});
   graph
@@ -153,41 +180,21 @@ void CudnnGraph::plan(cudnnHandle_t handle, std::int64_t most_workspace_bytes) {
            static_cast<std::int64_t>(operations_.size()), operations_.data())
       .set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, handle)
       .finalize();
-  // The first of cuDNN's proposals that it can compile; later ones are slower by its own guess.
-  constexpr std::size_t most_proposals = 8;
   std::string reasons;
-  for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
+  const auto succeeds = [&](const auto& work) {
     try {
-      CudnnDescriptor heuristics(*cudnn_, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, "heuristics");
-      heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph).set(CUDNN_ATTR_ENGINEHEUR_MODE, mode).finalize();
-      std::vector<cudnnBackendDescriptor_t> proposals;
-      std::deque<CudnnDescriptor> configurations;
-      while (proposals.size() < most_proposals) {
-        proposals.push_back(
-            configurations.emplace_back(*cudnn_, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, "engine configuration")
-                .handle());
-      }
-      const std::int64_t count = heuristics.fill(CUDNN_ATTR_ENGINEHEUR_RESULTS, proposals);
-      for (std::int64_t i = 0; i < count; ++i) {
-        try {
-          CudnnDescriptor candidate(*cudnn_, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, "execution plan");
-          CudnnDescriptor& configuration = configurations[static_cast<std::size_t>(i)];
-          candidate.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration).finalize();
-          const std::int64_t bytes = candidate.number(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
-          if (bytes > most_workspace_bytes) {
-            reasons += fmt::format("; a plan wants {} MiB of workspace", bytes >> 20);
-            continue;
-          }
-          workspace_bytes_ = bytes;
-          keep(std::move(configuration));
-          execution_plan_.emplace(std::move(candidate));
-          return;
-        } catch (const Error& error) {
-          reasons += std::string("; ") + error.what();
-        }
-      }
+      work();
+      return true;
     } catch (const Error& error) {
-      reasons += std::string("; ") + error.what();
+      if (reasons.find(error.what()) == std::string::npos) reasons += std::string("; ") + error.what();
+      return false;
+    }
+  };
+  for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
+    std::deque<CudnnDescriptor> configurations;
+    succeeds([&] { configurations = proposals(graph, mode); });
+    for (CudnnDescriptor& configuration : configurations) {
+      if (succeeds([&] { take(configuration, most_workspace_bytes); })) return;
     }
   }
   fail(StatusCode::unsupported, "cuDNN proposes no kernel that can be used{}", reasons);

@@ -49,7 +49,7 @@ class CudnnDescriptor {
   CudnnDescriptor& finalize();
   std::int64_t number(cudnnBackendAttributeName_t attribute) const;
   // Fills in as many descriptors as there are values, at most as many as are given; returns their number.
-  std::int64_t fill(cudnnBackendAttributeName_t attribute, const std::vector<cudnnBackendDescriptor_t>& values) const;
+  std::int64_t fill(cudnnBackendAttributeName_t attribute, std::vector<cudnnBackendDescriptor_t> values) const;
   cudnnBackendDescriptor_t handle() const { return handle_; }
 
  private:
@@ -84,7 +84,8 @@ class CudnnGraph {
   // x (.., rows, columns) where the column is at most the row, else `other`.
   Tensor add_causal(const Tensor& x, const Tensor& other);
 
-  // Chooses how to compute it. Errors: unsupported where cuDNN has no way in so much workspace, with what it says.
+  // Chooses how to compute it: the first of cuDNN's proposals that it can compile. Errors: unsupported where cuDNN
+  // has no way in so much workspace, with what it says.
   void plan(cudnnHandle_t handle, std::int64_t most_workspace_bytes);
   std::int64_t workspace_bytes() const { return workspace_bytes_; }
   // What is executed: the plan, with addresses. Those of scalars are in this object.
@@ -97,6 +98,9 @@ class CudnnGraph {
   CudnnDescriptor make_pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t precision, const Tensor& x,
                                  const Tensor& y, std::int64_t axis = -1);
   void add(CudnnDescriptor& operation);
+  std::deque<CudnnDescriptor> proposals(const CudnnDescriptor& graph, cudnnBackendHeurMode_t mode) const;
+  // Errors: those of cuDNN; unsupported for too much workspace.
+  void take(CudnnDescriptor& configuration, std::int64_t most_workspace_bytes);
 
   const CudnnLibrary* cudnn_;
   std::deque<CudnnDescriptor> kept_;
