@@ -1,7 +1,9 @@
 // attention: online softmax, memory linear in the length. A block takes 64 queries of one head of one sequence and
-// walks over the keys, 64 at a time (attention.cuh), on tensor cores where they can.
+// walks over the keys, 64 at a time (attention.cuh), on tensor cores where they can. Where cuDNN is faster, it takes
+// their place (fused_attention.h).
 // attention_step: the one query of a sequence looks at its cache in parts of a fixed length, a block each, so that
 // long texts fill the device; then a block a head joins the parts.
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 
@@ -246,6 +248,12 @@ __global__ void join_parts(Source<T> source, const float* partial, int most_part
 }  // namespace
 
 void CudaEncoder::record_attention(const AttentionArgs& args) {
+  if (const auto workspace_bytes = fused_attention_.workspace_bytes(args)) {
+    ScratchScope scope(*this);
+    const Tensor workspace = scratch(DType::u8, {std::max<std::int64_t>(*workspace_bytes, 1)});
+    if (!preparing()) add("attention", fused_attention_.plan(args, workspace));
+    return;
+  }
   add("attention", [args](cudaStream_t stream) {
     with_activation(args.qkv.dtype, [&](auto act) {
       using T = decltype(act);

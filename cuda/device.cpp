@@ -10,6 +10,7 @@
 #include "backend/check.h"
 #include "backend/cuda_library.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "encoder.h"
 
 namespace riverhorse::cuda {
@@ -129,7 +130,10 @@ class CudaRecording final : public Recording {
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(DeviceInfo info)
-      : info_(std::move(info)), limits_(read_limits(info_.index)), gemms_(info_.index) {}
+      : info_(std::move(info)),
+        limits_(read_limits(info_.index)),
+        gemms_(info_.index),
+        fused_attention_(info_.index) {}
   ~CudaDevice() override { cudaStreamSynchronize(stream_); }
 
   const DeviceInfo& info() const override { return info_; }
@@ -182,20 +186,20 @@ class CudaDevice final : public Device {
   }
 
   void prepare(const RecordFunction& function, const ProgressFunction& progress) override {
-    CudaEncoder encoder(limits_, gemms_, nullptr, nullptr);
+    CudaEncoder encoder(limits_, gemms_, fused_attention_, nullptr, nullptr);
     function(encoder);
     if (progress) progress(1, 1);
   }
 
   std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) override {
     check(cudaSetDevice(info_.index), "cudaSetDevice");
-    CudaEncoder measure(limits_, gemms_, nullptr, nullptr);
+    CudaEncoder measure(limits_, gemms_, fused_attention_, nullptr, nullptr);
     function(measure);
     std::shared_ptr<Buffer> workspace =
         allocate(std::max<std::uint64_t>(measure.scratch_peak_bytes(), 1), MemoryUse::device);
     check(cudaStreamSynchronize(stream_), "waiting for the device");
     std::vector<Operation> operations;
-    CudaEncoder encoder(limits_, gemms_, &operations, workspace);
+    CudaEncoder encoder(limits_, gemms_, fused_attention_, &operations, workspace);
     function(encoder);
     ++recordings_;
     return std::make_unique<CudaRecording>(this, std::move(operations), std::move(workspace), stream_, options);
@@ -261,6 +265,7 @@ class CudaDevice final : public Device {
   DeviceLimits limits_;
   Stream stream_;
   Gemms gemms_;
+  FusedAttention fused_attention_;
   std::shared_ptr<MemoryCount> memory_ = std::make_shared<MemoryCount>();
   std::deque<Submission> pending_;
   std::vector<Event> spare_events_;
@@ -322,6 +327,6 @@ std::unique_ptr<Device> open_device(const DeviceInfo& info) { return std::make_u
 
 extern "C" [[gnu::visibility("default")]] const riverhorse::CudaLibrary* riverhorse_cuda_library() {
   static const riverhorse::CudaLibrary library{RIVERHORSE_INTERFACE_ID, riverhorse::cuda::list_devices,
-                                               riverhorse::cuda::open_device};
+                                               riverhorse::cuda::open_device, riverhorse::set_log_sink};
   return &library;
 }

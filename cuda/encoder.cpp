@@ -4,9 +4,13 @@
 
 namespace riverhorse::cuda {
 
-CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, std::vector<Operation>* operations,
-                         std::shared_ptr<Buffer> workspace)
-    : Encoder(std::move(workspace)), limits_(limits), gemms_(gemms), operations_(operations) {}
+CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, FusedAttention& fused_attention,
+                         std::vector<Operation>* operations, std::shared_ptr<Buffer> workspace)
+    : Encoder(std::move(workspace)),
+      limits_(limits),
+      gemms_(gemms),
+      fused_attention_(fused_attention),
+      operations_(operations) {}
 
 void CudaEncoder::add(std::string_view name, std::function<void(cudaStream_t)> run) {
   if (!preparing()) operations_->push_back({name, std::move(run)});

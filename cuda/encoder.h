@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "core.h"
+#include "fused_attention.h"
 #include "gemm.h"
 
 namespace riverhorse::cuda {
@@ -26,8 +27,8 @@ struct Operation {
 class CudaEncoder final : public Encoder {
  public:
   // `operations` and `workspace` are null while preparing.
-  CudaEncoder(const DeviceLimits& limits, Gemms& gemms, std::vector<Operation>* operations,
-              std::shared_ptr<Buffer> workspace);
+  CudaEncoder(const DeviceLimits& limits, Gemms& gemms, FusedAttention& fused_attention,
+              std::vector<Operation>* operations, std::shared_ptr<Buffer> workspace);
 
  private:
   void add(std::string_view name, std::function<void(cudaStream_t)> run);
@@ -75,6 +76,7 @@ class CudaEncoder final : public Encoder {
 
   const DeviceLimits& limits_;
   Gemms& gemms_;
+  FusedAttention& fused_attention_;
   std::vector<Operation>* operations_;
 };
 

@@ -60,6 +60,7 @@ Loaded load() {
                         "came with this program",
                         path.string(), library->interface_id, RIVERHORSE_INTERFACE_ID)};
   }
+  library->set_log_sink([](LogLevel level, std::string_view message) { log_at(level, std::string(message)); });
   return {library, {}};
 }
 

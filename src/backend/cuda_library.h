@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/log.h"
 
 namespace riverhorse {
 
@@ -19,6 +20,8 @@ struct CudaLibrary {
   std::vector<DeviceInfo> (*list_devices)(std::string& reason);
   // Errors: those of Device, and what the driver says.
   std::unique_ptr<Device> (*open_device)(const DeviceInfo& info);
+  // Where the library's own messages go (base/log.h).
+  void (*set_log_sink)(LogSink sink);
 };
 
 // The library, loaded once a process; null, with the reason, where it cannot be. Thread-safe.

@@ -10,17 +10,19 @@ struct AttentionShape {
   int heads;
   std::int64_t head_width;
   float dropout = 0;
+  bool keeps_sums = true;  // log_sum_exp, for a backward pass
 
   std::int64_t width() const { return heads * head_width; }
   double pairs() const { return static_cast<double>(batch * tokens * (tokens + 1)) / 2; }
   std::string name() const {
-    return fmt::format("b{}_l{}_h{}x{}{}", batch, tokens, heads, head_width, dropout > 0 ? "_dropout" : "");
+    return fmt::format("b{}_l{}_h{}x{}{}{}", batch, tokens, heads, head_width, dropout > 0 ? "_dropout" : "",
+                       keeps_sums ? "" : "_no_sums");
   }
 };
 
 // The tensors of attention, by their place in a case. `y` and `log_sum_exp` are outputs, or inputs of any value.
 struct AttentionTensors {
-  int qkv, y, log_sum_exp, random = -1;
+  int qkv, y, log_sum_exp = -1, random = -1;
 
   AttentionTensors(CaseBuilder& builder, const AttentionShape& a, bool forward) {
     const DType act = builder.activation();
@@ -28,7 +30,7 @@ struct AttentionTensors {
     qkv = builder.normal("qkv", CaseRole::input, act, {a.batch, a.tokens, 3 * a.width()}, 1.5);
     if (forward) {
       y = builder.output("y", act, y_shape);
-      log_sum_exp = builder.output("log_sum_exp", DType::f32, sum_shape);
+      if (a.keeps_sums) log_sum_exp = builder.output("log_sum_exp", DType::f32, sum_shape);
     } else {
       y = builder.normal("y", CaseRole::input, act, y_shape);
       log_sum_exp = builder.normal("log_sum_exp", CaseRole::input, DType::f32, sum_shape, 0, 10);
@@ -44,7 +46,7 @@ struct AttentionTensors {
     args.qkv = t[qkv];
     args.heads = a.heads;
     args.y = t[y];
-    args.log_sum_exp = t[log_sum_exp];
+    args.log_sum_exp = optional_tensor(t, log_sum_exp);
     args.dropout = dropout(a, t);
     encoder.attention(args);
   }
@@ -59,8 +61,8 @@ struct AttentionTensors {
   }
 };
 
-void add_attention(CaseList& list, const AttentionShape& a) {
-  add_case(list, "attention", a.name() + "_no_cache", activation_dtypes,
+void add_attention(CaseList& list, const AttentionShape& a, const std::vector<DType>& dtypes = activation_dtypes) {
+  add_case(list, "attention", a.name() + "_no_cache", dtypes,
            [a](CaseBuilder& builder) {
              const AttentionTensors tensors(builder, a, true);
              return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { tensors.forward(a, encoder, t); },
@@ -70,8 +72,9 @@ void add_attention(CaseList& list, const AttentionShape& a) {
 }
 
 // The backward pass is given what the device's own forward pass has left, or, to be timed, runs `alone`.
-void add_attention_backward(CaseList& list, const AttentionShape& a, bool alone = false) {
-  add_case(list, "attention_backward", a.name(), activation_dtypes,
+void add_attention_backward(CaseList& list, const AttentionShape& a, bool alone = false,
+                            const std::vector<DType>& dtypes = activation_dtypes) {
+  add_case(list, "attention_backward", a.name(), dtypes,
            [=](CaseBuilder& builder) {
              const AttentionTensors tensors(builder, a, !alone);
              for (const int index : {tensors.y, tensors.log_sum_exp}) builder.tensor(index).tolerance = "attention";
@@ -148,6 +151,11 @@ void add_training_attention_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::bench) {
     add_attention(list, {8, 1024, 12, 64});
     add_attention_backward(list, {8, 1024, 12, 64}, true);
+    // The sizes of tests/peers/attention.py, too large for the cpu.
+    for (const AttentionShape& shape : {AttentionShape{32, 1024, 12, 64}, AttentionShape{4, 8192, 12, 64}}) {
+      add_attention(list, shape, half_dtypes);
+      add_attention_backward(list, shape, true, half_dtypes);
+    }
     return;
   }
   for (const bool inverse : {false, true}) add_rotary(list, {3, 7, 3, 8}, 8, inverse);
@@ -167,6 +175,12 @@ void add_training_attention_cases(CaseList& list, CaseSet set) {
     add_attention(list, shape);
     add_attention_backward(list, shape);
   }
+  // Long enough for a library in the place of kernels of our own (cuda/fused_attention.h).
+  for (const auto& shape : {AttentionShape{2, 257, 3, 64}, {1, 300, 2, 80}, {1, 256, 1, 128}, {1, 384, 1, 8}}) {
+    add_attention(list, shape);
+    add_attention_backward(list, shape);
+  }
+  add_attention(list, {1, 260, 2, 64, 0, false});
 }
 
 void add_attention_gradient_cases(GradientList& list) {

@@ -37,6 +37,7 @@ void set_log_sink(LogSink new_sink) {
   sink() = std::move(new_sink);
 }
 
+void log_at(LogLevel level, const std::string& message) { log(level, message); }
 void log_debug(const std::string& message) { log(LogLevel::debug, message); }
 void log_info(const std::string& message) { log(LogLevel::info, message); }
 void log_warning(const std::string& message) { log(LogLevel::warning, message); }

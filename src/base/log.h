@@ -16,6 +16,7 @@ using LogSink = std::function<void(LogLevel, std::string_view message)>;
 // the rest to stderr.
 void set_log_sink(LogSink sink);
 
+void log_at(LogLevel level, const std::string& message);
 void log_debug(const std::string& message);
 void log_info(const std::string& message);
 void log_warning(const std::string& message);
