@@ -260,5 +260,21 @@ TEST_F(CliModel, BenchDecodeAndPrefillHaveRowsWithCeilings) {
   EXPECT_NE(prefill.out.find("33 tokens"), std::string::npos) << prefill.out;
 }
 
+TEST_F(CliModel, BenchTrainHasARowOfSteps) {
+  const ChildResult train =
+      run(words("bench train --backend cpu --preset tiny-hybrid --batch 2 --tokens 33 --repetitions 3 --json"));
+  expect_success(train);
+  expect_ceilings(train.json());
+  ASSERT_EQ(train.json()["rows"].size(), 1u);
+  const auto row = train.json()["rows"][0];
+  expect_row(row, false);
+  EXPECT_EQ(row["repetitions"], 3);
+  EXPECT_EQ(row["tokens"], 66);
+  EXPECT_EQ(row["shape"], "tiny-hybrid, 2 x 33 tokens");
+  EXPECT_GT(row["tokens_per_second_wall"].get<double>(), 0);
+  expect_failure(run(words("bench train --backend vulkan --preset tiny-hybrid --batch 2 --tokens 33")), 1,
+                 "cannot train");
+}
+
 }  // namespace
 }  // namespace riverhorse

@@ -5,7 +5,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -17,12 +16,6 @@
 
 namespace riverhorse::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double milliseconds_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 // Values of a fixed pseudo-random sequence in [-1, 1): zeros would let a GPU save power and look faster.
 std::vector<float> noise(std::int64_t count) {
@@ -124,11 +117,12 @@ double measure_gemm(Device& device, DType dtype, std::int64_t size) {
 }
 
 void run(BenchOptions options) {
-  if (options.batch < 1) fail(StatusCode::invalid_argument, "--batch must be at least 1");
-  if (options.what == "prefill" && options.batch != 1) {
-    fail(StatusCode::invalid_argument, "--batch is for decode: a prefill reads one text at a time");
+  if (options.what == "prefill" && options.batch > 1) {
+    fail(StatusCode::invalid_argument, "--batch is for decode and train: a prefill reads one text at a time");
   }
-  const std::shared_ptr<Device> device = open_chosen_device(options.device);
+  const bool trains = options.what == "train";
+  const std::shared_ptr<Device> device =
+      trains ? open_training_device(options.device) : open_chosen_device(options.device);
   device->require_activation(options.dtype);
   BenchReport report;
   report.device = device->info();
@@ -137,6 +131,7 @@ void run(BenchOptions options) {
       measure_ceilings(*device, all_types || options.dtype == DType::f16, all_types || options.dtype == DType::bf16);
   report.rows = options.what == "ops"       ? bench_ops(*device, options)
                 : options.what == "prefill" ? bench_prefill(device, options)
+                : trains                    ? bench_train(device, options)
                                             : bench_decode(device, options);
   const std::string json = bench_json(options, report);
   if (!options.output.empty()) {
@@ -149,6 +144,10 @@ void run(BenchOptions options) {
 }
 
 }  // namespace
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -175,10 +174,10 @@ BenchCeilings measure_ceilings(Device& device, bool with_f16, bool with_bf16) {
 void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand(
-      "bench", "Measure operations, prefill or decoding, next to the copy and GEMM rates of the same run");
-  command->add_option("what", options->what, "ops, prefill or decode")
+      "bench", "Measure operations, prefill, decoding or training, next to the copy and GEMM rates of the same run");
+  command->add_option("what", options->what, "ops, prefill, decode or train")
       ->required()
-      ->check(CLI::IsMember({"ops", "prefill", "decode"}));
+      ->check(CLI::IsMember({"ops", "prefill", "decode", "train"}));
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
@@ -187,13 +186,13 @@ void add_bench_command(CLI::App& app) {
   add_conv_option(*command, options->conv);
   command
       ->add_option("--tokens", options->tokens,
-                   "prefill: length of the text (default: 1024); decode: tokens drawn (default: 128)")
+                   "prefill, train: length of the text (default: 1024); decode: tokens drawn (default: 128)")
       ->check(CLI::PositiveNumber);
   command->add_option("--prompt-tokens", options->prompt_tokens, "decode: length of the text before (default: 1024)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--batch", options->batch, "decode: sequences stepped together (default: 1)")
+  command->add_option("--batch", options->batch, "Sequences at once (default: decode 1, train 8)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--repetitions", options->repetitions, "prefill: how often (default: chosen)")
+  command->add_option("--repetitions", options->repetitions, "prefill, train: how often (default: chosen)")
       ->check(CLI::PositiveNumber);
   command->add_option("--filter", options->filter, "ops: only the cases whose name contains this")->type_name("TEXT");
   command->add_option("--output", options->output, "Also write the JSON to this file")->type_name("FILE");

@@ -3,6 +3,7 @@
 // device reached in this very run: a figure without its ceiling says nothing.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -11,20 +12,21 @@
 
 #include "backend/backend.h"
 #include "cli/options.h"
+#include "model/checkpoint.h"
 
 namespace riverhorse::cli {
 
 struct BenchOptions {
-  std::string what;  // "ops", "prefill" or "decode"
+  std::string what;  // "ops", "prefill", "decode" or "train"
   ModelOptions model;
   std::string preset = "125m";
   DeviceChoiceOptions device;
   DType dtype = DType::f32;
   bool dtype_given = false;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
-  std::int64_t tokens = 0;         // prefill: length of the text; decode: tokens drawn; 0: chosen
+  std::int64_t tokens = 0;         // prefill, train: length of the text; decode: tokens drawn; 0: chosen
   std::int64_t prompt_tokens = 0;  // decode: length of the text before
-  std::int64_t batch = 1;          // decode: sequences stepped together
+  std::int64_t batch = 0;          // decode, train: sequences stepped together; 0: chosen
   int repetitions = 0;             // 0: chosen
   std::string filter;              // ops: only cases whose id contains this
   std::string output;              // also write the JSON there
@@ -69,11 +71,20 @@ struct BenchReport {
 };
 
 double median(std::vector<double> values);  // 0 for none
+using Clock = std::chrono::steady_clock;
+double milliseconds_since(Clock::time_point start);
+
+// The model that is measured: that of the options, or one with random weights of the preset; and how it is called.
+Checkpoint benchmark_checkpoint(const BenchOptions& options);
+std::string benchmark_model_name(const BenchOptions& options);
+// Ids all over the vocabulary, always the same.
+std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_size);
 
 BenchCeilings measure_ceilings(Device& device, bool with_f16, bool with_bf16);
 std::vector<BenchRow> bench_ops(Device& device, const BenchOptions& options);
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options);
+std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const BenchOptions& options);
 
 // The schema is in the README ("riverhorse bench --json").
 std::string bench_json(const BenchOptions& options, const BenchReport& report);

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -12,31 +11,6 @@
 
 namespace riverhorse::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double milliseconds_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-std::string model_name(const BenchOptions& options) {
-  return options.model.model.empty() ? options.preset : options.model.model;
-}
-
-Checkpoint benchmark_checkpoint(const BenchOptions& options) {
-  if (!options.model.model.empty()) {
-    CheckpointOptions checkpoint_options;
-    checkpoint_options.config_path = options.model.config;
-    return load_checkpoint(options.model.model, checkpoint_options);
-  }
-  const auto config = model_preset(options.preset);
-  if (!config) {
-    std::string names;
-    for (const std::string& name : model_preset_names()) names += (names.empty() ? "" : ", ") + name;
-    fail(StatusCode::invalid_argument, "--preset {}: there is no such preset; there are {}", options.preset, names);
-  }
-  return random_checkpoint(*config, 1);
-}
 
 struct ModelCosts {
   double weight_bytes = 0;       // read once a step: everything, the tied embedding once (for the logits)
@@ -68,7 +42,27 @@ ModelCosts costs_of(const ModelConfig& config, DType dtype) {
   return costs;
 }
 
-// Ids all over the vocabulary, always the same.
+}  // namespace
+
+std::string benchmark_model_name(const BenchOptions& options) {
+  return options.model.model.empty() ? options.preset : options.model.model;
+}
+
+Checkpoint benchmark_checkpoint(const BenchOptions& options) {
+  if (!options.model.model.empty()) {
+    CheckpointOptions checkpoint_options;
+    checkpoint_options.config_path = options.model.config;
+    return load_checkpoint(options.model.model, checkpoint_options);
+  }
+  const auto config = model_preset(options.preset);
+  if (!config) {
+    std::string names;
+    for (const std::string& name : model_preset_names()) names += (names.empty() ? "" : ", ") + name;
+    fail(StatusCode::invalid_argument, "--preset {}: there is no such preset; there are {}", options.preset, names);
+  }
+  return random_checkpoint(*config, 1);
+}
+
 std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_size) {
   std::vector<std::int32_t> ids;
   std::uint32_t state = 7;
@@ -78,8 +72,6 @@ std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_s
   }
   return ids;
 }
-
-}  // namespace
 
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options) {
   const std::int64_t length = options.tokens > 0 ? options.tokens : 1024;
@@ -128,7 +120,7 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
   BenchRow row;
   row.name = "prefill";
   row.dtype = options.dtype;
-  row.shape = fmt::format("{}, {} tokens", model_name(options), length);
+  row.shape = fmt::format("{}, {} tokens", benchmark_model_name(options), length);
   row.device_ms = median(device_times);
   row.wall_ms = median(wall_times);
   row.repetitions = static_cast<int>(wall_times.size());
@@ -149,6 +141,7 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
 }
 
 std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options) {
+  const std::int64_t batch_size = options.batch > 0 ? options.batch : 1;
   const std::int64_t drawn = options.tokens > 0 ? options.tokens : 128;
   const std::int64_t prompt = options.prompt_tokens > 0 ? options.prompt_tokens : 1024;
   const Checkpoint checkpoint = benchmark_checkpoint(options);
@@ -156,17 +149,17 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
   engine_options.cache_folder = options.device.cache;
-  engine_options.max_sessions = options.batch;
+  engine_options.max_sessions = batch_size;
   engine_options.context_tokens = prompt + 3 * drawn + 16;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
-  engine.prepare(options.batch);
+  engine.prepare(batch_size);
 
   std::vector<std::unique_ptr<Session>> sessions;
   std::vector<Session*> batch;
   const std::vector<std::int32_t> ids = benchmark_ids(prompt, checkpoint.config.vocab_size);
-  for (std::int64_t b = 0; b < options.batch; ++b) {
+  for (std::int64_t b = 0; b < batch_size; ++b) {
     sessions.push_back(engine.create_session());
     sessions.back()->append(ids);
     batch.push_back(sessions.back().get());
@@ -181,7 +174,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   std::vector<double> device_times, wall_times;
   double wall_ms = 0;
   const std::int64_t position = batch[0]->position();
-  if (options.batch == 1 && !interrupted()) {
+  if (batch_size == 1 && !interrupted()) {
     const auto before = Clock::now();
     const std::int64_t count = batch[0]->generate(drawn, [](std::int32_t) { return !interrupted(); });
     if (count > 0) wall_ms = milliseconds_since(before) / static_cast<double>(count);
@@ -195,17 +188,17 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   }
   if (wall_ms == 0) wall_ms = median(wall_times);
   const ModelCosts costs = costs_of(checkpoint.config, options.dtype);
-  const auto sequences = static_cast<double>(options.batch);
+  const auto sequences = static_cast<double>(batch_size);
   const double middle = static_cast<double>(position) + static_cast<double>(drawn) / 2;
   BenchRow row;
   row.name = "decode";
   row.dtype = options.dtype;
-  row.shape = fmt::format("{}, {} sequence{}, position {}", model_name(options), options.batch,
-                          options.batch == 1 ? "" : "s", position);
+  row.shape = fmt::format("{}, {} sequence{}, position {}", benchmark_model_name(options), batch_size,
+                          batch_size == 1 ? "" : "s", position);
   row.device_ms = median(device_times);
   row.wall_ms = wall_ms;
   row.repetitions = static_cast<int>(wall_times.size());
-  row.tokens = options.batch;
+  row.tokens = batch_size;
   row.bytes = costs.weight_bytes +
               sequences * (costs.state_bytes + costs.state_written_bytes + costs.cache_bytes_per_token * middle);
   row.flops = sequences * (2 * (costs.matrix_parameters + costs.embedding_parameters) +
