@@ -20,8 +20,8 @@ namespace riverhorse::cuda {
 
 namespace {
 
-// Where it is used. On an H100 it was 1.6 times as fast as our kernels at 1024 tokens and 1.9 times at 8192, with
-// heads of 64 (PERFORMANCE.md); shorter texts than these take little time either way.
+// Where it is used: in bf16, in which it was measured with 1024 and 8192 tokens and heads of 64 (PERFORMANCE.md);
+// shorter texts than these take little time either way.
 constexpr std::int64_t least_tokens = 256;
 constexpr std::int64_t most_head_width = 128;
 constexpr std::int64_t most_elements = std::int64_t{1} << 31;  // of a tensor, whatever cuDNN counts them with
@@ -29,22 +29,18 @@ constexpr std::int64_t most_workspace_bytes = 4 << 20;
 
 // What a plan is made for.
 struct Sizes {
-  DType dtype{};
   std::int64_t batch = 0, heads = 0, tokens = 0, head_width = 0;
   bool with_log_sum_exp = false;
 
   explicit Sizes(const AttentionArgs& args)
-      : dtype(args.qkv.dtype),
-        batch(args.qkv.shape[0]),
+      : batch(args.qkv.shape[0]),
         heads(args.heads),
         tokens(args.qkv.shape[1]),
         head_width(args.qkv.shape[2] / 3 / args.heads),
         with_log_sum_exp(args.log_sum_exp) {}
 
   auto operator<=>(const Sizes& other) const = default;
-  std::string text() const {
-    return fmt::format("{} x {} heads x {} x {} in {}", batch, heads, tokens, head_width, dtype_name(dtype));
-  }
+  std::string text() const { return fmt::format("{} x {} heads x {} x {}", batch, heads, tokens, head_width); }
 };
 
 // cuDNN reads and writes 16 bytes at a time; buffers begin at 256.
@@ -52,7 +48,7 @@ bool aligned(const Tensor& tensor) { return tensor.offset_bytes % 16 == 0; }
 
 bool may_be_faster(const AttentionArgs& args) {
   const Sizes sizes(args);
-  return !args.slots && args.dropout.p == 0 && sizes.dtype != DType::f32 && sizes.tokens >= least_tokens &&
+  return !args.slots && args.dropout.p == 0 && args.qkv.dtype == DType::bf16 && sizes.tokens >= least_tokens &&
          sizes.head_width % 8 == 0 && sizes.head_width <= most_head_width && args.qkv.count() < most_elements &&
          aligned(args.qkv) && aligned(args.y);
 }
@@ -60,7 +56,7 @@ bool may_be_faster(const AttentionArgs& args) {
 // Stored: q, k, v, y and log_sum_exp if there is one.
 void describe(CudnnGraph& graph, const Sizes& sizes) {
   using Four = CudnnGraph::Four;
-  const auto type = sizes.dtype == DType::f16 ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16;
+  constexpr auto type = CUDNN_DATA_BFLOAT16;
   const std::int64_t batch = sizes.batch, heads = sizes.heads, tokens = sizes.tokens, width = sizes.head_width;
   const Four of_heads = {batch, heads, tokens, width}, transposed = {batch, heads, width, tokens};
   const std::int64_t row = 3 * heads * width;

@@ -101,25 +101,26 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   const bool finite = std::isfinite(result.gradient_norm);
   if (scaled()) {
     update_loss_scale(finite);
-  } else if (!finite) {
+  } else if (!finite && last_finite_) {
     report_bad_gradients();
   }
+  last_finite_ = finite;
   return result;
 }
 
 void TrainerCore::report_bad_gradients() const {
+  constexpr int most_names = 3;
   std::string names;
-  std::size_t bad = 0;
+  int bad = 0;
   for (const auto& [name, gradient] : unscaled_gradients()) {
     const std::vector<float> values = to_floats(gradient);
     const auto first =
         std::find_if_not(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
     if (first == values.end()) continue;
-    constexpr std::size_t most_names = 3;
     if (++bad <= most_names) names += fmt::format(" {}[{}]", name, first - values.begin());
   }
   log_warning(fmt::format("step {}: gradients that are not finite, and the step is left out; {} parameters:{}{}",
-                          steps_done_, bad, names, bad > 3 ? " ..." : ""));
+                          steps_done_, bad, names, bad > most_names ? " ..." : ""));
 }
 
 void TrainerCore::update_loss_scale(bool finite) {

@@ -76,7 +76,8 @@ class TrainerCore {
   bool scaled() const { return model_.activations() == DType::f16; }
   // After a step in f16; says in the log what it changes.
   void update_loss_scale(bool finite);
-  // After a step whose gradients are not finite; says in the log whose.
+  // After a step whose gradients are not finite, the first of several in a row, as it downloads them all; says in the
+  // log whose.
   void report_bad_gradients() const;
   // Writes a micro-batch and runs `recording` on it; returns what it made of it.
   EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,
@@ -89,6 +90,7 @@ class TrainerCore {
   std::int64_t steps_done_ = 0;
   std::int64_t micro_batches_done_ = 0;
   LossScale loss_scale_;
+  bool last_finite_ = true;  // the gradients of the step before
   std::unique_ptr<Recording> zero_;
   std::unique_ptr<Recording> gradients_;
   std::unique_ptr<Recording> update_;
