@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   const bool in_turn = !packed && m.in_turn;
   const std::uint32_t base = shared_address(memory);
 
-  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), cut.tiles);
+  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), chunked_warps, cut.tiles);
   TilePosition now = walk.begin(static_cast<int>(blockIdx.y), warp);
   TilePosition coming = now;  // the tile to load next
   const auto stage = [=](int i) {

@@ -82,21 +82,21 @@ struct TilePosition {
   int group, tile;
 };
 
-// How the warps of `blocks` blocks walk over all tiles. Each warp has groups of its own, or, `in_turn`, a block has:
-// then its warps take their tiles in turn, of which a group has at least two.
+// How the warps of `blocks` blocks, at most 4 each, walk over all tiles. Each warp has groups of its own, or,
+// `in_turn`, a block has: then its warps take their tiles in turn, of which a group has at least two.
 class TileWalk {
  public:
-  __device__ TileWalk(bool in_turn, int blocks, int tiles)
-      : step_(in_turn ? chunked_warps : 1), tiles_(tiles), groups_(in_turn ? blocks : blocks * chunked_warps) {}
+  __device__ TileWalk(bool in_turn, int blocks, int warps, int tiles)
+      : warps_(warps), step_(in_turn ? warps : 1), tiles_(tiles), groups_(in_turn ? blocks : blocks * warps) {}
   __device__ TilePosition begin(int block, int warp) const {
-    return step_ > 1 ? skip({block, warp}) : TilePosition{block * chunked_warps + warp, 0};
+    return step_ > 1 ? skip({block, warp}) : TilePosition{block * warps_ + warp, 0};
   }
   // What the warp takes after `at`, and what is after it in the order of work.
   __device__ TilePosition next(TilePosition at) const { return skip({at.group, at.tile + step_}); }
   __device__ TilePosition after(TilePosition at) const { return skip({at.group, at.tile + 1}); }
 
  private:
-  // By at most `chunked_warps` tiles too far, so at most two groups.
+  // By at most 4 tiles too far, so at most two groups.
   __device__ TilePosition skip(TilePosition at) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -107,14 +107,17 @@ class TileWalk {
     return at;
   }
 
-  int step_, tiles_, groups_;
+  int warps_, step_, tiles_, groups_;
 };
 
 // A row in shared memory is 8 units of 16 bytes, in an order that differs from row to row, so that neither 8 units of
 // a row nor one of 8 rows meet in a bank.
-__device__ inline std::uint32_t unit_offset(unsigned row, unsigned unit) {
-  return row * row_bytes + ((unit ^ (row & 7)) << 4);
-}
+struct Exchanged {
+  __device__ static std::uint32_t offset(unsigned row, unsigned unit) {
+    return row * row_bytes + ((unit ^ (row & 7)) << 4);
+  }
+};
+__device__ inline std::uint32_t unit_offset(unsigned row, unsigned unit) { return Exchanged::offset(row, unit); }
 
 // The first `count` of the 8 elements of a unit from global to shared memory, and zeros; `aligned`: by an
 // asynchronous copy, which takes an address aligned to 16 bytes.
@@ -149,7 +152,8 @@ __device__ __forceinline__ void store_unit(T* to, uint4 unit, int count, bool al
 // A lane moves a unit of every fourth row of a tile between shared and global memory; what there is not of a row is
 // read as zeros and not written. Pointers are to a channel's first element. `aligned`: it and every sequence begin at
 // 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once. `fast`: that, and rows in runs.
-template <typename T, bool fast>
+// Place::offset: where a unit of a row lies in shared memory.
+template <typename T, bool fast, typename Place = Exchanged>
 struct TileMover {
   int row, unit;
   bool aligned;
@@ -164,13 +168,13 @@ struct TileMover {
       from += rows.first + begin;
 #pragma unroll
       for (int i = 0; i < tile_rows; i += 4) {
-        copy_async(tile + unit_offset(row + first_row + i, unit), from + i * chunk,
+        copy_async(tile + Place::offset(row + first_row + i, unit), from + i * chunk,
                    rows.left > begin + i * chunk ? 16 : 0);
       }
     } else {
 #pragma unroll 1
       for (int i = 0; i < tile_rows; i += 4) {
-        load_unit(tile + unit_offset(row + first_row + i, unit), from + rows.offset(row + i) + unit * 8,
+        load_unit(tile + Place::offset(row + first_row + i, unit), from + rows.offset(row + i) + unit * 8,
                   rows.tokens(row + i) - unit * 8, aligned);
       }
     }
@@ -181,7 +185,7 @@ struct TileMover {
                                             bool first) const {
     load(tile, from, rows, 1);
     if (row != 0) return;
-    load_unit(tile + unit_offset(0, unit), from + rows.first + unit * 8 - (first ? 0 : chunk), first ? 0 : 8,
+    load_unit(tile + Place::offset(0, unit), from + rows.first + unit * 8 - (first ? 0 : chunk), first ? 0 : 8,
               aligned);
   }
 
@@ -191,7 +195,7 @@ struct TileMover {
       to += rows.first + begin;
       uint4 units[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
+      for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + Place::offset(row + 4 * i, unit));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (rows.left > begin + 4 * i * chunk) __stcs(reinterpret_cast<uint4*>(to + 4 * i * chunk), units[i]);
@@ -199,7 +203,7 @@ struct TileMover {
     } else {
 #pragma unroll 1
       for (int i = 0; i < tile_rows; i += 4) {
-        store_unit(to + rows.offset(row + i) + unit * 8, load_shared<uint4>(tile + unit_offset(row + i, unit)),
+        store_unit(to + rows.offset(row + i) + unit * 8, load_shared<uint4>(tile + Place::offset(row + i, unit)),
                    rows.tokens(row + i) - unit * 8, aligned);
       }
     }
