@@ -9,7 +9,7 @@ namespace riverhorse {
 namespace {
 
 std::string line(std::string_view name, std::uint64_t bytes) {
-  return fmt::format("  {:<40} {:>9.1f} MiB\n", name, static_cast<double>(bytes) / 0x1p20);
+  return fmt::format("\n  {:<30} {:>9.1f} MiB", name, static_cast<double>(bytes) / 0x1p20);
 }
 
 }  // namespace

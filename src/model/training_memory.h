@@ -36,7 +36,7 @@ class MemoryPlan {
   void add(MemoryCategory category, std::uint64_t bytes) { bytes_[static_cast<std::size_t>(category)] += bytes; }
   std::uint64_t bytes(MemoryCategory category) const { return bytes_[static_cast<std::size_t>(category)]; }
   std::uint64_t total_bytes() const;
-  std::string table() const;  // a line for each category and one for the total
+  std::string table() const;  // for people: a line for each category and one for the total, each after a line break
 
  private:
   std::array<std::uint64_t, memory_categories.size()> bytes_{};

@@ -14,28 +14,28 @@ std::int64_t count_scored(std::span<const std::int32_t> targets) {
   return std::count_if(targets.begin(), targets.end(), [](std::int32_t target) { return target >= 0; });
 }
 
-double gibibytes(std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p30; }
+double mebibytes(std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p20; }
 
 // Memory for a training that fits into what `device` has free.
 TrainingMemory fitting_memory(const std::shared_ptr<Device>& device, const ModelConfig& config,
                               const TrainerCoreOptions& options) {
   const MemoryPlan plan = TrainerCore::estimate_memory(device, config, options);
   const std::uint64_t needed = plan.total_bytes(), available = device->memory_free_bytes();
-  log_info(fmt::format("memory of the training, recompute {}; {:.2f} GiB of {} are free\n{}",
-                       recompute_name(options.recompute), gibibytes(available), device->info().id(), plan.table()));
+  log_info(fmt::format("memory of the training, recompute {}; {:.1f} MiB of {} are free{}",
+                       recompute_name(options.recompute), mebibytes(available), device->info().id(), plan.table()));
   if (needed <= available) return TrainingMemory(device);
   std::string remedy;
   if (options.recompute != Recompute::block) {
     TrainerCoreOptions less = options;
     less.recompute = Recompute::block;
     const std::uint64_t least = TrainerCore::estimate_memory(device, config, less).total_bytes();
-    remedy = fmt::format("--recompute block (it needs {:.2f} GiB), ", gibibytes(least));
+    remedy = fmt::format("--recompute block (it needs {:.1f} MiB), ", mebibytes(least));
   }
   fail(StatusCode::out_of_memory,
-       "the training of {} sequences of {} tokens at once needs {:.2f} GiB, and {} has {:.2f} GiB free: choose {}a "
-       "smaller --batch or --length, or a smaller model",
-       options.micro_batch.batch, options.micro_batch.length, gibibytes(needed), device->info().id(),
-       gibibytes(available), remedy);
+       "the training of {} sequences of {} tokens at once needs {:.1f} MiB, and {} has {:.1f} MiB free: choose {}a "
+       "smaller batch or length, or a smaller model",
+       options.micro_batch.batch, options.micro_batch.length, mebibytes(needed), device->info().id(),
+       mebibytes(available), remedy);
 }
 
 }  // namespace
