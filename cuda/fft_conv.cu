@@ -1,7 +1,7 @@
 // Causal convolution with a learned filter, y = p or gelu_erf(p), p = conv(u, kernel) + skip u, by transforms
-// (fft_conv.cuh).
+// (fft_conv.cuh) or, where that is shorter, by products (fft_conv_direct.cuh).
 #include "encoder.h"
-#include "fft_conv.cuh"
+#include "fft_conv_direct.cuh"
 
 namespace riverhorse::cuda {
 
@@ -31,6 +31,20 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
   const std::int64_t length = args.u.shape[2];
   const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
+  if (dtype_size_bytes(args.u.dtype) == 2) {
+    const auto direct = plan_direct(batch, heads, length, limits_.multiprocessors, limits_.shared_bytes);
+    if (direct && takes_direct(*direct, plan)) {
+      add("fft_conv", [=](cudaStream_t stream) {
+        const auto run = [&](auto type) {
+          using T = decltype(type);
+          launch_direct(stream, *direct, data<T>(args.u), data<float>(args.kernel), data<float>(args.skip),
+                        data<T>(args.y), args.gelu_erf);
+        };
+        args.u.dtype == DType::f16 ? run(__half()) : run(__nv_bfloat16());
+      });
+      return;
+    }
+  }
   const FftGroup group(plan, heads, rows.pairs());
   ScratchScope scope(*this);
   const Tensor spectra = group.spectra(*this, plan), points = group.points(*this, plan);

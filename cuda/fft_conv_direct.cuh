@@ -1,0 +1,331 @@
+// The long convolution with 16-bit activations as products with its Toeplitz matrix, on tensor cores: L^2 flops a
+// row, half of a full product's, no transform. Up to some thousand tokens that is the shorter way (takes_direct()).
+//
+// A block has a head and S = 2^k sequences, whole, in shared memory: chunk c (64 tokens) of sequence s is row c S +
+// s.
+//   chunk c of y = sum over d from 0 to c of  (chunk c - d of u) Toep_d      Toep_d: lags 64 d - 63 to 64 d + 63
+// A warp makes tiles of 32 rows: step d takes the rows d S further up, rows of zeros before the first. So a tile is
+// one chunk of 32 sequences or all 32 chunks of one, and both batches and single sequences fill it.
+//   * An 8 x 8 tile of a Toeplitz matrix is one register a lane, an entry of the table of lags. A step has 15 of
+//   them,
+//     7 of which the next step has too: 8 loads of 4 bytes and 8 of 4 matrices for 64 products.
+//   * Of the step d = 0 the tiles above the diagonal are left out.
+//   * Outputs go from registers to memory, by lanes that have first traded words: 16 bytes a lane.
+//
+// Operands are f16 for both types, sums fp32. u in bf16 becomes f16 times a power of two, from its sequence's
+// largest: exact for all that is not 2^-32 of that. The filter is scaled likewise, by head, and rounded to 11 bits.
+// What a rounding drops is added to the next lag, in runs of 8, so that a mean of u, or all that is slow, meets the
+// error of one lag in 8 and not the sum of 8. Errors of y by that, relative, in the Euclidean norm (rounding y itself
+// to f16 is 2.1e-4, to bf16 1.7e-3), next to filters rounded lag by lag:
+//   u random, any filter: 2.9e-4 (2.1e-4); u of mean 10 and deviation 1: 1e-4 (2e-4), with a filter whose sum is zero
+//   3e-4 (1e-3 and more); u mostly alternating: 4e-4 (2e-4), with a filter that removes that: 1.2e-3 (7e-4).
+// A second term of the filter would leave 1e-7 and cost as much again as the first.
+#pragma once
+
+#include <optional>
+
+#include "fft_conv.cuh"
+#include "rows.cuh"
+
+namespace riverhorse::cuda {
+
+constexpr int direct_warps = 4, direct_threads = direct_warps * warp_size;
+constexpr int direct_tile_rows = 32, direct_chunk = 64, direct_most_rows = 512;
+constexpr int direct_blocks = 3;  // of a multiprocessor: 64 KiB of rows each
+constexpr int lags_before = 8;    // entries of the table of lags before that of lag 0
+constexpr int rounding_run = 8;
+
+// How a call is cut up.
+struct DirectPlan {
+  std::int32_t batch, heads;
+  std::int64_t length;
+  int chunks;                 // of a sequence
+  int sequences_log, groups;  // sequences of a block; blocks of a head
+
+  __host__ __device__ int sequences() const { return 1 << sequences_log; }
+  __host__ __device__ int rows() const { return chunks << sequences_log; }
+  __host__ __device__ int tiles() const { return (rows() + direct_tile_rows - 1) / direct_tile_rows; }
+  __host__ __device__ int last_chunk(int tile) const {
+    const int last_row = tile * direct_tile_rows + direct_tile_rows - 1;
+    return min(chunks - 1, last_row >> sequences_log);
+  }
+  __host__ __device__ int rows_of_zeros() const { return max(direct_tile_rows - sequences(), 0); }
+  __host__ __device__ int table_entries() const { return chunks * direct_chunk + 2 * lags_before; }
+  // In shared memory: rows of zeros, rows, table, scales of the sequences, a number of each warp.
+  __host__ __device__ int table_offset() const { return (rows_of_zeros() + tiles() * direct_tile_rows) * row_bytes; }
+  __host__ __device__ int scales_offset() const { return table_offset() + 4 * table_entries(); }
+  __host__ __device__ int maxima_offset() const { return scales_offset() + 4 * sequences(); }
+  std::size_t shared_bytes() const { return static_cast<std::size_t>(maxima_offset() + 4 * direct_warps); }
+  // Of 32 x 64 outputs by 64 tokens, all that one block takes and all blocks.
+  std::int64_t steps_of_block() const {
+    std::int64_t steps = 0;
+    for (int tile = 0; tile < tiles(); ++tile) steps += last_chunk(tile) + 1;
+    return steps;
+  }
+  std::int64_t steps() const { return steps_of_block() * groups * heads; }
+};
+
+// The plan with the fewest steps, counted as those of all places for blocks where there are fewer blocks; none for
+// rows that are too long.
+inline std::optional<DirectPlan> plan_direct(std::int32_t batch, std::int32_t heads, std::int64_t length,
+                                             int multiprocessors, std::size_t shared_bytes) {
+  std::optional<DirectPlan> best;
+  if (length > direct_most_rows * direct_chunk) return best;
+  std::int64_t least = 0;
+  const auto chunks = static_cast<int>(divide_up(length, direct_chunk));
+  for (int log = 0; log == 0 || (chunks << log) <= direct_most_rows; ++log) {
+    if (log > 0 && (1 << (log - 1)) >= batch) break;
+    const DirectPlan plan{batch, heads, length, chunks, log, static_cast<int>(divide_up(batch, 1 << log))};
+    const std::int64_t blocks = std::int64_t{heads} * plan.groups, places = direct_blocks * multiprocessors;
+    const std::int64_t steps = plan.steps_of_block() * std::max(blocks, places);
+    if (plan.shared_bytes() <= shared_bytes && (!best || steps <= least)) {
+      best = plan;
+      least = steps;
+    }
+  }
+  return best;
+}
+
+// Whether products are the shorter way. Both ways' times grow with the multiprocessors alike, so a ratio is all that
+// is needed: a step of 64 products of 16 x 8 x 16 at 500 TFLOP/s of an H100's 132 multiprocessors takes 69 ns of one;
+// a point of a transform there and back, of which a pair of rows has 2 L to 4 L and a filter too, measured on an H100
+// from 256 to 4096 tokens, 6 to 8 ps of all, 0.92 ns of one. Batches of one, whose tiles are half above the diagonal,
+// and lengths just above a power of two come out as they should.
+constexpr std::int64_t points_of_step = 75;
+inline bool takes_direct(const DirectPlan& plan, const FftPlan& transform) {
+  return plan.steps() * points_of_step < plan.heads * (divide_up(plan.batch, 2) + 1) * transform.points();
+}
+
+template <typename T>
+struct DirectConvolution {
+  DirectPlan plan;
+  const T* u;
+  const float *kernel, *skip;  // skip may be null
+  T* y;
+  bool gelu;
+  bool aligned;  // u and y begin at 16 bytes, and every row
+
+  __device__ std::int64_t row(std::int64_t sequence, std::int64_t head) const {
+    return (sequence * plan.heads + head) * plan.length;
+  }
+};
+
+// The power of two that brings numbers of at most `most` to just below 2^15, and its inverse; both are finite.
+struct PowerOfTwo {
+  float value, inverse;
+  __device__ explicit PowerOfTwo(float most) {
+    const unsigned exponent = min(268u - (__float_as_uint(most) >> 23), 253u);
+    value = __uint_as_float(exponent << 23);
+    inverse = __uint_as_float((254u - exponent) << 23);
+  }
+};
+
+// A lane of four neighbours, the t-th, has words[i] of part i; afterwards word j of part t, which was lane j's.
+__device__ inline void trade_words(std::uint32_t (&words)[4]) {
+  const unsigned t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const std::uint32_t other = __shfl_xor_sync(all_lanes, (t & 1) != 0 ? words[i] : words[i + 1], 1);
+    ((t & 1) != 0 ? words[i] : words[i + 1]) = other;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const std::uint32_t other = __shfl_xor_sync(all_lanes, (t & 2) != 0 ? words[i] : words[i + 2], 2);
+    ((t & 2) != 0 ? words[i] : words[i + 2]) = other;
+  }
+}
+
+// The table of lags, as make_toeplitz() in h3_mixer_chunked.cuh has it: entry lag + 8 holds the weights of that lag
+// and of the one before. By all threads; `maxima`: of each warp. Returns what to multiply sums by.
+__device__ inline float make_lags(const float* kernel, float skip, const DirectPlan& plan, __half* table,
+                                  float* maxima) {
+  const int thread = static_cast<int>(threadIdx.x), lags = static_cast<int>(plan.length);
+  const auto weight = [=](int lag) { return kernel[lag] + (lag == 0 ? skip : 0.0f); };
+  float most = 0;
+  for (int lag = thread; lag < lags; lag += direct_threads) most = fmaxf(most, fabsf(weight(lag)));
+  most = warp_max(most);
+  if (thread % warp_size == 0) maxima[thread / warp_size] = most;
+  __syncthreads();
+  for (int warp = 0; warp < direct_warps; ++warp) most = fmaxf(most, maxima[warp]);
+  const PowerOfTwo scale(most);
+  const auto store = [=](int lag, __half value) {
+    table[2 * (lag + lags_before)] = value;
+    table[2 * (lag + lags_before + 1) + 1] = value;
+  };
+  for (int lag = thread - lags_before; lag < 0; lag += direct_threads) store(lag, from_float<__half>(0.0f));
+  for (int run = thread * rounding_run; run < plan.chunks * direct_chunk; run += direct_threads * rounding_run) {
+    float dropped = 0;
+#pragma unroll
+    for (int i = 0; i < rounding_run; ++i) {
+      const float value = (run + i < lags ? scale.value * weight(run + i) : 0.0f) + dropped;
+      const __half rounded = from_float<__half>(value);
+      dropped = value - to_float(rounded);
+      store(run + i, rounded);
+    }
+  }
+  return scale.inverse;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(direct_threads, direct_blocks) convolve_direct(DirectConvolution<T> m) {
+  SHARED_MEMORY(unsigned char, memory);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
+  const int g = lane / 4, t = lane % 4;
+  const DirectPlan& plan = m.plan;
+  const std::int64_t head = blockIdx.x / static_cast<unsigned>(plan.groups);
+  const std::int64_t first_sequence = static_cast<std::int64_t>(blockIdx.x % static_cast<unsigned>(plan.groups))
+                                      << plan.sequences_log;
+  const std::uint32_t base = shared_address(memory);
+  const std::uint32_t rows_at = base + static_cast<std::uint32_t>(plan.rows_of_zeros() * row_bytes);
+  const std::uint32_t table_at = base + static_cast<std::uint32_t>(plan.table_offset());
+  auto* const scales = reinterpret_cast<float*>(memory + plan.scales_offset());
+  const auto length = static_cast<int>(plan.length);
+
+  // A warp loads whole sequences.
+  const auto each_unit = [&](auto&& function) {
+    for (int s = warp; s < plan.sequences(); s += direct_warps) {
+      for (int unit = lane; unit < 8 * plan.chunks; unit += warp_size) {
+        function(s, unit, rows_at + unit_offset(((unit >> 3) << plan.sequences_log) + s, unit & 7));
+      }
+    }
+  };
+  each_unit([&](int s, int unit, std::uint32_t to) {
+    const std::int64_t sequence = first_sequence + s;
+    const int count = sequence < plan.batch ? length - 8 * unit : 0;
+    load_unit(to, m.u + m.row(sequence, head) + 8 * unit, count, m.aligned);
+  });
+  commit_copies();
+  const auto clear = [&](std::uint32_t at, int rows) {
+    for (int i = thread; i < 8 * rows; i += direct_threads) {
+      store_shared(at + static_cast<std::uint32_t>(16 * i), make_uint4(0, 0, 0, 0));
+    }
+  };
+  clear(base, plan.rows_of_zeros());
+  clear(rows_at + unit_offset(plan.rows(), 0) / row_bytes * row_bytes, plan.tiles() * direct_tile_rows - plan.rows());
+  const float filter_scale = make_lags(m.kernel + head * plan.length, m.skip != nullptr ? m.skip[head] : 0.0f, plan,
+                                       reinterpret_cast<__half*>(memory + plan.table_offset()),
+                                       reinterpret_cast<float*>(memory + plan.maxima_offset()));
+  wait_for_copies<0>();
+  if constexpr (!is_f16<T>) {
+    for (int s = warp; s < plan.sequences(); s += direct_warps) {
+      const auto at = [&](int unit) {
+        return rows_at + unit_offset(((unit >> 3) << plan.sequences_log) + s, unit & 7);
+      };
+      float most = 0;
+      for (int unit = lane; unit < 8 * plan.chunks; unit += warp_size) {
+        const auto words = load_shared<uint4>(at(unit));
+        for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
+          const float2 pair = unpack<T>(word);
+          most = fmaxf(most, fmaxf(fabsf(pair.x), fabsf(pair.y)));
+        }
+      }
+      const PowerOfTwo scale(warp_max(most));
+      const auto to_half = [=](std::uint32_t word) {
+        const float2 pair = unpack<T>(word);
+        return pack<__half>(scale.value * pair.x, scale.value * pair.y);
+      };
+      for (int unit = lane; unit < 8 * plan.chunks; unit += warp_size) {
+        const auto words = load_shared<uint4>(at(unit));
+        store_shared(at(unit), make_uint4(to_half(words.x), to_half(words.y), to_half(words.z), to_half(words.w)));
+      }
+      if (lane == 0) scales[s] = scale.inverse;
+    }
+  }
+  __syncthreads();
+
+  // Tile i takes about i steps: in turn from the longest on, there and back, all warps get the same.
+  const std::uint32_t rows_made = opaque(rows_at);
+  const std::uint32_t lane_table = opaque(table_at) + static_cast<std::uint32_t>(4 * (lags_before + g - 2 * t));
+  const auto lags = [=](int tile) {
+    return load_shared<std::uint32_t, true>(lane_table + static_cast<std::uint32_t>(32 * tile));
+  };
+#pragma unroll 1
+  for (int turn = 0;; ++turn) {
+    const int tile = plan.tiles() - 1 - (turn * direct_warps + (turn % 2 == 0 ? warp : direct_warps - 1 - warp));
+    if (tile < 0) break;
+    float sums[2][8][4] = {};
+    std::uint32_t window[15];  // Toeplitz tiles 8 d - 7 to 8 d + 7
+    int d = plan.last_chunk(tile);
+    int row = tile * direct_tile_rows + lane % 16 - (d << plan.sequences_log);
+#pragma unroll
+    for (int i = 8; i < 15; ++i) window[i] = lags(8 * d + i - 7);
+#pragma unroll 1
+    for (; d > 0; --d, row += plan.sequences()) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) window[i] = lags(8 * d + i - 7);
+      const std::uint32_t at = unit_offset(row, lane / 16);
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        std::uint32_t u[2][4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          load_matrices<true>(u[half],
+                              rows_made + (at ^ (32 * p)) + static_cast<std::uint32_t>(16 * row_bytes * half));
+        }
+#pragma unroll
+        for (int column = 0; column < 8; ++column) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            multiply_add<__half>(sums[half][column], u[half], window[column - 2 * p + 7], window[column - 2 * p + 6]);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 7; ++i) window[i + 8] = window[i];
+    }
+    window[7] = lags(0);
+    const std::uint32_t at = unit_offset(row, lane / 16);
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      std::uint32_t u[2][4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        load_matrices<true>(u[half], rows_made + (at ^ (32 * p)) + static_cast<std::uint32_t>(16 * row_bytes * half));
+        multiply_add<__half>(sums[half][2 * p], u[half][0], u[half][1], window[7]);
+#pragma unroll
+        for (int column = 2 * p + 1; column < 8; ++column) {
+          multiply_add<__half>(sums[half][column], u[half], window[column - 2 * p + 7], window[column - 2 * p + 6]);
+        }
+      }
+    }
+
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {  // rows 8 part + g
+      const int half = part / 2, own = tile * direct_tile_rows + 8 * part + g;
+      const int chunk_of_row = own >> plan.sequences_log, s = own & (plan.sequences() - 1);
+      const std::int64_t sequence = first_sequence + s;
+      // The smaller one first: neither overflows nor vanishes where the product of all three does not.
+      const float scale = is_f16<T> ? 1.0f : scales[s];
+      const float first_scale = fminf(scale, filter_scale), second_scale = fmaxf(scale, filter_scale);
+      const auto output = [&](float sum) {
+        const float p = sum * first_scale * second_scale;
+        return m.gelu ? gelu_erf(p) : p;
+      };
+#pragma unroll
+      for (int four = 0; four < 8; four += 4) {
+        std::uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* pair = sums[half][four + i] + part % 2 * 2;
+          words[i] = pack<T>(output(pair[0]), output(pair[1]));
+        }
+        trade_words(words);
+        const int token = chunk_of_row * direct_chunk + 8 * (four + t);
+        if (sequence < plan.batch) {
+          store_unit(m.y + m.row(sequence, head) + token, make_uint4(words[0], words[1], words[2], words[3]),
+                     length - token, m.aligned);
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void launch_direct(cudaStream_t stream, const DirectPlan& plan, const T* u, const float* kernel, const float* skip,
+                   T* y, bool gelu) {
+  const bool aligned = plan.length % 8 == 0 && at_16_bytes(u) && at_16_bytes(y);
+  launch(convolve_direct<T>, grid_of(std::int64_t{plan.heads} * plan.groups), direct_threads, plan.shared_bytes(),
+         stream, DirectConvolution<T>{plan, u, kernel, skip, y, gelu, aligned});
+}
+
+}  // namespace riverhorse::cuda
