@@ -33,7 +33,7 @@ constexpr int direct_warps = 4, direct_threads = direct_warps * warp_size;
 constexpr int direct_tile_rows = 32, direct_chunk = 64, direct_most_rows = 512;
 constexpr int direct_blocks = 3;  // of a multiprocessor: 64 KiB of rows each
 constexpr int lags_before = 8;    // entries of the table of lags before that of lag 0
-constexpr int rounding_run = 8;
+constexpr int rounding_run = 16;
 
 // How a call is cut up.
 struct DirectPlan {
