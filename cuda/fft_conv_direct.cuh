@@ -14,12 +14,16 @@
 //
 // Operands are f16 for both types, sums fp32. u in bf16 becomes f16 times a power of two, from its sequence's
 // largest: exact for all that is not 2^-32 of that. The filter is scaled likewise, by head, and rounded to 11 bits.
-// What a rounding drops is added to the next lag, in runs of 8, so that a mean of u, or all that is slow, meets the
-// error of one lag in 8 and not the sum of 8. Errors of y by that, relative, in the Euclidean norm (rounding y itself
-// to f16 is 2.1e-4, to bf16 1.7e-3), next to filters rounded lag by lag:
-//   u random, any filter: 2.9e-4 (2.1e-4); u of mean 10 and deviation 1: 1e-4 (2e-4), with a filter whose sum is zero
-//   3e-4 (1e-3 and more); u mostly alternating: 4e-4 (2e-4), with a filter that removes that: 1.2e-3 (7e-4).
-// A second term of the filter would leave 1e-7 and cost as much again as the first.
+// What a rounding drops is added to the next lag, in runs of 16, so that a mean of u, or all that is slow, meets the
+// error of one lag in 16 and not the sum of 16. What the filter's rounding does to y, relative, in the Euclidean norm
+// (rounding y itself to f16 is 2.1e-4, to bf16 1.7e-3), and what filters rounded lag by lag would do:
+//   u random, any filter                         2.9e-4   2.1e-4
+//   u of mean 10 and deviation 1                 0.8e-4   2.1e-4
+//   the same, a filter whose sum is zero         3.4e-4   12e-4
+//   u mostly alternating in sign                 4.5e-4   2.2e-4
+//   the same, a smooth filter, which removes it  11e-4    7e-4
+// A second term of the filter would leave 1e-7 of all these, as transforms do, for twice the products. The test
+// fft_conv_direct.errors holds the first three.
 #pragma once
 
 #include <optional>
