@@ -35,12 +35,11 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
     const auto direct = plan_direct(batch, heads, length, limits_.multiprocessors, limits_.shared_bytes);
     if (direct && takes_direct(*direct, plan)) {
       add("fft_conv", [=](cudaStream_t stream) {
-        const auto run = [&](auto type) {
+        with_half(args.u.dtype, [&](auto type) {
           using T = decltype(type);
-          launch_direct(stream, *direct, data<T>(args.u), data<float>(args.kernel), data<float>(args.skip),
-                        data<T>(args.y), args.gelu_erf);
-        };
-        args.u.dtype == DType::f16 ? run(__half()) : run(__nv_bfloat16());
+          launch_direct<false>(stream, *direct, data<const T>(args.u), data<float>(args.kernel),
+                               data<float>(args.skip), args.gelu_erf, data<T>(args.y));
+        });
       });
       return;
     }

@@ -10,6 +10,7 @@
 //   them,
 //     7 of which the next step has too: 8 loads of 4 bytes and 8 of 4 matrices for 64 products.
 //   * Of the step d = 0 the tiles above the diagonal are left out.
+//   * The adjoint, d_u of the backward pass, goes the other way: rows further down, lags row - column.
 //   * Outputs go from registers to memory, by lanes that have first traded words: 16 bytes a lane.
 //
 // Operands are f16 for both types, sums fp32. u in bf16 becomes f16 times a power of two, from its sequence's
@@ -49,13 +50,18 @@ struct DirectPlan {
   __host__ __device__ int sequences() const { return 1 << sequences_log; }
   __host__ __device__ int rows() const { return chunks << sequences_log; }
   __host__ __device__ int tiles() const { return (rows() + direct_tile_rows - 1) / direct_tile_rows; }
-  __host__ __device__ int last_chunk(int tile) const {
+  // The last step of a tile; of the adjoint, where the first tiles are the long ones.
+  __host__ __device__ int last_step(int tile) const {
     const int last_row = tile * direct_tile_rows + direct_tile_rows - 1;
     return min(chunks - 1, last_row >> sequences_log);
   }
+  __host__ __device__ int last_adjoint_step(int tile) const {
+    return chunks - 1 - (tile * direct_tile_rows >> sequences_log);
+  }
   __host__ __device__ int rows_of_zeros() const { return max(direct_tile_rows - sequences(), 0); }
   __host__ __device__ int table_entries() const { return chunks * direct_chunk + 2 * lags_before; }
-  // In shared memory: rows of zeros, rows, table, scales of the sequences, a number of each warp.
+  // In shared memory: rows, after rows of zeros or, of the adjoint, before them; table, scales of the sequences, a
+  // number of each warp.
   __host__ __device__ int table_offset() const { return (rows_of_zeros() + tiles() * direct_tile_rows) * row_bytes; }
   __host__ __device__ int scales_offset() const { return table_offset() + 4 * table_entries(); }
   __host__ __device__ int maxima_offset() const { return scales_offset() + 4 * sequences(); }
@@ -63,7 +69,7 @@ struct DirectPlan {
   // Of 32 x 64 outputs by 64 tokens, all that one block takes and all blocks.
   std::int64_t steps_of_block() const {
     std::int64_t steps = 0;
-    for (int tile = 0; tile < tiles(); ++tile) steps += last_chunk(tile) + 1;
+    for (int tile = 0; tile < tiles(); ++tile) steps += last_step(tile) + 1;
     return steps;
   }
   std::int64_t steps() const { return steps_of_block() * groups * heads; }
@@ -100,19 +106,45 @@ inline bool takes_direct(const DirectPlan& plan, const FftPlan& transform) {
   return plan.steps() * points_of_step < plan.heads * (divide_up(plan.batch, 2) + 1) * transform.points();
 }
 
+// Rows in device memory: (B, H, L).
 template <typename T>
-struct DirectConvolution {
-  DirectPlan plan;
-  const T* u;
-  const float *kernel, *skip;  // skip may be null
-  T* y;
-  bool gelu;
-  bool aligned;  // u and y begin at 16 bytes, and every row
-
-  __device__ std::int64_t row(std::int64_t sequence, std::int64_t head) const {
-    return (sequence * plan.heads + head) * plan.length;
+struct DirectRows {
+  T* values;
+  bool aligned;  // to 16 bytes, each row
+  DirectRows(T* from, std::int64_t length) : values(from), aligned(length % 8 == 0 && at_16_bytes(from)) {}
+  __device__ T* row(const DirectPlan& plan, std::int64_t sequence, std::int64_t head) const {
+    return values + (sequence * plan.heads + head) * plan.length;
   }
 };
+
+// Calls function(sequence of the block, unit of the sequence, its offset among the rows): a warp has whole sequences.
+template <typename Function>
+__device__ void each_unit(const DirectPlan& plan, int s, Function&& function) {
+  for (int unit = static_cast<int>(threadIdx.x) % warp_size; unit < 8 * plan.chunks; unit += warp_size) {
+    function(unit, unit_offset(((unit >> 3) << plan.sequences_log) + s, unit & 7));
+  }
+}
+
+// The sequences of a group, zeros where there is none; there after wait_for_copies() and a barrier.
+template <typename T>
+__device__ void load_rows(const DirectPlan& plan, const DirectRows<const T>& from, std::int64_t head, int group,
+                          std::uint32_t rows_at) {
+  for (int s = static_cast<int>(threadIdx.x) / warp_size; s < plan.sequences(); s += direct_warps) {
+    const std::int64_t sequence = (static_cast<std::int64_t>(group) << plan.sequences_log) + s;
+    const T* row = from.row(plan, sequence, head);
+    const int count = sequence < plan.batch ? static_cast<int>(plan.length) : 0;
+    each_unit(plan, s, [&](int unit, std::uint32_t offset) {
+      load_unit(rows_at + offset, row + 8 * unit, count - 8 * unit, from.aligned);
+    });
+  }
+  commit_copies();
+}
+
+__device__ inline void clear_rows(std::uint32_t at, int rows) {
+  for (int i = static_cast<int>(threadIdx.x); i < 8 * rows; i += direct_threads) {
+    store_shared(at + static_cast<std::uint32_t>(16 * i), make_uint4(0, 0, 0, 0));
+  }
+}
 
 // The power of two that brings numbers of at most `most` to just below 2^15, and its inverse; both are finite.
 struct PowerOfTwo {
@@ -140,9 +172,10 @@ __device__ inline void trade_words(std::uint32_t (&words)[4]) {
 }
 
 // The table of lags, as make_toeplitz() in h3_mixer_chunked.cuh has it: entry lag + 8 holds the weights of that lag
-// and of the one before. By all threads; `maxima`: of each warp. Returns what to multiply sums by.
-__device__ inline float make_lags(const float* kernel, float skip, const DirectPlan& plan, __half* table,
-                                  float* maxima) {
+// and of the one before, of the adjoint the one after. By all threads; `maxima`: of each warp. Returns what to
+// multiply sums by.
+template <bool adjoint>
+__device__ float make_lags(const float* kernel, float skip, const DirectPlan& plan, __half* table, float* maxima) {
   const int thread = static_cast<int>(threadIdx.x), lags = static_cast<int>(plan.length);
   const auto weight = [=](int lag) { return kernel[lag] + (lag == 0 ? skip : 0.0f); };
   float most = 0;
@@ -154,9 +187,9 @@ __device__ inline float make_lags(const float* kernel, float skip, const DirectP
   const PowerOfTwo scale(most);
   const auto store = [=](int lag, __half value) {
     table[2 * (lag + lags_before)] = value;
-    table[2 * (lag + lags_before + 1) + 1] = value;
+    table[2 * (lag + lags_before + (adjoint ? -1 : 1)) + 1] = value;
   };
-  for (int lag = thread - lags_before; lag < 0; lag += direct_threads) store(lag, from_float<__half>(0.0f));
+  for (int lag = thread + 1 - lags_before; lag < 0; lag += direct_threads) store(lag, from_float<__half>(0.0f));
   for (int run = thread * rounding_run; run < plan.chunks * direct_chunk; run += direct_threads * rounding_run) {
     float dropped = 0;
 #pragma unroll
@@ -170,166 +203,178 @@ __device__ inline float make_lags(const float* kernel, float skip, const DirectP
   return scale.inverse;
 }
 
-template <typename T>
-__global__ void __launch_bounds__(direct_threads, direct_blocks) convolve_direct(DirectConvolution<T> m) {
-  SHARED_MEMORY(unsigned char, memory);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
-  const int g = lane / 4, t = lane % 4;
-  const DirectPlan& plan = m.plan;
-  const std::int64_t head = blockIdx.x / static_cast<unsigned>(plan.groups);
-  const std::int64_t first_sequence = static_cast<std::int64_t>(blockIdx.x % static_cast<unsigned>(plan.groups))
-                                      << plan.sequences_log;
-  const std::uint32_t base = shared_address(memory);
-  const std::uint32_t rows_at = base + static_cast<std::uint32_t>(plan.rows_of_zeros() * row_bytes);
-  const std::uint32_t table_at = base + static_cast<std::uint32_t>(plan.table_offset());
-  auto* const scales = reinterpret_cast<float*>(memory + plan.scales_offset());
-  const auto length = static_cast<int>(plan.length);
-
-  // A warp loads whole sequences.
-  const auto each_unit = [&](auto&& function) {
-    for (int s = warp; s < plan.sequences(); s += direct_warps) {
-      for (int unit = lane; unit < 8 * plan.chunks; unit += warp_size) {
-        function(s, unit, rows_at + unit_offset(((unit >> 3) << plan.sequences_log) + s, unit & 7));
+// From bf16 to f16 by a power of two, whose inverse goes to scales[sequence]: a warp those that it has loaded.
+__device__ inline void rows_to_half(const DirectPlan& plan, std::uint32_t rows_at, float* scales) {
+  for (int s = static_cast<int>(threadIdx.x) / warp_size; s < plan.sequences(); s += direct_warps) {
+    float most = 0;
+    each_unit(plan, s, [&](int, std::uint32_t offset) {
+      const auto words = load_shared<uint4>(rows_at + offset);
+      for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
+        const float2 pair = unpack<__nv_bfloat16>(word);
+        most = fmaxf(most, fmaxf(fabsf(pair.x), fabsf(pair.y)));
       }
-    }
-  };
-  each_unit([&](int s, int unit, std::uint32_t to) {
-    const std::int64_t sequence = first_sequence + s;
-    const int count = sequence < plan.batch ? length - 8 * unit : 0;
-    load_unit(to, m.u + m.row(sequence, head) + 8 * unit, count, m.aligned);
-  });
-  commit_copies();
-  const auto clear = [&](std::uint32_t at, int rows) {
-    for (int i = thread; i < 8 * rows; i += direct_threads) {
-      store_shared(at + static_cast<std::uint32_t>(16 * i), make_uint4(0, 0, 0, 0));
-    }
-  };
-  clear(base, plan.rows_of_zeros());
-  clear(rows_at + unit_offset(plan.rows(), 0) / row_bytes * row_bytes, plan.tiles() * direct_tile_rows - plan.rows());
-  const float filter_scale = make_lags(m.kernel + head * plan.length, m.skip != nullptr ? m.skip[head] : 0.0f, plan,
-                                       reinterpret_cast<__half*>(memory + plan.table_offset()),
-                                       reinterpret_cast<float*>(memory + plan.maxima_offset()));
-  wait_for_copies<0>();
-  if constexpr (!is_f16<T>) {
-    for (int s = warp; s < plan.sequences(); s += direct_warps) {
-      const auto at = [&](int unit) {
-        return rows_at + unit_offset(((unit >> 3) << plan.sequences_log) + s, unit & 7);
-      };
-      float most = 0;
-      for (int unit = lane; unit < 8 * plan.chunks; unit += warp_size) {
-        const auto words = load_shared<uint4>(at(unit));
-        for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
-          const float2 pair = unpack<T>(word);
-          most = fmaxf(most, fmaxf(fabsf(pair.x), fabsf(pair.y)));
-        }
-      }
-      const PowerOfTwo scale(warp_max(most));
-      const auto to_half = [=](std::uint32_t word) {
-        const float2 pair = unpack<T>(word);
-        return pack<__half>(scale.value * pair.x, scale.value * pair.y);
-      };
-      for (int unit = lane; unit < 8 * plan.chunks; unit += warp_size) {
-        const auto words = load_shared<uint4>(at(unit));
-        store_shared(at(unit), make_uint4(to_half(words.x), to_half(words.y), to_half(words.z), to_half(words.w)));
-      }
-      if (lane == 0) scales[s] = scale.inverse;
-    }
+    });
+    const PowerOfTwo scale(warp_max(most));
+    const auto to_half = [=](std::uint32_t word) {
+      const float2 pair = unpack<__nv_bfloat16>(word);
+      return pack<__half>(scale.value * pair.x, scale.value * pair.y);
+    };
+    each_unit(plan, s, [&](int, std::uint32_t offset) {
+      const auto words = load_shared<uint4>(rows_at + offset);
+      store_shared(rows_at + offset,
+                   make_uint4(to_half(words.x), to_half(words.y), to_half(words.z), to_half(words.w)));
+    });
+    if (threadIdx.x % warp_size == 0) scales[s] = scale.inverse;
   }
-  __syncthreads();
+}
 
-  // Tile i takes about i steps: in turn from the longest on, there and back, all warps get the same.
-  const std::uint32_t rows_made = opaque(rows_at);
-  const std::uint32_t lane_table = opaque(table_at) + static_cast<std::uint32_t>(4 * (lags_before + g - 2 * t));
-  const auto lags = [=](int tile) {
-    return load_shared<std::uint32_t, true>(lane_table + static_cast<std::uint32_t>(32 * tile));
+// sums += the tile's rows times the Toeplitz matrix. `lags_at`: the lane's entry of lag 0.
+template <bool adjoint>
+__device__ __forceinline__ void multiply_tile(const DirectPlan& plan, int tile, std::uint32_t rows_at,
+                                              std::uint32_t lags_at, float (&sums)[2][8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const auto lags = [=](int i) {
+    return load_shared<std::uint32_t, true>(lags_at + static_cast<std::uint32_t>(32 * i));
   };
+  int d = adjoint ? plan.last_adjoint_step(tile) : plan.last_step(tile);
+  const int row = tile * direct_tile_rows + lane % 16;
+  std::uint32_t window[15];  // Toeplitz tiles 8 d - 7 to 8 d + 7
+#pragma unroll
+  for (int i = 8; i < 15; ++i) window[i] = lags(8 * d + i - 7);
 #pragma unroll 1
-  for (int turn = 0;; ++turn) {
-    const int tile = plan.tiles() - 1 - (turn * direct_warps + (turn % 2 == 0 ? warp : direct_warps - 1 - warp));
-    if (tile < 0) break;
-    float sums[2][8][4] = {};
-    std::uint32_t window[15];  // Toeplitz tiles 8 d - 7 to 8 d + 7
-    int d = plan.last_chunk(tile);
-    int row = tile * direct_tile_rows + lane % 16 - (d << plan.sequences_log);
+  for (; d > 0; --d) {
 #pragma unroll
-    for (int i = 8; i < 15; ++i) window[i] = lags(8 * d + i - 7);
-#pragma unroll 1
-    for (; d > 0; --d, row += plan.sequences()) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) window[i] = lags(8 * d + i - 7);
-      const std::uint32_t at = unit_offset(row, lane / 16);
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        std::uint32_t u[2][4];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          load_matrices<true>(u[half],
-                              rows_made + (at ^ (32 * p)) + static_cast<std::uint32_t>(16 * row_bytes * half));
-        }
-#pragma unroll
-        for (int column = 0; column < 8; ++column) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            multiply_add<__half>(sums[half][column], u[half], window[column - 2 * p + 7], window[column - 2 * p + 6]);
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 7; ++i) window[i + 8] = window[i];
-    }
-    window[7] = lags(0);
-    const std::uint32_t at = unit_offset(row, lane / 16);
+    for (int i = 0; i < 8; ++i) window[i] = lags(8 * d + i - 7);
+    const int shift = d << plan.sequences_log;
+    const std::uint32_t at = unit_offset(adjoint ? row + shift : row - shift, lane / 16);
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
       std::uint32_t u[2][4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        load_matrices<true>(u[half], rows_made + (at ^ (32 * p)) + static_cast<std::uint32_t>(16 * row_bytes * half));
-        multiply_add<__half>(sums[half][2 * p], u[half][0], u[half][1], window[7]);
+        load_matrices<true>(u[half], rows_at + (at ^ (32 * p)) + static_cast<std::uint32_t>(16 * row_bytes * half));
+      }
 #pragma unroll
-        for (int column = 2 * p + 1; column < 8; ++column) {
-          multiply_add<__half>(sums[half][column], u[half], window[column - 2 * p + 7], window[column - 2 * p + 6]);
+      for (int column = 0; column < 8; ++column) {
+        const int first = adjoint ? 7 + 2 * p - column : 7 + column - 2 * p, second = adjoint ? first + 1 : first - 1;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          multiply_add<__half>(sums[half][column], u[half], window[first], window[second]);
         }
       }
     }
-
 #pragma unroll
-    for (int part = 0; part < 4; ++part) {  // rows 8 part + g
-      const int half = part / 2, own = tile * direct_tile_rows + 8 * part + g;
-      const int chunk_of_row = own >> plan.sequences_log, s = own & (plan.sequences() - 1);
-      const std::int64_t sequence = first_sequence + s;
-      // The smaller one first: neither overflows nor vanishes where the product of all three does not.
-      const float scale = is_f16<T> ? 1.0f : scales[s];
-      const float first_scale = fminf(scale, filter_scale), second_scale = fmaxf(scale, filter_scale);
-      const auto output = [&](float sum) {
-        const float p = sum * first_scale * second_scale;
-        return m.gelu ? gelu_erf(p) : p;
-      };
+    for (int i = 0; i < 7; ++i) window[i + 8] = window[i];
+  }
+  window[7] = lags(0);
+  const std::uint32_t at = unit_offset(row, lane / 16);
 #pragma unroll
-      for (int four = 0; four < 8; four += 4) {
-        std::uint32_t words[4];
+  for (int p = 0; p < 4; ++p) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float* pair = sums[half][four + i] + part % 2 * 2;
-          words[i] = pack<T>(output(pair[0]), output(pair[1]));
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t u[4];
+      load_matrices<true>(u, rows_at + (at ^ (32 * p)) + static_cast<std::uint32_t>(16 * row_bytes * half));
+      if constexpr (adjoint) {
+#pragma unroll
+        for (int column = 0; column <= 2 * p; ++column) {
+          multiply_add<__half>(sums[half][column], u, window[7 + 2 * p - column], window[8 + 2 * p - column]);
         }
-        trade_words(words);
-        const int token = chunk_of_row * direct_chunk + 8 * (four + t);
-        if (sequence < plan.batch) {
-          store_unit(m.y + m.row(sequence, head) + token, make_uint4(words[0], words[1], words[2], words[3]),
-                     length - token, m.aligned);
+        multiply_add<__half>(sums[half][2 * p + 1], u[2], u[3], window[7]);
+      } else {
+        multiply_add<__half>(sums[half][2 * p], u[0], u[1], window[7]);
+#pragma unroll
+        for (int column = 2 * p + 1; column < 8; ++column) {
+          multiply_add<__half>(sums[half][column], u, window[7 + column - 2 * p], window[6 + column - 2 * p]);
         }
       }
     }
   }
 }
 
-template <typename T>
+// y = conv(u, kernel) + skip u, or the adjoint of it.
+template <typename T, bool adjoint>
+__global__ void __launch_bounds__(direct_threads, 4)
+    convolve_direct(DirectPlan plan, DirectRows<const T> u, const float* kernel, const float* skip, bool gelu,
+                    DirectRows<T> y) {
+  SHARED_MEMORY(unsigned char, memory);
+  const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
+  const int g = lane / 4, t = lane % 4;
+  const auto groups = static_cast<unsigned>(plan.groups);
+  const std::int64_t head = blockIdx.x / groups;
+  const auto group = static_cast<int>(blockIdx.x % groups);
+  const std::uint32_t base = shared_address(memory);
+  const int zeros = plan.rows_of_zeros(), tail = plan.tiles() * direct_tile_rows - plan.rows();
+  const std::uint32_t rows_at = base + static_cast<std::uint32_t>(adjoint ? 0 : zeros * row_bytes);
+  auto* const scales = reinterpret_cast<float*>(memory + plan.scales_offset());
+
+  load_rows(plan, u, head, group, rows_at);
+  if (!adjoint) clear_rows(base, zeros);
+  clear_rows(rows_at + static_cast<std::uint32_t>(plan.rows() * row_bytes), adjoint ? tail + zeros : tail);
+  const float filter_scale = make_lags<adjoint>(kernel + head * plan.length, skip != nullptr ? skip[head] : 0.0f,
+                                                plan, reinterpret_cast<__half*>(memory + plan.table_offset()),
+                                                reinterpret_cast<float*>(memory + plan.maxima_offset()));
+  wait_for_copies<0>();
+  if constexpr (!is_f16<T>) rows_to_half(plan, rows_at, scales);
+  __syncthreads();
+
+  const std::uint32_t rows_made = opaque(rows_at);
+  const std::uint32_t lags_at =
+      opaque(base) +
+      static_cast<std::uint32_t>(plan.table_offset() + 4 * (lags_before + (adjoint ? 2 * t - g : g - 2 * t)));
+  // In turn from the longest tile on, there and back, all warps get the same.
+#pragma unroll 1
+  for (int turn = 0;; ++turn) {
+    const int place = turn * direct_warps + (turn % 2 == 0 ? warp : direct_warps - 1 - warp);
+    if (place >= plan.tiles()) break;
+    const int tile = adjoint ? place : plan.tiles() - 1 - place;
+    float sums[2][8][4] = {};
+    multiply_tile<adjoint>(plan, tile, rows_made, lags_at, sums);
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {  // rows 8 part + g
+      const int own = tile * direct_tile_rows + 8 * part + g, s = own & (plan.sequences() - 1);
+      const std::int64_t sequence = (static_cast<std::int64_t>(group) << plan.sequences_log) + s;
+      // The smaller one first: neither overflows nor vanishes where the product of all three does not.
+      const float scale = is_f16<T> ? 1.0f : scales[s];
+      const float first_scale = fminf(scale, filter_scale), second_scale = fmaxf(scale, filter_scale);
+      const auto output = [&](float sum) {
+        const float p = sum * first_scale * second_scale;
+        return gelu ? gelu_erf(p) : p;
+      };
+#pragma unroll
+      for (int four = 0; four < 8; four += 4) {
+        std::uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* pair = sums[part / 2][four + i] + part % 2 * 2;
+          words[i] = pack<T>(output(pair[0]), output(pair[1]));
+        }
+        trade_words(words);
+        const int token = (own >> plan.sequences_log) * direct_chunk + 8 * (four + t);
+        if (sequence < plan.batch) {
+          store_unit(y.row(plan, sequence, head) + token, make_uint4(words[0], words[1], words[2], words[3]),
+                     static_cast<int>(plan.length) - token, y.aligned);
+        }
+      }
+    }
+  }
+}
+
+template <bool adjoint, typename T>
 void launch_direct(cudaStream_t stream, const DirectPlan& plan, const T* u, const float* kernel, const float* skip,
-                   T* y, bool gelu) {
-  const bool aligned = plan.length % 8 == 0 && at_16_bytes(u) && at_16_bytes(y);
-  launch(convolve_direct<T>, grid_of(std::int64_t{plan.heads} * plan.groups), direct_threads, plan.shared_bytes(),
-         stream, DirectConvolution<T>{plan, u, kernel, skip, y, gelu, aligned});
+                   bool gelu, T* y) {
+  launch(convolve_direct<T, adjoint>, grid_of(std::int64_t{plan.heads} * plan.groups), direct_threads,
+         plan.shared_bytes(), stream, plan, DirectRows<const T>(u, plan.length), kernel, skip, gelu,
+         DirectRows<T>(y, plan.length));
+}
+
+// Calls `function` with a value of the type of 16 bits that stores `dtype`.
+template <typename Function>
+void with_half(DType dtype, Function&& function) {
+  if (dtype == DType::f16) {
+    function(__half());
+  } else {
+    function(__nv_bfloat16());
+  }
 }
 
 }  // namespace riverhorse::cuda
