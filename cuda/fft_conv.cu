@@ -31,18 +31,16 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
   const std::int64_t length = args.u.shape[2];
   const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
-  if (dtype_size_bytes(args.u.dtype) == 2) {
-    const auto direct = plan_direct(batch, heads, length, limits_.multiprocessors, limits_.shared_bytes);
-    if (direct && takes_direct(*direct, plan)) {
-      add("fft_conv", [=](cudaStream_t stream) {
-        with_half(args.u.dtype, [&](auto type) {
-          using T = decltype(type);
-          launch_direct<false>(stream, *direct, data<const T>(args.u), data<float>(args.kernel),
-                               data<float>(args.skip), args.gelu_erf, data<T>(args.y));
-        });
+  if (const auto direct =
+          choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors, limits_.shared_bytes)) {
+    add("fft_conv", [=](cudaStream_t stream) {
+      with_half(args.u.dtype, [&](auto type) {
+        using T = decltype(type);
+        launch_direct<false>(stream, *direct, data<const T>(args.u), data<float>(args.kernel), data<float>(args.skip),
+                             args.gelu_erf, data<T>(args.y));
       });
-      return;
-    }
+    });
+    return;
   }
   const FftGroup group(plan, heads, rows.pairs());
   ScratchScope scope(*this);

@@ -1,5 +1,5 @@
 // The long convolution with 16-bit activations as products with its Toeplitz matrix, on tensor cores: L^2 flops a
-// row, half of a full product's, no transform. Up to some thousand tokens that is the shorter way (takes_direct()).
+// row, half of a full product's, no transform. Up to some thousand tokens that is the shorter way (choose_direct()).
 //
 // A block has a head and S = 2^k sequences, whole, in shared memory: chunk c (64 tokens) of sequence s is row c S +
 // s.
@@ -96,14 +96,19 @@ inline std::optional<DirectPlan> plan_direct(std::int32_t batch, std::int32_t he
   return best;
 }
 
-// Whether products are the shorter way. Both ways' times grow with the multiprocessors alike, so a ratio is all that
-// is needed: a step of 64 products of 16 x 8 x 16 at 500 TFLOP/s of an H100's 132 multiprocessors takes 69 ns of one;
-// a point of a transform there and back, of which a pair of rows has 2 L to 4 L and a filter too, measured on an H100
-// from 256 to 4096 tokens, 6 to 8 ps of all, 0.92 ns of one. Batches of one, whose tiles are half above the diagonal,
-// and lengths just above a power of two come out as they should.
+// A plan where products are the shorter way. Both ways' times grow with the multiprocessors alike, so a ratio is all
+// that is needed: a step of 64 products of 16 x 8 x 16 at 500 TFLOP/s of an H100's 132 multiprocessors takes 69 ns of
+// one; a point of a transform there and back, of which a pair of rows has 2 L to 4 L and a filter too, measured on an
+// H100 from 256 to 4096 tokens, 6 to 8 ps of all, 0.92 ns of one. Batches of one, whose tiles are half above the
+// diagonal, and lengths just above a power of two come out as they should.
 constexpr std::int64_t points_of_step = 75;
-inline bool takes_direct(const DirectPlan& plan, const FftPlan& transform) {
-  return plan.steps() * points_of_step < plan.heads * (divide_up(plan.batch, 2) + 1) * transform.points();
+inline std::optional<DirectPlan> choose_direct(DType dtype, std::int32_t batch, std::int32_t heads,
+                                               const FftPlan& transform, std::int64_t length, int multiprocessors,
+                                               std::size_t shared_bytes) {
+  if (dtype_size_bytes(dtype) != 2) return {};
+  const auto plan = plan_direct(batch, heads, length, multiprocessors, shared_bytes);
+  const std::int64_t points = heads * (divide_up(batch, 2) + 1) * transform.points();
+  return plan && plan->steps() * points_of_step < points ? plan : std::nullopt;
 }
 
 // Rows in device memory: (B, H, L).
