@@ -1,14 +1,13 @@
 // The long convolution with 16-bit activations as products with its Toeplitz matrix, on tensor cores: L^2 flops a
 // row, half of a full product's, no transform. Up to some thousand tokens that is the shorter way (choose_direct()).
 //
-// A block has a head and S = 2^k sequences, whole, in shared memory: chunk c (64 tokens) of sequence s is row c S +
-// s.
+// A block has a head and S = 2^k sequences, whole, in shared memory: row c S + s is chunk c (64 tokens) of
+// sequence s.
 //   chunk c of y = sum over d from 0 to c of  (chunk c - d of u) Toep_d      Toep_d: lags 64 d - 63 to 64 d + 63
 // A warp makes tiles of 32 rows: step d takes the rows d S further up, rows of zeros before the first. So a tile is
 // one chunk of 32 sequences or all 32 chunks of one, and both batches and single sequences fill it.
-//   * An 8 x 8 tile of a Toeplitz matrix is one register a lane, an entry of the table of lags. A step has 15 of
-//   them,
-//     7 of which the next step has too: 8 loads of 4 bytes and 8 of 4 matrices for 64 products.
+//   * An 8 x 8 tile of a Toeplitz matrix is one register a lane, an entry of the table of lags. A step has 15, of
+//     which the next step has 7 too: 8 loads of 4 bytes and 8 of 4 matrices for 64 products.
 //   * Of the step d = 0 the tiles above the diagonal are left out.
 //   * The adjoint, d_u of the backward pass, goes the other way: rows further down, lags row - column.
 //   * Outputs go from registers to memory, by lanes that have first traded words: 16 bytes a lane.
