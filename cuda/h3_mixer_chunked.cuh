@@ -6,15 +6,14 @@
 #pragma once
 
 #include "backend/ops.h"
-#include "kernel.cuh"
-#include "tensor_core.cuh"
+#include "rows.cuh"
 
 namespace riverhorse::cuda {
 
 constexpr int chunk = H3Filter::chunk;
 constexpr int tile_rows = 16;
 static_assert(tile_rows * chunk == H3Filter::superchunk);
-constexpr int row_bytes = chunk * 2;
+static_assert(row_bytes == chunk * 2);
 constexpr int chunked_modes = 32;  // at most; fewer are padded with zeros
 constexpr int chunked_warps = 4;   // of a block
 constexpr int chunked_threads = chunked_warps * warp_size;
@@ -110,44 +109,10 @@ class TileWalk {
   int warps_, step_, tiles_, groups_;
 };
 
-// A row in shared memory is 8 units of 16 bytes, in an order that differs from row to row, so that neither 8 units of
-// a row nor one of 8 rows meet in a bank.
+// Rows as rows.cuh has them.
 struct Exchanged {
-  __device__ static std::uint32_t offset(unsigned row, unsigned unit) {
-    return row * row_bytes + ((unit ^ (row & 7)) << 4);
-  }
+  __device__ static std::uint32_t offset(unsigned row, unsigned unit) { return unit_offset(row, unit); }
 };
-__device__ inline std::uint32_t unit_offset(unsigned row, unsigned unit) { return Exchanged::offset(row, unit); }
-
-// The first `count` of the 8 elements of a unit from global to shared memory, and zeros; `aligned`: by an
-// asynchronous copy, which takes an address aligned to 16 bytes.
-template <typename T>
-__device__ __forceinline__ void load_unit(std::uint32_t to, const T* from, int count, bool aligned) {
-  if (aligned) {
-    copy_async(to, from, 2 * max(min(count, 8), 0));
-    return;
-  }
-  std::uint16_t elements[8];
-  for (int i = 0; i < 8; ++i) {
-    elements[i] = 0;
-    if (i < count) std::memcpy(&elements[i], &from[i], 2);
-  }
-  uint4 unit;
-  std::memcpy(&unit, elements, sizeof unit);
-  store_shared(to, unit);
-}
-template <typename T>
-__device__ __forceinline__ void store_unit(T* to, uint4 unit, int count, bool aligned) {
-  if (aligned) {
-    if (count > 0) __stcs(reinterpret_cast<uint4*>(to), unit);
-    return;
-  }
-  T elements[8];
-  std::memcpy(elements, &unit, sizeof unit);
-  for (int i = 0; i < 8; ++i) {
-    if (i < count) to[i] = elements[i];
-  }
-}
 
 // A lane moves a unit of every fourth row of a tile between shared and global memory; what there is not of a row is
 // read as zeros and not written. Pointers are to a channel's first element. `aligned`: it and every sequence begin at
