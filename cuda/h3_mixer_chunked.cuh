@@ -14,15 +14,14 @@ namespace riverhorse::cuda {
 constexpr int chunk = H3Filter::chunk;
 constexpr int tile_rows = 16;
 static_assert(tile_rows * chunk == H3Filter::superchunk);
-constexpr int row_bytes = chunk * 2;
-constexpr int chunked_modes = 32;  // at most; fewer are padded with zeros
-constexpr int chunked_warps = 4;   // of a block
+constexpr int row_bytes = chunk * 2;  // of 16-bit numbers
+constexpr int chunked_modes = 32;     // at most; fewer are padded with zeros
+constexpr int chunked_warps = 4;      // of a block
 constexpr int chunked_threads = chunked_warps * warp_size;
 
-// Activations of 16 bits, one channel a head, at most 64 taps and 32 modes. Below 32 tokens the walk is the shorter
-// way.
-inline bool mixer_is_chunked(DType dtype, const H3Filter& filter, int head_dim, std::int64_t tokens) {
-  return dtype_size_bytes(dtype) == 2 && head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
+// One channel a head, at most 64 taps and 32 modes. Below 32 tokens the walk is the shorter way.
+inline bool mixer_is_chunked(const H3Filter& filter, int head_dim, std::int64_t tokens) {
+  return head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
 }
 
 // The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Errors: those of launch().
@@ -114,26 +113,30 @@ class TileWalk {
   int tiles_, groups_;
 };
 
-// A row in shared memory is 8 units of 16 bytes, in an order that differs from row to row, so that neither 8 units of
-// a row nor one of 8 rows meet in a bank.
+// A row of numbers T in shared memory is units of 16 bytes in an order that differs from row to row, so that neither
+// 8 units of a row nor 32 bytes of 4 rows (16-bit numbers: 16 bytes of 8 rows) meet in a bank.
+template <typename T = std::uint16_t>
 __device__ inline std::uint32_t unit_offset(int row, int unit) {
-  return static_cast<std::uint32_t>(row * row_bytes + ((unit ^ (row & 7)) << 4));
+  constexpr int words = sizeof(T) / 2;
+  return static_cast<std::uint32_t>(row * words * row_bytes + ((unit ^ ((row & 7) * words)) << 4));
 }
+template <typename T>
+constexpr int unit_size = 16 / static_cast<int>(sizeof(T));
 
-// The first `count` of the 8 elements of a unit from global to shared memory, and zeros; `aligned`: by an
-// asynchronous copy, which takes an address aligned to 16 bytes.
+// The first `count` of the elements of a unit from global to shared memory, and zeros; `aligned`: by an asynchronous
+// copy, which takes an address aligned to 16 bytes.
 template <typename T>
 __device__ __forceinline__ void load_unit(std::uint32_t to, const T* from, int count, bool aligned) {
   if (aligned) {
-    copy_async(to, from, 2 * max(min(count, 8), 0));
+    copy_async(to, from, static_cast<int>(sizeof(T)) * max(min(count, unit_size<T>), 0));
     return;
   }
-  std::uint16_t elements[8];
-  for (int i = 0; i < 8; ++i) {
-    elements[i] = 0;
-    if (i < count) std::memcpy(&elements[i], &from[i], 2);
+  uint4 unit = {};
+  T elements[unit_size<T>];
+  std::memcpy(elements, &unit, sizeof unit);
+  for (int i = 0; i < unit_size<T>; ++i) {
+    if (i < count) elements[i] = from[i];
   }
-  uint4 unit;
   std::memcpy(&unit, elements, sizeof unit);
   store_shared(to, unit);
 }
@@ -143,38 +146,41 @@ __device__ __forceinline__ void store_unit(T* to, uint4 unit, int count, bool al
     if (count > 0) __stcs(reinterpret_cast<uint4*>(to), unit);
     return;
   }
-  T elements[8];
+  T elements[unit_size<T>];
   std::memcpy(elements, &unit, sizeof unit);
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < unit_size<T>; ++i) {
     if (i < count) to[i] = elements[i];
   }
 }
 
-// A lane moves a unit of every fourth row of a tile between shared and global memory; what there is not of a row is
-// read as zeros and not written. Pointers are to a channel's first element. `aligned`: it and every sequence begin at
-// 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once. `fast`: that, and rows in runs.
+// A lane moves a unit of every fourth row of a tile (fp32: of every second) between shared and global memory; what
+// there is not of a row is read as zeros and not written. Pointers are to a channel's first element. `aligned`: it
+// and every sequence begin at 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once.
+// `fast`: that, and rows in runs.
 template <typename T, bool fast>
 struct TileMover {
+  static constexpr int units = chunk / unit_size<T>, step = warp_size / units;
   int row, unit;
   bool aligned;
 
-  __device__ TileMover(int lane, bool at_units) : row(lane / 8), unit(lane % 8), aligned(fast || at_units) {}
+  __device__ TileMover(int lane, bool at_units) : row(lane / units), unit(lane % units), aligned(fast || at_units) {}
 
   __device__ __forceinline__ void load(std::uint32_t tile, const T* from, const TileRows& rows,
                                        int first_row = 0) const {
+    const int element = unit * unit_size<T>;
     if constexpr (fast) {
-      const int begin = row * chunk + unit * 8;
+      const int begin = row * chunk + element;
       from += rows.first + begin;
 #pragma unroll
-      for (int i = 0; i < tile_rows; i += 4) {
-        copy_async(tile + unit_offset(row + first_row + i, unit), from + i * chunk,
+      for (int i = 0; i < tile_rows; i += step) {
+        copy_async(tile + unit_offset<T>(row + first_row + i, unit), from + i * chunk,
                    rows.left > begin + i * chunk ? 16 : 0);
       }
     } else {
 #pragma unroll 1
-      for (int i = 0; i < tile_rows; i += 4) {
-        load_unit(tile + unit_offset(row + first_row + i, unit), from + rows.offset(row + i) + unit * 8,
-                  rows.tokens(row + i) - unit * 8, aligned);
+      for (int i = 0; i < tile_rows; i += step) {
+        load_unit(tile + unit_offset<T>(row + first_row + i, unit), from + rows.offset(row + i) + element,
+                  rows.tokens(row + i) - element, aligned);
       }
     }
   }
@@ -184,46 +190,35 @@ struct TileMover {
                                             bool first) const {
     load(tile, from, rows, 1);
     if (row != 0) return;
-    load_unit(tile + unit_offset(0, unit), from + rows.first + unit * 8 - (first ? 0 : chunk), first ? 0 : 8,
-              aligned);
+    load_unit(tile + unit_offset<T>(0, unit), from + rows.first + unit * unit_size<T> - (first ? 0 : chunk),
+              first ? 0 : unit_size<T>, aligned);
   }
 
   __device__ __forceinline__ void store(std::uint32_t tile, T* to, const TileRows& rows) const {
+    const int element = unit * unit_size<T>;
     if constexpr (fast) {
-      const int begin = row * chunk + unit * 8;
+      const int begin = row * chunk + element;
       to += rows.first + begin;
-      uint4 units[4];
+      uint4 values[tile_rows / step];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
+      for (int i = 0; i < tile_rows; i += step) {
+        values[i / step] = load_shared<uint4>(tile + unit_offset<T>(row + i, unit));
+      }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (rows.left > begin + 4 * i * chunk) __stcs(reinterpret_cast<uint4*>(to + 4 * i * chunk), units[i]);
+      for (int i = 0; i < tile_rows; i += step) {
+        if (rows.left > begin + i * chunk) __stcs(reinterpret_cast<uint4*>(to + i * chunk), values[i / step]);
       }
     } else {
 #pragma unroll 1
-      for (int i = 0; i < tile_rows; i += 4) {
-        store_unit(to + rows.offset(row + i) + unit * 8, load_shared<uint4>(tile + unit_offset(row + i, unit)),
-                   rows.tokens(row + i) - unit * 8, aligned);
+      for (int i = 0; i < tile_rows; i += step) {
+        store_unit(to + rows.offset(row + i) + element, load_shared<uint4>(tile + unit_offset<T>(row + i, unit)),
+                   rows.tokens(row + i) - element, aligned);
       }
     }
   }
 };
 
-// The Toeplitz matrix of values[0 .. count), lag = column - row, as B operands: its 8 x 8 tile m (columns 8 m ahead
-// of rows) is one register a lane, table[8 m + g - 2 t + toeplitz_before]; g = lane / 4, t = lane % 4. In `rest`,
-// unless null, what the rounding to T dropped. By the threads of a block.
+// A Toeplitz matrix of 64 values as operands B: pairs (values[i], values[i - 1]), from i = -8 on.
 constexpr int toeplitz_before = 8, toeplitz_size = chunk + 2 * toeplitz_before;
-template <typename T>
-__device__ void make_toeplitz(const float* values, int count, std::uint32_t* table, std::uint32_t* rest) {
-  const auto value = [=](int lag) { return 0 <= lag && lag < count ? values[lag] : 0.0f; };
-  for (int i = static_cast<int>(threadIdx.x); i < toeplitz_size; i += static_cast<int>(blockDim.x)) {
-    const int lag = i - toeplitz_before;
-    const float low = value(lag), high = value(lag - 1);
-    table[i] = pack<T>(low, high);
-    if (rest == nullptr) continue;
-    const float2 rounded = unpack<T>(table[i]);
-    rest[i] = pack<T>(low - rounded.x, high - rounded.y);
-  }
-}
 
 }  // namespace riverhorse::cuda

@@ -1,0 +1,180 @@
+// The products of the chunked mixer's forward pass (h3_mixer_chunked.cu) on one tile, by one warp, in fp32: "exact",
+// to about 1e-6 of y (relative, in the Euclidean norm).
+//
+// An operand x is split in two terms, its first 10 bits of mantissa and the rest, and a product is
+//   hi hi + (hi lo + lo hi)     with the sums in the brackets apart: a tensor core rounds sums towards zero.
+// The terms are tf32, which has the exponents of fp32: activations of any size work with no scales, and no token can
+// change a bit of what is before it. Two terms in f16 (22 bits as well) would take half the tensor time, 0.13 ms of
+// 64 x 1024 tokens instead of 0.25, but a scale for each tile of k, w and the states; three terms in bf16 take as
+// much time as tf32 and more work to split.
+//
+// All operands are in shared memory and in registers as fp32, and are split (two instructions) where they are used:
+// two terms of R and E would fill the memory of a second block. Of 8 columns of an operand, 2t and 2t + 1 stand in
+// for t and t + 4 (tensor_core.cuh), so that sums are operands as they are.
+#pragma once
+
+#include "h3_mixer_chunked_products.cuh"
+
+namespace riverhorse::cuda {
+
+template <>
+class ChunkProducts<float> {
+ public:
+  __device__ __forceinline__ ChunkProducts(const float2* tables, int lane)
+      : g_(lane / 4), at_(row_at(g_, lane % 4)), keys_at_(row_at(g_ + 1, lane % 4)) {
+    const float2* own = tables + g_ - 2 * (lane % 4) + toeplitz_before;
+#pragma unroll
+    for (int j = 0; j < 9; ++j) {
+      taps_[j] = Split<2>({own[8 * j].x, own[8 * j].y});
+      if (j == 8) break;
+      const float2 lags = own[toeplitz_size + 8 * j];
+      lags_[j] = Split<2>({lags.x, lags.y});
+    }
+  }
+
+  __device__ __forceinline__ void shift_keys(std::uint32_t stage, unsigned begins) {
+    Sums sums[8];
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {  // 8 tokens each of the chunk before, and of this one
+      const std::uint32_t from = stage + ((j < 8 ? at_ : keys_at_) ^ (32 * (j % 8)));
+      float2 first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
+      if (j < 8 && (begins >> g_ & 1) != 0) first = make_float2(0, 0);
+      if (j < 8 && (begins >> (g_ + 8) & 1) != 0) second = make_float2(0, 0);
+      const Split<4> keys({first.x, second.x, first.y, second.y});
+#pragma unroll
+      for (int column = 0; column < 8; ++column) {
+        const int ahead = column + 8 - j;
+        if (0 <= ahead && ahead <= 8) sums[column].add(keys, taps_[ahead]);
+      }
+    }
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+      const std::uint32_t from = stage + Stage<float>::values + (at_ ^ (32 * column));
+      const auto first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
+      sums[column].move_to(w_[column]);
+      w_[column][0] *= first.x;
+      w_[column][1] *= first.y;
+      w_[column][2] *= second.x;
+      w_[column][3] *= second.y;
+    }
+  }
+
+  __device__ __forceinline__ void project(std::uint32_t states, std::uint32_t e_at) const {
+    Sums sums[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) multiply_row(sums, operand(w_[j]), e_at, j);
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+      float u[4];
+      sums[column].move_to(u);
+      store(states + (at_ ^ (32 * column)), u);
+    }
+  }
+
+  __device__ __forceinline__ void keep_row(std::uint32_t to, int row) const {
+    if (g_ != row % 8) return;
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+      const float* own = w_[column];
+      store_shared(to + 32 * column + (at_ & 24),
+                   row < 8 ? make_float2(own[0], own[1]) : make_float2(own[2], own[3]));
+    }
+  }
+
+  __device__ __forceinline__ void mix_inside() {
+    Sums sums[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const Split<4> w = operand(w_[j]);
+#pragma unroll
+      for (int column = j; column < 8; ++column) sums[column].add(w, lags_[column - j]);
+    }
+#pragma unroll
+    for (int column = 0; column < 8; ++column) sums[column].move_to(z_[column]);
+  }
+
+  __device__ __forceinline__ void add_past(std::uint32_t states, std::uint32_t r_at) {
+    Sums sums[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const std::uint32_t from = states + (at_ ^ (32 * j));
+      const auto first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
+      multiply_row(sums, Split<4>({first.x, second.x, first.y, second.y}), r_at, j);
+    }
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+      float past[4];
+      sums[column].move_to(past);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) z_[column][i] += past[i];
+    }
+  }
+
+  __device__ __forceinline__ void gate(std::uint32_t queries) const {
+#pragma unroll
+    for (int column = 0; column < 8; ++column) {
+      const std::uint32_t place = queries + (at_ ^ (32 * column));
+      const auto first = load_shared<float2>(place), second = load_shared<float2>(place + eight_rows);
+      const float* z = z_[column];
+      store(place, {z[0] * first.x, z[1] * first.y, z[2] * second.x, z[3] * second.y});
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t eight_rows = 8 * Stage<float>::row;
+
+  template <int count>
+  struct Split {
+    float high[count], low[count];
+
+    Split() = default;
+    __device__ __forceinline__ explicit Split(const float (&values)[count]) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        high[i] = leading_bits(values[i]);
+        low[i] = values[i] - high[i];
+      }
+    }
+  };
+  struct Sums {
+    float main[4] = {}, cross[4] = {};
+
+    __device__ __forceinline__ void add(const Split<4>& a, const Split<2>& b) {
+      multiply_add(main, a.high, b.high[0], b.high[1]);
+      multiply_add(cross, a.high, b.low[0], b.low[1]);
+      multiply_add(cross, a.low, b.high[0], b.high[1]);
+    }
+    __device__ __forceinline__ void move_to(float (&sums)[4]) const {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] = main[i] + cross[i];
+    }
+  };
+
+  // Columns 2 t, 2 t + 1 of a row of fp32 numbers; those of columns 8 i on are at ^ 32 i.
+  __device__ static std::uint32_t row_at(int row, int t) {
+    return unit_offset<float>(row, t / 2) + static_cast<std::uint32_t>(t % 2 * 8);
+  }
+  __device__ static Split<4> operand(const float (&sums)[4]) {
+    return Split<4>({sums[0], sums[2], sums[1], sums[3]});
+  }
+  __device__ static void store(std::uint32_t to, const float (&sums)[4]) {
+    store_shared(to, make_float2(sums[0], sums[1]));
+    store_shared(to + eight_rows, make_float2(sums[2], sums[3]));
+  }
+  // sums += 8 columns of A times the `row`-th 8 rows of a matrix.
+  __device__ static void multiply_row(Sums (&sums)[8], const Split<4>& a, std::uint32_t matrix_at, int row) {
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      const auto b = load_shared<uint4, true>(matrix_at + static_cast<std::uint32_t>((row * 4 + pair) * 512));
+      sums[2 * pair].add(a, Split<2>({__uint_as_float(b.x), __uint_as_float(b.y)}));
+      sums[2 * pair + 1].add(a, Split<2>({__uint_as_float(b.z), __uint_as_float(b.w)}));
+    }
+  }
+
+  int g_;
+  std::uint32_t at_, keys_at_;
+  Split<2> taps_[9], lags_[8];  // of each Toeplitz tile
+  float w_[8][4], z_[8][4];
+};
+
+}  // namespace riverhorse::cuda
