@@ -251,8 +251,8 @@ void errors_of_16_bits(Device& device, DType dtype) {
   }
 }
 
-// In fp32, by operands in two terms: at most 1e-5 whatever the size of the activations, and of rows whose taps cancel
-// on a mean 2e-5. The cpu computes in double and rounds its results, 3e-8, alone.
+// In fp32, by operands in two terms: at most 1e-5 in every row, whatever the size of the activations. The cpu computes
+// in double; rounding its results adds 3e-8.
 void errors_of_fp32(Device& device, DType dtype) {
   const MixerShape shape = is_software(device) ? MixerShape{4, 1, 4096} : MixerShape{64, 2, 4096};
   MixerParameters parameters;
