@@ -40,12 +40,7 @@ class ChunkProducts<float> {
       float2 first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
       if (j < 8 && (begins >> g_ & 1) != 0) first = make_float2(0, 0);
       if (j < 8 && (begins >> (g_ + 8) & 1) != 0) second = make_float2(0, 0);
-      const Split<4> keys({first.x, second.x, first.y, second.y});
-#pragma unroll
-      for (int column = 0; column < 8; ++column) {
-        const int ahead = column + 8 - j;
-        if (0 <= ahead && ahead <= 8) sums[column].add(keys, taps_[ahead]);
-      }
+      multiply(sums, Split<4>({first.x, second.x, first.y, second.y}), taps_, j - 8);
     }
 #pragma unroll
     for (int column = 0; column < 8; ++column) {
@@ -84,11 +79,7 @@ class ChunkProducts<float> {
   __device__ __forceinline__ void mix_inside() {
     Sums sums[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const Split<4> w = operand(w_[j]);
-#pragma unroll
-      for (int column = j; column < 8; ++column) sums[column].add(w, lags_[column - j]);
-    }
+    for (int j = 0; j < 8; ++j) multiply(sums, operand(w_[j]), lags_, j);
 #pragma unroll
     for (int column = 0; column < 8; ++column) sums[column].move_to(z_[column]);
   }
@@ -139,11 +130,6 @@ class ChunkProducts<float> {
   struct Sums {
     float main[4] = {}, cross[4] = {};
 
-    __device__ __forceinline__ void add(const Split<4>& a, const Split<2>& b) {
-      multiply_add(main, a.high, b.high[0], b.high[1]);
-      multiply_add(cross, a.high, b.low[0], b.low[1]);
-      multiply_add(cross, a.low, b.high[0], b.high[1]);
-    }
     __device__ __forceinline__ void move_to(float (&sums)[4]) const {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[i] = main[i] + cross[i];
@@ -161,13 +147,36 @@ class ChunkProducts<float> {
     store_shared(to, make_float2(sums[0], sums[1]));
     store_shared(to + eight_rows, make_float2(sums[2], sums[3]));
   }
-  // sums += 8 columns of A times the `row`-th 8 rows of a matrix.
-  __device__ static void multiply_row(Sums (&sums)[8], const Split<4>& a, std::uint32_t matrix_at, int row) {
+  // sums += A B for tiles b[column - first], of which there are `count`; first all products whose sums do not wait
+  // for each other.
+  template <int columns, int count>
+  __device__ __forceinline__ static void multiply(Sums (&sums)[columns], const Split<4>& a,
+                                                  const Split<2> (&b)[count], int first) {
 #pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      const auto b = load_shared<uint4, true>(matrix_at + static_cast<std::uint32_t>((row * 4 + pair) * 512));
-      sums[2 * pair].add(a, Split<2>({__uint_as_float(b.x), __uint_as_float(b.y)}));
-      sums[2 * pair + 1].add(a, Split<2>({__uint_as_float(b.z), __uint_as_float(b.w)}));
+    for (int term = 0; term < 3; ++term) {
+#pragma unroll
+      for (int column = 0; column < columns; ++column) {
+        if (column < first || column - first >= count) continue;
+        const Split<2>& tile = b[column - first];
+        multiply_add(term == 0 ? sums[column].main : sums[column].cross, term == 2 ? a.low : a.high,
+                     term == 1 ? tile.low[0] : tile.high[0], term == 1 ? tile.low[1] : tile.high[1]);
+      }
+    }
+  }
+  // sums += 8 columns of A times 8 rows of R or E, the `row`-th.
+  __device__ __forceinline__ static void multiply_row(Sums (&sums)[8], const Split<4>& a, std::uint32_t matrix_at,
+                                                      int row) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Split<2> b[4];
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const int index = row * 4 + half * 2 + pair;
+        const auto numbers = load_shared<uint4, true>(matrix_at + static_cast<std::uint32_t>(index * 512));
+        b[2 * pair] = Split<2>({__uint_as_float(numbers.x), __uint_as_float(numbers.y)});
+        b[2 * pair + 1] = Split<2>({__uint_as_float(numbers.z), __uint_as_float(numbers.w)});
+      }
+      multiply(sums, a, b, 4 * half);
     }
   }
 
