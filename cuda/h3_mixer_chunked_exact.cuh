@@ -122,8 +122,8 @@ class ChunkProducts<float> {
     __device__ __forceinline__ explicit Split(const float (&values)[count]) {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        high[i] = leading_bits(values[i]);
-        low[i] = values[i] - high[i];
+        high[i] = to_tf32(values[i]);
+        low[i] = to_tf32(values[i] - high[i]);
       }
     }
   };
