@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
 
   auto* const powers = reinterpret_cast<float2*>(memory + Block::powers);
-  auto* const tables = reinterpret_cast<Pair<T>*>(memory + Block::tables);
+  auto* const tables = reinterpret_cast<ToeplitzEntry<T>*>(memory + Block::tables);
   const auto modes = static_cast<int>(m.filter.modes);
   for (int i = thread; i < matrix_powers * chunked_modes; i += chunked_threads) {
     const int mode = i % chunked_modes, exponent = i / chunked_modes;

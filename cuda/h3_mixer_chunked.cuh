@@ -218,7 +218,7 @@ struct TileMover {
   }
 };
 
-// A Toeplitz matrix of 64 values as operands B: pairs (values[i], values[i - 1]), from i = -8 on.
+// The table of a Toeplitz matrix of 64 values has lags from -8 on.
 constexpr int toeplitz_before = 8, toeplitz_size = chunk + 2 * toeplitz_before;
 
 }  // namespace riverhorse::cuda

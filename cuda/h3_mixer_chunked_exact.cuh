@@ -20,19 +20,15 @@ namespace riverhorse::cuda {
 template <>
 class ChunkProducts<float> {
  public:
-  __device__ __forceinline__ ChunkProducts(const float2* tables, int lane)
-      : g_(lane / 4), at_(row_at(g_, lane % 4)), keys_at_(row_at(g_ + 1, lane % 4)) {
-    const float2* own = tables + g_ - 2 * (lane % 4) + toeplitz_before;
-#pragma unroll
-    for (int j = 0; j < 9; ++j) {
-      taps_[j] = Split<2>({own[8 * j].x, own[8 * j].y});
-      if (j == 8) break;
-      const float2 lags = own[toeplitz_size + 8 * j];
-      lags_[j] = Split<2>({lags.x, lags.y});
-    }
-  }
+  __device__ __forceinline__ ChunkProducts(const float* tables, int lane)
+      : g_(lane / 4),
+        at_(row_at(g_, lane % 4)),
+        keys_at_(row_at(g_ + 1, lane % 4)),
+        tables_at_(shared_address(tables + g_ - 2 * (lane % 4) + toeplitz_before)) {}
 
   __device__ __forceinline__ void shift_keys(std::uint32_t stage, unsigned begins) {
+    Split<2> taps[9];
+    load_toeplitz(taps, tables_at_);
     Sums sums[8];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {  // 8 tokens each of the chunk before, and of this one
@@ -40,7 +36,7 @@ class ChunkProducts<float> {
       float2 first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
       if (j < 8 && (begins >> g_ & 1) != 0) first = make_float2(0, 0);
       if (j < 8 && (begins >> (g_ + 8) & 1) != 0) second = make_float2(0, 0);
-      multiply(sums, Split<4>({first.x, second.x, first.y, second.y}), taps_, j - 8);
+      multiply(sums, Split<4>({first.x, second.x, first.y, second.y}), taps, j - 8);
     }
 #pragma unroll
     for (int column = 0; column < 8; ++column) {
@@ -77,9 +73,11 @@ class ChunkProducts<float> {
   }
 
   __device__ __forceinline__ void mix_inside() {
+    Split<2> lags[8];
+    load_toeplitz(lags, tables_at_ + toeplitz_size * 4);
     Sums sums[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) multiply(sums, operand(w_[j]), lags_, j);
+    for (int j = 0; j < 8; ++j) multiply(sums, operand(w_[j]), lags, j);
 #pragma unroll
     for (int column = 0; column < 8; ++column) sums[column].move_to(z_[column]);
   }
@@ -147,6 +145,14 @@ class ChunkProducts<float> {
     store_shared(to, make_float2(sums[0], sums[1]));
     store_shared(to + eight_rows, make_float2(sums[2], sums[3]));
   }
+  // The tiles of a Toeplitz matrix.
+  template <int count>
+  __device__ __forceinline__ static void load_toeplitz(Split<2> (&tiles)[count], std::uint32_t table) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      tiles[i] = Split<2>({load_shared<float>(table + 32 * i), load_shared<float>(table + 32 * i - 4)});
+    }
+  }
   // sums += A B for tiles b[column - first], of which there are `count`; first all products whose sums do not wait
   // for each other.
   template <int columns, int count>
@@ -181,8 +187,7 @@ class ChunkProducts<float> {
   }
 
   int g_;
-  std::uint32_t at_, keys_at_;
-  Split<2> taps_[9], lags_[8];  // of each Toeplitz tile
+  std::uint32_t at_, keys_at_, tables_at_;
   float w_[8][4], z_[8][4];
 };
 

@@ -48,8 +48,12 @@ struct Stage {
   static_assert(one || last_row + row <= queries);
 };
 
-// Of a block: R, E, the stages, what its warps hand on, and powers and tables, which are not needed after matrices
-// and registers are made; so in fp32 the states of the first warp take their place.
+// An entry of a Toeplitz matrix's table: a pair of 16-bit numbers, the second of the lag before, or one number.
+template <typename T>
+using ToeplitzEntry = std::conditional_t<sizeof(T) == 2, std::uint32_t, float>;
+
+// Of a block: R, E, the stages, what its warps hand on, Toeplitz matrices (taps, one a term, and lags), and powers,
+// which are not needed after R and E are made; so in fp32 the states of the first warp take their place.
 template <typename T>
 struct Block {
   static constexpr int matrix = chunk * 2 * chunked_modes * static_cast<int>(sizeof(T));
@@ -57,12 +61,12 @@ struct Block {
   static constexpr int stages = 2 * matrix;
   static constexpr int carry = stages + chunked_warps * stage_count * Stage<T>::bytes;
   static constexpr int barriers = carry + chunked_modes * 8;  // of each warp, for its turn
-  static constexpr int after_barriers = barriers + 16 * chunked_warps;
-  static constexpr int powers = Stage<T>::one ? stages + Stage<T>::states : after_barriers;
-  static constexpr int tables = powers + matrix_powers * chunked_modes * 8;
-  static constexpr int after_tables = tables + (tap_terms<T> + 1) * toeplitz_size * static_cast<int>(sizeof(Pair<T>));
-  static constexpr int bytes = Stage<T>::one ? after_barriers : after_tables;
-  static_assert(!Stage<T>::one || after_tables <= stages + Stage<T>::bytes);
+  static constexpr int tables = barriers + 16 * chunked_warps;
+  static constexpr int after_tables = tables + (tap_terms<T> + 1) * toeplitz_size * 4;
+  static constexpr int powers_bytes = matrix_powers * chunked_modes * 8;
+  static constexpr int powers = Stage<T>::one ? stages + Stage<T>::states : after_tables;
+  static constexpr int bytes = after_tables + (Stage<T>::one ? 0 : powers_bytes);
+  static_assert(!Stage<T>::one || powers + powers_bytes <= stages + Stage<T>::bytes);
   static_assert(bytes <= 99 << 10, "all that compute capability 8.6 and 8.9 give a block");
 };
 
@@ -70,15 +74,19 @@ struct Block {
 // of rows) is one pair a lane, table[8 m + g - 2 t + toeplitz_before]; g = lane / 4, t = lane % 4. In `rest`, unless
 // null, what the rounding to T dropped. By the threads of a block.
 template <typename T>
-__device__ void make_toeplitz(const float* values, int count, Pair<T>* table, Pair<T>* rest) {
+__device__ void make_toeplitz(const float* values, int count, ToeplitzEntry<T>* table, ToeplitzEntry<T>* rest) {
   const auto value = [=](int lag) { return 0 <= lag && lag < count ? values[lag] : 0.0f; };
   for (int i = static_cast<int>(threadIdx.x); i < toeplitz_size; i += static_cast<int>(blockDim.x)) {
     const int lag = i - toeplitz_before;
-    const float low = value(lag), high = value(lag - 1);
-    table[i] = pair_of<T>(low, high);
-    if (rest == nullptr) continue;
-    const float2 rounded = floats_of<T>(table[i]);
-    rest[i] = pair_of<T>(low - rounded.x, high - rounded.y);
+    if constexpr (sizeof(T) == 4) {
+      table[i] = value(lag);
+    } else {
+      const float low = value(lag), high = value(lag - 1);
+      table[i] = pack<T>(low, high);
+      if (rest == nullptr) continue;
+      const float2 rounded = unpack<T>(table[i]);
+      rest[i] = pack<T>(low - rounded.x, high - rounded.y);
+    }
   }
 }
 
