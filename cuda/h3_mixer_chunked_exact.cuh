@@ -1,16 +1,16 @@
-// The products of the chunked mixer's forward pass (h3_mixer_chunked.cu) on one tile, by one warp, in fp32: "exact",
-// to about 1e-6 of y (relative, in the Euclidean norm).
+// The products of the chunked mixer's forward pass (h3_mixer_chunked.cu) on one tile, by one warp, in fp32, and as
+// exact as fp32 sums are.
 //
-// An operand x is split in two terms, its first 10 bits of mantissa and the rest, and a product is
+// An operand x is split in two terms, x rounded to tf32 (11 bits) and what is left, rounded again, and a product is
 //   hi hi + (hi lo + lo hi)     with the sums in the brackets apart: a tensor core rounds sums towards zero.
-// The terms are tf32, which has the exponents of fp32: activations of any size work with no scales, and no token can
-// change a bit of what is before it. Two terms in f16 (22 bits as well) would take half the tensor time, 0.13 ms of
-// 64 x 1024 tokens instead of 0.25, but a scale for each tile of k, w and the states; three terms in bf16 take as
-// much time as tf32 and more work to split.
+// tf32 has the exponents of fp32: activations of any size work with no scales, and no token can change a bit of what
+// is before it. Two terms in f16 (22 bits as well) would take half the tensor time, 0.13 ms of 64 x 1024 tokens
+// instead of 0.25, but a scale for each tile of k, w and the states; three terms in bf16 take as much time as tf32
+// and more work to split. Terms cut off instead of rounded, an instruction less, made three times the error.
 //
-// All operands are in shared memory and in registers as fp32, and are split (two instructions) where they are used:
-// two terms of R and E would fill the memory of a second block. Of 8 columns of an operand, 2t and 2t + 1 stand in
-// for t and t + 4 (tensor_core.cuh), so that sums are operands as they are.
+// All operands are in shared memory and in registers as fp32, and are split where they are used: two terms of R and E
+// would fill the memory of a second block. Of 8 columns of an operand, 2t and 2t + 1 stand in for t and t + 4
+// (tensor_core.cuh), so that sums are operands as they are.
 #pragma once
 
 #include "h3_mixer_chunked_products.cuh"
@@ -42,7 +42,7 @@ class ChunkProducts<float> {
     for (int column = 0; column < 8; ++column) {
       const std::uint32_t from = stage + Stage<float>::values + (at_ ^ (32 * column));
       const auto first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
-      sums[column].move_to(w_[column]);
+      sums[column].add_up(w_[column]);
       w_[column][0] *= first.x;
       w_[column][1] *= first.y;
       w_[column][2] *= second.x;
@@ -57,7 +57,7 @@ class ChunkProducts<float> {
 #pragma unroll
     for (int column = 0; column < 8; ++column) {
       float u[4];
-      sums[column].move_to(u);
+      sums[column].add_up(u);
       store(states + (at_ ^ (32 * column)), u);
     }
   }
@@ -79,7 +79,7 @@ class ChunkProducts<float> {
 #pragma unroll
     for (int j = 0; j < 8; ++j) multiply(sums, operand(w_[j]), lags, j);
 #pragma unroll
-    for (int column = 0; column < 8; ++column) sums[column].move_to(z_[column]);
+    for (int column = 0; column < 8; ++column) sums[column].add_up(z_[column]);
   }
 
   __device__ __forceinline__ void add_past(std::uint32_t states, std::uint32_t r_at) {
@@ -93,7 +93,7 @@ class ChunkProducts<float> {
 #pragma unroll
     for (int column = 0; column < 8; ++column) {
       float past[4];
-      sums[column].move_to(past);
+      sums[column].add_up(past);
 #pragma unroll
       for (int i = 0; i < 4; ++i) z_[column][i] += past[i];
     }
@@ -128,7 +128,7 @@ class ChunkProducts<float> {
   struct Sums {
     float main[4] = {}, cross[4] = {};
 
-    __device__ __forceinline__ void move_to(float (&sums)[4]) const {
+    __device__ __forceinline__ void add_up(float (&sums)[4]) const {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[i] = main[i] + cross[i];
     }
@@ -155,13 +155,13 @@ class ChunkProducts<float> {
   }
   // sums += A B for tiles b[column - first], of which there are `count`; first all products whose sums do not wait
   // for each other.
-  template <int columns, int count>
-  __device__ __forceinline__ static void multiply(Sums (&sums)[columns], const Split<4>& a,
-                                                  const Split<2> (&b)[count], int first) {
+  template <int count>
+  __device__ __forceinline__ static void multiply(Sums (&sums)[8], const Split<4>& a, const Split<2> (&b)[count],
+                                                  int first) {
 #pragma unroll
     for (int term = 0; term < 3; ++term) {
 #pragma unroll
-      for (int column = 0; column < columns; ++column) {
+      for (int column = 0; column < 8; ++column) {
         if (column < first || column - first >= count) continue;
         const Split<2>& tile = b[column - first];
         multiply_add(term == 0 ? sums[column].main : sums[column].cross, term == 2 ? a.low : a.high,
