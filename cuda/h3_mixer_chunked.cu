@@ -47,8 +47,9 @@ struct ChunkedMixing {
 // What of a tile is loaded together.
 enum class Part { all, keys_and_values, queries };
 
-// `packed`: as in Cut; then nothing is carried. Else a tile is of one sequence.
-template <typename T, bool packed>
+// `packed`: as in Cut. Else a tile is of one sequence. `carries`: states are kept from call to call; not with
+// `packed`.
+template <typename T, bool packed, bool carries>
 __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   using Stage = Stage<T>;
   using Block = Block<T>;
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     return base + static_cast<std::uint32_t>(Block::stages + index * Stage::bytes);
   };
 
-  const std::int64_t line = channel * cut.batch * cut.tokens;
+  const std::int64_t line = opaque(channel * cut.batch * cut.tokens);
   const auto load_parts = [&](auto mover, std::uint32_t to, Part part) {
     const TileRows rows = cut.rows<packed>(coming.group, coming.tile);
     if (part != Part::queries) {
@@ -89,41 +90,53 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     if (part != Part::keys_and_values) coming = walk.next(coming);
     commit_copies();
   };
-  if constexpr (Stage::one) load_tile(0, Part::keys_and_values);
-  for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
-
-  auto* const powers = reinterpret_cast<float2*>(memory + Block::powers);
-  auto* const tables = reinterpret_cast<ToeplitzEntry<T>*>(memory + Block::tables);
+  // The filter is read before the tiles: small, and all work waits for it.
   const auto modes = static_cast<int>(m.filter.modes);
-  for (int i = thread; i < matrix_powers * chunked_modes; i += chunked_threads) {
-    const int mode = i % chunked_modes, exponent = i / chunked_modes;
-    const std::int64_t index = channel * modes + mode;
-    Complex<float> value;
-    if (mode < modes) {
-      value = exponent < 6 ? load_complex(m.powers, index * H3Filter::power_count + exponent)
-                           : 2.0f * m.filter.output(index);
-    }
-    powers[i] = make_float2(value.re, value.im);
+  constexpr int power_count = matrix_powers * chunked_modes;
+  Complex<float> power[divide_up(power_count, chunked_threads)];
+  for (int i = 0; i * chunked_threads < power_count; ++i) {
+    const int index = thread + i * chunked_threads, mode = index % chunked_modes, exponent = index / chunked_modes;
+    if (mode >= modes || exponent >= matrix_powers) continue;
+    const std::int64_t from = channel * modes + mode;
+    power[i] =
+        exponent < 6 ? load_complex(m.powers, from * H3Filter::power_count + exponent) : 2.0f * m.filter.output(from);
   }
-  const auto turn_of = [=](int of) { return base + Block::barriers + static_cast<std::uint32_t>(16 * of); };
-  if (lane == 0) make_barrier(turn_of(warp));
-  make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
-                   tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
-  make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + tap_terms<T> * toeplitz_size, nullptr);
-  __syncthreads();
-  make_matrices<T>(reinterpret_cast<Pair<T>*>(memory), reinterpret_cast<Pair<T>*>(memory + Block::matrix), powers);
-  ChunkProducts<T> products(tables, lane);
+  const auto state_size = static_cast<int>(m.filter.state);
+  float own_value = 0;  // a tap, or a lag
+  if (thread >= chunk) {
+    own_value = m.toeplitz[channel * chunk + thread - chunk];
+  } else if (thread < state_size) {
+    own_value = m.filter.taps[channel * state_size + thread];
+  }
   Complex<float> decay, input, s;  // a^64, b, the carried state
   if (lane < modes) {
     decay = load_complex(m.powers, (channel * modes + lane) * H3Filter::power_count + 6);
     input = m.filter.input(channel * modes + lane);
   }
+  if constexpr (Stage::one) load_tile(0, Part::keys_and_values);
+  for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
+
+  auto* const powers = reinterpret_cast<Complex<float>*>(memory + Block::powers);
+  auto* const lines = reinterpret_cast<float*>(memory + Block::lines);
+  auto* const tables = reinterpret_cast<ToeplitzEntry<T>*>(memory + Block::tables);
+  for (int i = 0; i * chunked_threads < power_count; ++i) {
+    const int index = thread + i * chunked_threads;
+    if (index < power_count) powers[index] = power[i];
+  }
+  lines[thread] = own_value;
+  const auto turn_of = [=](int of) { return base + Block::barriers + static_cast<std::uint32_t>(16 * of); };
+  if (lane == 0) make_barrier(turn_of(warp));
   __syncthreads();
+  make_toeplitz<T>(lines, tables, tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
+  make_toeplitz<T>(lines + chunk, tables + tap_terms<T> * toeplitz_size, nullptr);
+  make_matrices<T>(reinterpret_cast<Pair<T>*>(memory), reinterpret_cast<Pair<T>*>(memory + Block::matrix), powers);
+  __syncthreads();
+  ChunkProducts<T> products(tables, lane);
 
   const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
-  const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
-  const int last_tokens = static_cast<int>(cut.tokens % chunk), whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
+  const int last_row = (cut.tokens - 1) / chunk % tile_rows;
+  const int last_tokens = cut.tokens % chunk, whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
 
   // The keys before the sequence's first, to where those of the chunk before go.
   const auto load_earlier_keys = [&](std::uint32_t to, std::int64_t state, std::int32_t position) {
@@ -141,18 +154,18 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   };
 
 #pragma unroll 1
-  for (int i = 0; now.group < cut.groups; ++i, now = walk.next(now)) {
-    const std::uint32_t here = stage(i), states = here + Stage::states;
+  for (int round = 0; now.group < cut.groups; ++round, now = walk.next(now)) {
+    const std::uint32_t here = stage(round), states = here + Stage::states;
     const std::uint32_t r_at = opaque(matrices_at), e_at = r_at + Block::matrix;
-    const bool begins = now.tile == 0, ends = m.modes != nullptr && now.tile + 1 == cut.tiles;
+    const bool begins = now.tile == 0, ends = carries && now.tile + 1 == cut.tiles;
     std::int64_t state = 0;  // where the sequence's is kept
-    if (m.modes != nullptr) state = m.slots[now.group] * m.filter.width + channel;
+    if constexpr (carries) state = m.slots[now.group] * m.filter.width + channel;
     wait_for_copies<1>();
-    if (begins && m.shift != nullptr) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
+    if (carries && begins) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
     __syncwarp();
     products.shift_keys(here, packed ? cut.begins : 0);
     __syncwarp();  // k and v are read, and written over from here on
-    if constexpr (Stage::one) load_tile(i + 1, Part::keys_and_values);
+    if constexpr (Stage::one) load_tile(round + 1, Part::keys_and_values);
     products.project(states, e_at);
     if (ends && last_tokens != 0) products.keep_row(here + Stage::last_row, last_row);
     products.mix_inside();
@@ -168,18 +181,17 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       }
       __syncwarp();
       const std::uint32_t carry = base + Block::carry + static_cast<std::uint32_t>(8 * lane);
-      if (in_turn && (i > 0 || warp > 0)) {
-        wait_at_barrier(turn_of(warp), warp > 0 ? i : i - 1);
+      if (in_turn && (round > 0 || warp > 0)) {
+        wait_at_barrier(turn_of(warp), warp > 0 ? round : round - 1);
         const float2 carried = load_shared<float2>(carry);
         s = {carried.x, carried.y};
       }
       const bool is_mode = lane < modes;
-      float* const kept = m.modes != nullptr && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
+      float* const kept = carries && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
       if (begins) s = kept != nullptr ? load_complex(kept, 0) : Complex<float>();
       if (m.entry_states != nullptr && is_mode) {
-        const std::int64_t first = cut.first_sequence(now.group);
-        const auto sequences =
-            static_cast<int>(min(cut.batch - first, std::int64_t{packed ? tile_rows >> cut.rows_log : 1}));
+        const int first = cut.first_sequence(now.group);
+        const int sequences = packed ? min(cut.batch - first, tile_rows >> cut.rows_log) : 1;
         float* entry = m.entry_states + 2 * (((channel * cut.batch + first) * cut.tiles + now.tile) * modes + lane);
         for (int n = 0; n < sequences; ++n, entry += 2 * modes)
           *reinterpret_cast<float2*>(entry) = make_float2(s.re, s.im);
@@ -225,7 +237,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       TileMover<T, false>(lane, m.aligned).store(here + Stage::queries, m.y + line, rows);
     }
     __syncwarp();
-    load_tile(i + Block::stage_count, Stage::one ? Part::queries : Part::all);
+    load_tile(round + Block::stage_count, Stage::one ? Part::queries : Part::all);
   }
 }
 
@@ -256,8 +268,10 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
-  launch(cut.packed() ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, Block<T>::bytes, stream,
-         mixing);
+  const auto kernel = cut.packed()       ? mix<T, true, false>
+                      : args.state.modes ? mix<T, false, true>
+                                         : mix<T, false, false>;
+  launch(kernel, grid_of(width, parts), chunked_threads, Block<T>::bytes, stream, mixing);
 }
 
 }  // namespace

@@ -27,24 +27,23 @@ inline bool mixer_is_chunked(const H3Filter& filter, int head_dim, std::int64_t 
 // The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Errors: those of launch().
 void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors);
 
-// Where the rows of a tile lie in memory, and what there is of them.
+// Where the rows of a tile lie in memory, and what there is of them. A channel's tokens, of all sequences, are
+// counted in 32 bits: encoders hold tensors below 2^31 rows.
 struct TileRows {
-  std::int64_t first;  // element of the tile's first token, from the channel's on
-  int left;            // tokens from there on: of the run (at most 1024), or of a sequence that is shorter
-  int rows_log = 4;    // log2 of the rows of a sequence, or of a run
+  int first;         // token of the channel that the tile begins with
+  int left;          // tokens from there on: of the run (at most 1024), or of a sequence that is shorter
+  int rows_log = 4;  // log2 of the rows of a sequence, or of a run
   int sequences = 1;
-  std::int64_t stride = 0;  // from sequence to sequence
+  int stride = 0;  // from sequence to sequence
 
-  __device__ std::int64_t token(int row) const { return (row & ((1 << rows_log) - 1)) * chunk; }
-  __device__ std::int64_t offset(int row) const { return first + (row >> rows_log) * stride + token(row); }
-  __device__ int tokens(int row) const {
-    return row >> rows_log < sequences ? left - static_cast<int>(token(row)) : 0;
-  }
+  __device__ int token(int row) const { return (row & ((1 << rows_log) - 1)) * chunk; }
+  __device__ int offset(int row) const { return first + (row >> rows_log) * stride + token(row); }
+  __device__ int tokens(int row) const { return row >> rows_log < sequences ? left - token(row) : 0; }
 };
 
-// How the sequences of a channel become tiles. All of them fit 32 bits: encoders hold tensors below 2^31 rows.
+// How the sequences of a channel become tiles.
 struct Cut {
-  std::int64_t batch, tokens;
+  int batch, tokens;
   int rows_log;     // log2 of the rows of a sequence in a tile
   unsigned begins;  // bit r: a sequence begins at row r of its first tile
   int tiles;        // of a sequence: 1 but with 16 rows
@@ -52,7 +51,8 @@ struct Cut {
   bool in_runs;     // all rows of a tile follow each other in memory
 
   // `alone`: a tile has one sequence, however short.
-  Cut(std::int64_t sequences, std::int64_t length, bool alone) : batch(sequences), tokens(length), rows_log(4) {
+  Cut(std::int64_t sequences, std::int64_t length, bool alone)
+      : batch(static_cast<int>(sequences)), tokens(static_cast<int>(length)), rows_log(4) {
     const std::int64_t chunks = divide_up(length, chunk);
     while (!alone && rows_log > 0 && chunks <= (1 << (rows_log - 1))) --rows_log;
     begins = 0xffffu / ((1u << (1 << rows_log)) - 1);
@@ -63,20 +63,16 @@ struct Cut {
   __host__ __device__ bool packed() const { return rows_log < 4; }
   // Whether whole groups leave more than a fifth of the time of a block's warps unused.
   bool uneven() const { return 5 * groups < 4 * chunked_warps * static_cast<int>(divide_up(groups, chunked_warps)); }
-  __device__ std::int64_t first_sequence(int group) const {
-    return static_cast<std::int64_t>(group) << (4 - rows_log);
-  }
+  __device__ int first_sequence(int group) const { return group << (4 - rows_log); }
   // With `may_pack` false, packed() is.
   template <bool may_pack>
   __device__ __forceinline__ TileRows rows(int group, int tile) const {
-    constexpr std::int64_t most = H3Filter::superchunk;
-    if (!may_pack || !packed()) {
-      return {group * tokens + tile * most, static_cast<int>(min(tokens - tile * most, most))};
-    }
-    const std::int64_t sequence = first_sequence(group), first = sequence * tokens;
-    const std::int64_t sequences = min(batch - sequence, static_cast<std::int64_t>(tile_rows >> rows_log));
-    if (in_runs) return {first, static_cast<int>(sequences * tokens)};
-    return {first, static_cast<int>(tokens), rows_log, static_cast<int>(sequences), tokens};
+    constexpr int most = H3Filter::superchunk;
+    if (!may_pack || !packed()) return {group * tokens + tile * most, min(tokens - tile * most, most)};
+    const int sequence = first_sequence(group), first = sequence * tokens;
+    const int sequences = min(batch - sequence, tile_rows >> rows_log);
+    if (in_runs) return {first, sequences * tokens};
+    return {first, tokens, rows_log, sequences, tokens};
   }
 };
 
@@ -86,39 +82,39 @@ struct TilePosition {
 };
 
 // How the warps of `blocks` blocks walk over all tiles. Each warp has groups of its own, or, `in_turn`, a block has:
-// then its warps take their tiles in turn.
+// then its warps take their tiles in turn, of which a group has at least two.
 class TileWalk {
  public:
   __device__ TileWalk(bool in_turn, int blocks, int tiles)
-      : in_turn_(in_turn), tiles_(tiles), groups_(in_turn ? blocks : blocks * chunked_warps) {}
+      : step_(in_turn ? chunked_warps : 1), tiles_(tiles), groups_(in_turn ? blocks : blocks * chunked_warps) {}
   __device__ TilePosition begin(int block, int warp) const {
-    return in_turn_ ? skip({block, warp}) : TilePosition{block * chunked_warps + warp, 0};
+    return step_ > 1 ? skip({block, warp}) : TilePosition{block * chunked_warps + warp, 0};
   }
   // What the warp takes after `at`, and what is after it in the order of work.
-  __device__ TilePosition next(TilePosition at) const {
-    return skip({at.group, at.tile + (in_turn_ ? chunked_warps : 1)});
-  }
+  __device__ TilePosition next(TilePosition at) const { return skip({at.group, at.tile + step_}); }
   __device__ TilePosition after(TilePosition at) const { return skip({at.group, at.tile + 1}); }
 
  private:
+  // By at most `chunked_warps` tiles too far, so at most two groups.
   __device__ TilePosition skip(TilePosition at) const {
-    while (at.tile >= tiles_) {
-      at.tile -= tiles_;
-      at.group += groups_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool over = at.tile >= tiles_;
+      at.tile -= over ? tiles_ : 0;
+      at.group += over ? groups_ : 0;
     }
     return at;
   }
 
-  bool in_turn_;
-  int tiles_, groups_;
+  int step_, tiles_, groups_;
 };
 
 // A row of numbers T in shared memory is units of 16 bytes in an order that differs from row to row, so that neither
 // 8 units of a row nor 32 bytes of 4 rows (16-bit numbers: 16 bytes of 8 rows) meet in a bank.
 template <typename T = std::uint16_t>
-__device__ inline std::uint32_t unit_offset(int row, int unit) {
-  constexpr int words = sizeof(T) / 2;
-  return static_cast<std::uint32_t>(row * words * row_bytes + ((unit ^ ((row & 7) * words)) << 4));
+__device__ inline std::uint32_t unit_offset(unsigned row, unsigned unit) {
+  constexpr unsigned words = sizeof(T) / 2;
+  return row * words * row_bytes + ((unit ^ ((row & 7) * words)) << 4);
 }
 template <typename T>
 constexpr int unit_size = 16 / static_cast<int>(sizeof(T));
@@ -163,7 +159,8 @@ struct TileMover {
   int row, unit;
   bool aligned;
 
-  __device__ TileMover(int lane, bool at_units) : row(lane / units), unit(lane % units), aligned(fast || at_units) {}
+  __device__ TileMover(unsigned lane, bool at_units)
+      : row(static_cast<int>(lane / units)), unit(static_cast<int>(lane % units)), aligned(fast || at_units) {}
 
   __device__ __forceinline__ void load(std::uint32_t tile, const T* from, const TileRows& rows,
                                        int first_row = 0) const {

@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   if (in_turn && lane < 2) make_barrier(turn_of(lane == 0 ? place::lambda_turns : place::chunk_turns, warp));
   const auto walk = [&] { return TileWalk(in_turn, 1, cut.tiles); };
   const auto mover = [&] { return TileMover<T, fast>(at.lane, m.aligned); };
-  const auto line = [&](auto* tensor) { return tensor + d * cut.batch * cut.tokens; };
+  const std::int64_t first = opaque(d * cut.batch * cut.tokens);
+  const auto line = [&](auto* tensor) { return tensor + first; };
   const auto superchunk = [&](TilePosition of) { return cut.tiles - 1 - of.tile; };
   const auto rows = [&](TilePosition of) { return cut.rows<packed>(of.group, superchunk(of)); };
   const auto load = [&](TilePosition of, std::uint32_t tile, const T* from) {
@@ -62,6 +63,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   const auto load_keys = [&](TilePosition of) {
     if (of.group < cut.groups) mover().load_keys(keys, line(m.k), rows(of), superchunk(of) == 0);
   };
+  // The filter is read before the tiles: small, and all work waits for it.
+  const ChannelFilter filter(m, d, lane);
   TilePosition now = walk().begin(0, warp);
   const auto load_next = [&](std::uint32_t tile, const T* from) { load(walk().next(now), tile, from); };
   const auto store = [&](std::uint32_t tile, T* to) { mover().store(tile, line(to), rows(now)); };
@@ -71,13 +74,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   load(now, d_outputs, m.d_y);
   commit_copies();
 
-  make_constants(m, d, shared, warp, lane);
-  const std::int64_t mode = d * modes + lane;
-  const float* powers = m.powers + mode * H3Filter::power_count * 2;
-  const Complex<float> decay(powers[12], powers[13]);  // a^64
-  const Complex<double> exact_gain = m.filter.gain(mode);
-  const Complex<float> gain(static_cast<float>(exact_gain.re), static_cast<float>(exact_gain.im));
-  const float size = sqrtf(norm(m.filter.input(mode)));
+  make_constants<T>(filter, shared, shared_memory + place::warps + place::projected, warp, lane);
+  const Complex<float> decay = filter.a64, gain = filter.gain();
+  const float size = sqrtf(norm(filter.input));
   const float scale = size > 0 ? 16 * size : 1;  // of x where it is kept in 16 bits
   const auto entry = [&](TilePosition of) {
     if (superchunk(of) == 0) return Complex<float>();
@@ -120,32 +119,41 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         if constexpr (packed) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (begins_at(at.lane / 4 + 8 * (i % 2))) k[p][i] = 0;
+            if (begins_at(at.row() + 8 * (i % 2))) k[p][i] = 0;
           }
         }
       }
       load_tiles(tiles, shared + place::taps + at.forwards());
 #pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(32 * p);
-        float even[4] = {}, odd[4] = {};
+      for (int begin = 0; begin < 4; begin += 2) {  // sums that do not wait for each other, side by side
+        float sums_of[2][2][4] = {};                // even, odd
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          multiply_add<T>(even, k[p + i], tiles[8 - 2 * i], tiles[7 - 2 * i]);
-          multiply_add<T>(odd, k[p + 1 + i], tiles[7 - 2 * i], tiles[6 - 2 * i]);
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            multiply_add<T>(sums_of[j][0], k[begin + j + i], tiles[8 - 2 * i], tiles[7 - 2 * i]);
+            multiply_add<T>(sums_of[j][1], k[begin + j + 1 + i], tiles[7 - 2 * i], tiles[6 - 2 * i]);
+          }
         }
-        multiply_add<T>(even, k[p + 4][0], k[p + 4][1], tiles[0]);
-        multiply_add<T>(odd, k[p][2], k[p][3], tiles[8]);
-        const std::uint32_t rounded[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]),
-                                          pack<T>(odd[0], odd[1]), pack<T>(odd[2], odd[3])};
-        store_matrices(shifted + offset, rounded);
-        std::uint32_t v[4];
-        load_matrices(v, values + offset);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float* exact = (i < 2 ? even : odd) + i % 2 * 2;
-          const float2 value = unpack<T>(v[i]);
-          w[p][i] = pack<T>(exact[0] * value.x, exact[1] * value.y);
+        for (int j = 0; j < 2; ++j) {
+          multiply_add<T>(sums_of[j][0], k[begin + j + 4][0], k[begin + j + 4][1], tiles[0]);
+          multiply_add<T>(sums_of[j][1], k[begin + j][2], k[begin + j][3], tiles[8]);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(32 * (begin + j));
+          std::uint32_t rounded[4];
+          pack_sums<T>(rounded, sums_of[j]);
+          store_matrices(shifted + offset, rounded);
+          std::uint32_t v[4];
+          load_matrices(v, values + offset);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float* exact = sums_of[j][i / 2] + i % 2 * 2;
+            const float2 value = unpack<T>(v[i]);
+            w[begin + j][i] = pack<T>(exact[0] * value.x, exact[1] * value.y);
+          }
         }
       }
 #pragma unroll
@@ -315,7 +323,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         if constexpr (packed) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (begins_at(at.lane / 4 + 8 * (i % 2) + 1)) d_k[4 + p][i] = 0;
+            if (begins_at(at.row() + 8 * (i % 2) + 1)) d_k[4 + p][i] = 0;
           }
         }
       }
@@ -342,18 +350,27 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         store_shared(after, first_row);
       }
 #pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        float even[4] = {}, odd[4] = {};
+      for (int begin = 0; begin < 4; begin += 2) {
+        float sums_of[2][2][4] = {};  // even, odd
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          multiply_add<T>(even, d_k[p + i], tiles[2 * i], tiles[2 * i + 1]);
-          multiply_add<T>(odd, d_k[p + 1 + i], tiles[2 * i + 1], tiles[2 * i + 2]);
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            multiply_add<T>(sums_of[j][0], d_k[begin + j + i], tiles[2 * i], tiles[2 * i + 1]);
+            multiply_add<T>(sums_of[j][1], d_k[begin + j + 1 + i], tiles[2 * i + 1], tiles[2 * i + 2]);
+          }
         }
-        multiply_add<T>(even, d_k[p + 4][0], d_k[p + 4][1], tiles[8]);
-        multiply_add<T>(odd, d_k[p][2], d_k[p][3], tiles[0]);
-        const std::uint32_t rounded[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]),
-                                          pack<T>(odd[0], odd[1]), pack<T>(odd[2], odd[3])};
-        store_matrices(d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * p)), rounded);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          multiply_add<T>(sums_of[j][0], d_k[begin + j + 4][0], d_k[begin + j + 4][1], tiles[8]);
+          multiply_add<T>(sums_of[j][1], d_k[begin + j][2], d_k[begin + j][3], tiles[0]);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          std::uint32_t rounded[4];
+          pack_sums<T>(rounded, sums_of[j]);
+          store_matrices(d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * (begin + j))), rounded);
+        }
       }
     }
     __syncwarp();

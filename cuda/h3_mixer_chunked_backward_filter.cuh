@@ -19,32 +19,54 @@ struct ChunkedBackward {
   float *d_log_a, *d_gain, *d_skip, *d_taps;
 };
 
-// The constants of channel `d`: E^T, R, 1 / b and the tables of pairs.
+// What a thread needs of the filter of a channel: of its lane's mode, and a tap, or a lag in the second half of the
+// block.
+struct ChannelFilter {
+  Complex<float> a, a8, a16, a32, a64, input, output;
+  float tap_or_lag;
+
+  template <typename T>
+  __device__ ChannelFilter(const ChunkedBackward<T>& m, std::int64_t d, int lane) {
+    const std::int64_t mode = d * modes + lane, powers = mode * H3Filter::power_count;
+    a = load_complex(m.powers, powers);
+    a8 = load_complex(m.powers, powers + 3);
+    a16 = load_complex(m.powers, powers + 4);
+    a32 = load_complex(m.powers, powers + 5);
+    a64 = load_complex(m.powers, powers + 6);
+    input = m.filter.input(mode);
+    output = m.filter.output(mode);
+    const float* values = threadIdx.x < chunk ? m.filter.taps : m.toeplitz;
+    tap_or_lag = values[d * chunk + threadIdx.x % chunk];
+  }
+  __device__ Complex<float> gain() const {
+    const Complex<double> exact = Complex<double>(output.re, output.im) * Complex<double>(input.re, input.im);
+    return {static_cast<float>(exact.re), static_cast<float>(exact.im)};
+  }
+};
+
+// The constants of a channel: E^T, R, 1 / b and the tables of pairs. `scratch`: 512 bytes of shared memory.
 template <typename T>
-__device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std::uint32_t shared, int warp,
+__device__ void make_constants(const ChannelFilter& filter, std::uint32_t shared, unsigned char* scratch, int warp,
                                int lane) {
-  const auto power = [&](int log2) {
-    const float* parts = m.powers + ((d * modes + lane) * H3Filter::power_count + log2) * 2;
-    return Complex<float>(parts[0], parts[1]);
-  };
-  const Complex<float> a = power(0), a8 = power(3), a16 = power(4), a32 = power(5);
+  auto* const values = reinterpret_cast<float*>(scratch);  // taps, then lags
+  values[threadIdx.x] = filter.tap_or_lag;
   const auto eights = [&](int count) {  // a^(8 count)
     Complex<float> product(1);
-    if ((count & 1) != 0) product = a8;
-    if ((count & 2) != 0) product = product * a16;
-    if ((count & 4) != 0) product = product * a32;
+    if ((count & 1) != 0) product = filter.a8;
+    if ((count & 2) != 0) product = product * filter.a16;
+    if ((count & 4) != 0) product = product * filter.a32;
     return product;
   };
   for (int unit = warp; unit < 8; unit += chunked_warps) {
-    Complex<float> in = eights(7 - unit), out = eights(unit) * a;
+    Complex<float> in = eights(7 - unit), out = eights(unit) * filter.a;
     float rows[4][8];
     for (int t = 0; t < 8; ++t) {
       rows[0][7 - t] = in.re;
       rows[1][7 - t] = in.im;
       rows[2][t] = 2 * out.re;
       rows[3][t] = -2 * out.im;
-      in = in * a;
-      out = out * a;
+      in = in * filter.a;
+      out = out * filter.a;
     }
     for (int row = 0; row < 4; ++row) {
       const float* r = rows[row];
@@ -53,17 +75,14 @@ __device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std:
     }
   }
   if (warp == 0) {
-    const Complex<float> input = m.filter.input(d * modes + lane);
-    const float per_norm = norm(input) > 0 ? 1 / norm(input) : 0.0f;
+    const float size = norm(filter.input), per_norm = size > 0 ? 1 / size : 0.0f;
     store_shared(shared + place::per_input + static_cast<std::uint32_t>(8 * lane),
-                 make_float2(per_norm * input.re, -per_norm * input.im));
+                 make_float2(per_norm * filter.input.re, -per_norm * filter.input.im));
   }
-  const float* taps = m.filter.taps + d * chunk;
-  const float* lags = m.toeplitz + d * chunk;
+  __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < 4 * toeplitz_size; i += chunked_threads) {
     const int table = i / toeplitz_size, lag = i % toeplitz_size - toeplitz_before;
-    const float* values = table % 2 == 0 ? taps : lags;
-    const auto value = [&](int l) { return 0 <= l && l < chunk ? values[l] : 0.0f; };
+    const auto value = [&](int l) { return 0 <= l && l < chunk ? values[table % 2 * chunk + l] : 0.0f; };
     store_shared(shared + place::taps + static_cast<std::uint32_t>(4 * i),
                  pack<T>(value(lag), value(table < 2 ? lag - 1 : lag + 1)));
   }

@@ -44,45 +44,46 @@ static_assert(place::block_bytes <= 99 << 10, "all that compute capability 8.6 a
 // Where this lane reads and writes in tiles, by the kind of access. The compilers make dozens of addresses of these
 // and would keep them all in registers, and spill; so from time to time they are read again, from shared memory.
 struct LaneOffsets {
-  int lane;
+  unsigned lane;              // without a sign, to be divided by shifts
   std::uint32_t rows;         // left operands; columns 16 p are at rows ^ 32 p
   std::uint32_t modes_right;  // right operands of E and R^T: rows 8 i at + 8 i row_bytes, columns 32 p at ^ 64 p
   std::uint32_t times_right;  // right operands of E^T and R: 32 rows, columns 8 j at ^ 16 j
   std::uint32_t kept;         // where
 
-  __device__ LaneOffsets(int index, std::uint32_t own)
+  __device__ LaneOffsets(unsigned index, std::uint32_t own)
       : lane(index),
         rows(unit_offset(lane % 16, lane / 16)),
         modes_right(unit_offset(lane % 8, lane / 8)),
         times_right(unit_offset(lane, 0)),
         kept(own + place::lane_offsets + unit()) {
-    store_shared(kept, make_uint4(static_cast<std::uint32_t>(lane), rows, modes_right, times_right));
+    store_shared(kept, make_uint4(lane, rows, modes_right, times_right));
   }
   __device__ __forceinline__ void read_again() {
     const uint4 all = load_shared<uint4>(kept);
-    lane = static_cast<int>(all.x);
+    lane = all.x;
     rows = all.y;
     modes_right = all.z;
     times_right = all.w;
   }
 
+  // The first row, and the pair of columns, of operands and sums.
+  __device__ __forceinline__ int row() const { return static_cast<int>(lane / 4); }
+  __device__ __forceinline__ int column() const { return static_cast<int>(lane % 4 * 2); }
   // Left operands from row 1 on.
   __device__ __forceinline__ std::uint32_t next_rows() const { return unit_offset(lane % 16 + 1, lane / 16); }
   // The row and the block of 8 columns for left operands that have the rows of a tile as columns.
-  __device__ __forceinline__ int turned_row() const { return lane % 8 + 8 * (lane / 16); }
-  __device__ __forceinline__ int turned_block() const { return lane / 8 % 2; }
+  __device__ __forceinline__ int turned_row() const { return static_cast<int>(lane % 8 + 8 * (lane / 16)); }
+  __device__ __forceinline__ int turned_block() const { return static_cast<int>(lane / 8 % 2); }
   // Tile 0 in a table of pairs; tile m at + 32 m.
   __device__ __forceinline__ std::uint32_t forwards() const {
-    return static_cast<std::uint32_t>(4 * (toeplitz_before + lane / 4 - 2 * (lane % 4)));
+    return 4 * (toeplitz_before + lane / 4 - 2 * (lane % 4));
   }
-  __device__ __forceinline__ std::uint32_t back() const {
-    return static_cast<std::uint32_t>(4 * (toeplitz_before - lane / 4 + 2 * (lane % 4)));
-  }
+  __device__ __forceinline__ std::uint32_t back() const { return 4 * (toeplitz_before - lane / 4 + 2 * (lane % 4)); }
   // This lane's mode in a tile of modes.
   __device__ __forceinline__ std::uint32_t mode_at(int row) const {
-    return static_cast<std::uint32_t>(row * row_bytes + ((4 * lane) ^ ((row & 7) << 4)));
+    return static_cast<std::uint32_t>(row * row_bytes) + ((4 * lane) ^ static_cast<unsigned>((row & 7) << 4));
   }
-  __device__ __forceinline__ std::uint32_t unit() const { return static_cast<std::uint32_t>(16 * lane); }
+  __device__ __forceinline__ std::uint32_t unit() const { return 16 * lane; }
 };
 
 // Element by element, in 16 bits.
@@ -112,6 +113,13 @@ template <typename T>
 __device__ __forceinline__ Complex<float> unpack_complex(std::uint32_t pair) {
   const float2 parts = unpack<T>(pair);
   return {parts.x, parts.y};
+}
+
+// Two sums of 16 x 8 next to each other, rounded, are a left operand.
+template <typename T>
+__device__ __forceinline__ void pack_sums(std::uint32_t (&pairs)[4], const float (&sums)[2][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pairs[i] = pack<T>(sums[i / 2][i % 2 * 2], sums[i / 2][i % 2 * 2 + 1]);
 }
 
 __device__ __forceinline__ void load_rows(Rows& rows, std::uint32_t tile, std::uint32_t offset) {
@@ -200,7 +208,7 @@ __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets
     if constexpr (packed) {  // left[0] and [2] are of `block`, [1] and [3] of the next; two rows each
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (block + i % 2 < 0) left[i] &= pair_mask(~begins >> (2 * (at.lane % 4) + 8 * (i / 2)));
+        if (block + i % 2 < 0) left[i] &= pair_mask(~begins >> (at.column() + 8 * (i / 2)));
       }
     }
   };
@@ -225,7 +233,7 @@ template <typename T, bool backwards>
 __device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, std::uint32_t matrix, std::uint32_t out,
                                         std::uint32_t weighted_out) {
   constexpr float first = backwards ? 1.0f / 64 : 63.0f / 64, step = backwards ? 1.0f / 64 : -1.0f / 64;
-  const float weight = first + step * static_cast<float>(at.lane % 4 * 2);  // of this lane's first column
+  const float weight = first + step * static_cast<float>(at.column());  // of this lane's first column
   Rows weighted;
 #pragma unroll
   for (int p = 0; p < 4; ++p) {
@@ -260,7 +268,7 @@ __device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, st
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const std::uint32_t offset = unit_offset(at.lane / 4, begin + i) + static_cast<std::uint32_t>(at.lane % 4 * 4);
+      const std::uint32_t offset = unit_offset(at.lane / 4, begin + i) + at.lane % 4 * 4;
       store_shared(out + offset, pack<T>(sums[i][0], sums[i][1]));
       store_shared(out + offset + 8 * row_bytes, pack<T>(sums[i][2], sums[i][3]));
       store_shared(weighted_out + offset, pack<T>(weighted_sums[i][0], weighted_sums[i][1]));

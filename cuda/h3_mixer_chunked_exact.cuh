@@ -8,7 +8,7 @@
 // instead of 0.25, but a scale for each tile of k, w and the states; three terms in bf16 take as much time as tf32
 // and more work to split. Terms cut off instead of rounded, an instruction less, made three times the error.
 //
-// All operands are in shared memory and in registers as fp32, and are split where they are used: two terms of R and E
+// All operands are in shared memory and in registers as fp32, and are split when they are used: two terms of R and E
 // would fill the memory of a second block. Of 8 columns of an operand, 2t and 2t + 1 stand in for t and t + 4
 // (tensor_core.cuh), so that sums are operands as they are.
 #pragma once
@@ -42,23 +42,24 @@ class ChunkProducts<float> {
     for (int column = 0; column < 8; ++column) {
       const std::uint32_t from = stage + Stage<float>::values + (at_ ^ (32 * column));
       const auto first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
-      sums[column].add_up(w_[column]);
-      w_[column][0] *= first.x;
-      w_[column][1] *= first.y;
-      w_[column][2] *= second.x;
-      w_[column][3] *= second.y;
+      float shifted[4];
+      sums[column].add_up(shifted);
+      w_[column] =
+          Split<4>({shifted[0] * first.x, shifted[2] * second.x, shifted[1] * first.y, shifted[3] * second.y});
     }
   }
 
   __device__ __forceinline__ void project(std::uint32_t states, std::uint32_t e_at) const {
-    Sums sums[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) multiply_row(sums, operand(w_[j]), e_at, j);
+    for (int begin = 0; begin < 8; begin += 4) {
+      Sums sums[4];
+      multiply_matrix(sums, w_, e_at, begin);
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
-      float u[4];
-      sums[column].add_up(u);
-      store(states + (at_ ^ (32 * column)), u);
+      for (int i = 0; i < 4; ++i) {
+        float u[4];
+        sums[i].add_up(u);
+        store(states + (at_ ^ (32 * (begin + i))), u);
+      }
     }
   }
 
@@ -66,9 +67,9 @@ class ChunkProducts<float> {
     if (g_ != row % 8) return;
 #pragma unroll
     for (int column = 0; column < 8; ++column) {
-      const float* own = w_[column];
+      const auto value = [&](int i) { return w_[column].high[i] + w_[column].low[i]; };
       store_shared(to + 32 * column + (at_ & 24),
-                   row < 8 ? make_float2(own[0], own[1]) : make_float2(own[2], own[3]));
+                   row < 8 ? make_float2(value(0), value(2)) : make_float2(value(1), value(3)));
     }
   }
 
@@ -77,25 +78,30 @@ class ChunkProducts<float> {
     load_toeplitz(lags, tables_at_ + toeplitz_size * 4);
     Sums sums[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) multiply(sums, operand(w_[j]), lags, j);
+    for (int j = 0; j < 8; ++j) multiply(sums, w_[j], lags, j);
 #pragma unroll
     for (int column = 0; column < 8; ++column) sums[column].add_up(z_[column]);
   }
 
   __device__ __forceinline__ void add_past(std::uint32_t states, std::uint32_t r_at) {
-    Sums sums[8];
+    Split<4> s[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const std::uint32_t from = states + (at_ ^ (32 * j));
       const auto first = load_shared<float2>(from), second = load_shared<float2>(from + eight_rows);
-      multiply_row(sums, Split<4>({first.x, second.x, first.y, second.y}), r_at, j);
+      s[j] = Split<4>({first.x, second.x, first.y, second.y});
     }
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
-      float past[4];
-      sums[column].add_up(past);
+    for (int begin = 0; begin < 8; begin += 4) {
+      Sums sums[4];
+      multiply_matrix(sums, s, r_at, begin);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) z_[column][i] += past[i];
+      for (int column = 0; column < 4; ++column) {
+        float past[4];
+        sums[column].add_up(past);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) z_[begin + column][i] += past[i];
+      }
     }
   }
 
@@ -138,9 +144,6 @@ class ChunkProducts<float> {
   __device__ static std::uint32_t row_at(int row, int t) {
     return unit_offset<float>(row, t / 2) + static_cast<std::uint32_t>(t % 2 * 8);
   }
-  __device__ static Split<4> operand(const float (&sums)[4]) {
-    return Split<4>({sums[0], sums[2], sums[1], sums[3]});
-  }
   __device__ static void store(std::uint32_t to, const float (&sums)[4]) {
     store_shared(to, make_float2(sums[0], sums[1]));
     store_shared(to + eight_rows, make_float2(sums[2], sums[3]));
@@ -155,13 +158,13 @@ class ChunkProducts<float> {
   }
   // sums += A B for tiles b[column - first], of which there are `count`; first all products whose sums do not wait
   // for each other.
-  template <int count>
-  __device__ __forceinline__ static void multiply(Sums (&sums)[8], const Split<4>& a, const Split<2> (&b)[count],
-                                                  int first) {
+  template <int columns, int count>
+  __device__ __forceinline__ static void multiply(Sums (&sums)[columns], const Split<4>& a,
+                                                  const Split<2> (&b)[count], int first) {
 #pragma unroll
     for (int term = 0; term < 3; ++term) {
 #pragma unroll
-      for (int column = 0; column < 8; ++column) {
+      for (int column = 0; column < columns; ++column) {
         if (column < first || column - first >= count) continue;
         const Split<2>& tile = b[column - first];
         multiply_add(term == 0 ? sums[column].main : sums[column].cross, term == 2 ? a.low : a.high,
@@ -169,26 +172,27 @@ class ChunkProducts<float> {
       }
     }
   }
-  // sums += 8 columns of A times 8 rows of R or E, the `row`-th.
-  __device__ __forceinline__ static void multiply_row(Sums (&sums)[8], const Split<4>& a, std::uint32_t matrix_at,
-                                                      int row) {
+  // Four columns, from `begin` on, of R or E.
+  __device__ __forceinline__ static void multiply_matrix(Sums (&sums)[4], const Split<4> (&a)[8],
+                                                         std::uint32_t matrix_at, int begin) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < 8; ++j) {
       Split<2> b[4];
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        const int index = row * 4 + half * 2 + pair;
-        const auto numbers = load_shared<uint4, true>(matrix_at + static_cast<std::uint32_t>(index * 512));
-        b[2 * pair] = Split<2>({__uint_as_float(numbers.x), __uint_as_float(numbers.y)});
-        b[2 * pair + 1] = Split<2>({__uint_as_float(numbers.z), __uint_as_float(numbers.w)});
+      for (int i = 0; i < 4; i += 2) {
+        const std::uint32_t from = matrix_at + static_cast<std::uint32_t>((j * 4 + (begin + i) / 2) * 512);
+        const auto numbers = load_shared<uint4, true>(from);
+        b[i] = Split<2>({__uint_as_float(numbers.x), __uint_as_float(numbers.y)});
+        b[i + 1] = Split<2>({__uint_as_float(numbers.z), __uint_as_float(numbers.w)});
       }
-      multiply(sums, a, b, 4 * half);
+      multiply(sums, a[j], b, 0);
     }
   }
 
   int g_;
   std::uint32_t at_, keys_at_, tables_at_;
-  float w_[8][4], z_[8][4];
+  Split<4> w_[8];
+  float z_[8][4];
 };
 
 }  // namespace riverhorse::cuda

@@ -52,8 +52,9 @@ struct Stage {
 template <typename T>
 using ToeplitzEntry = std::conditional_t<sizeof(T) == 2, std::uint32_t, float>;
 
-// Of a block: R, E, the stages, what its warps hand on, Toeplitz matrices (taps, one a term, and lags), and powers,
-// which are not needed after R and E are made; so in fp32 the states of the first warp take their place.
+// Of a block: R, E, the stages, what its warps hand on, Toeplitz matrices (taps, one a term, and lags), and what
+// these and R and E are made of, powers and lines of values; in fp32 those are where the first warp will have its
+// states.
 template <typename T>
 struct Block {
   static constexpr int matrix = chunk * 2 * chunked_modes * static_cast<int>(sizeof(T));
@@ -63,19 +64,19 @@ struct Block {
   static constexpr int barriers = carry + chunked_modes * 8;  // of each warp, for its turn
   static constexpr int tables = barriers + 16 * chunked_warps;
   static constexpr int after_tables = tables + (tap_terms<T> + 1) * toeplitz_size * 4;
-  static constexpr int powers_bytes = matrix_powers * chunked_modes * 8;
   static constexpr int powers = Stage<T>::one ? stages + Stage<T>::states : after_tables;
-  static constexpr int bytes = after_tables + (Stage<T>::one ? 0 : powers_bytes);
-  static_assert(!Stage<T>::one || powers + powers_bytes <= stages + Stage<T>::bytes);
+  static constexpr int lines = powers + matrix_powers * chunked_modes * 8, after_lines = lines + 2 * chunk * 4;
+  static constexpr int bytes = Stage<T>::one ? after_tables : after_lines;
+  static_assert(!Stage<T>::one || after_lines <= stages + Stage<T>::bytes);
   static_assert(bytes <= 99 << 10, "all that compute capability 8.6 and 8.9 give a block");
 };
 
-// The Toeplitz matrix of values[0 .. count), lag = column - row, as B operands: its 8 x 8 tile m (columns 8 m ahead
+// The Toeplitz matrix of `chunk` values, lag = column - row, as B operands: its 8 x 8 tile m (columns 8 m ahead
 // of rows) is one pair a lane, table[8 m + g - 2 t + toeplitz_before]; g = lane / 4, t = lane % 4. In `rest`, unless
 // null, what the rounding to T dropped. By the threads of a block.
 template <typename T>
-__device__ void make_toeplitz(const float* values, int count, ToeplitzEntry<T>* table, ToeplitzEntry<T>* rest) {
-  const auto value = [=](int lag) { return 0 <= lag && lag < count ? values[lag] : 0.0f; };
+__device__ void make_toeplitz(const float* values, ToeplitzEntry<T>* table, ToeplitzEntry<T>* rest) {
+  const auto value = [=](int lag) { return 0 <= lag && lag < chunk ? values[lag] : 0.0f; };
   for (int i = static_cast<int>(threadIdx.x); i < toeplitz_size; i += static_cast<int>(blockDim.x)) {
     const int lag = i - toeplitz_before;
     if constexpr (sizeof(T) == 4) {
@@ -104,12 +105,9 @@ __device__ int operand_place(int x, int column) {
 
 // R and E from the powers of a channel in shared memory, (matrix_powers, chunked_modes). By the threads of a block.
 template <typename T>
-__device__ void make_matrices(Pair<T>* r, Pair<T>* e, const float2* powers) {
+__device__ void make_matrices(Pair<T>* r, Pair<T>* e, const Complex<float>* powers) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
-  const auto power_of_two = [=](int exponent, int mode) {
-    const float2 value = powers[exponent * chunked_modes + mode];
-    return Complex<float>(value.x, value.y);
-  };
+  const auto power_of_two = [=](int exponent, int mode) { return powers[exponent * chunked_modes + mode]; };
   {  // lanes are modes; a warp has 16 tokens
     const Complex<float> a = power_of_two(0, lane);
     Complex<float> product = power_of_two(6, lane) * a;

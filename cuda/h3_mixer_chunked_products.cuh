@@ -39,25 +39,38 @@ class ChunkProducts {
       }
     }
 #pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      float even[4] = {}, odd[4] = {};
+    for (int begin = 0; begin < 4; begin += 2) {  // sums that do not wait for each other, side by side
+      float shifted[2][2][4] = {};                // even, odd
 #pragma unroll
       for (int term = 0; term < tap_terms<T>; ++term) {
+        const std::uint32_t(&tap)[9] = taps_[term];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          multiply_add<T>(even, keys[p + j], taps_[term][8 - 2 * j], taps_[term][7 - 2 * j]);
-          multiply_add<T>(odd, keys[p + 1 + j], taps_[term][7 - 2 * j], taps_[term][6 - 2 * j]);
-        }
-        multiply_add<T>(even, keys[p + 4][0], keys[p + 4][1], taps_[term][0]);
-        multiply_add<T>(odd, keys[p][2], keys[p][3], taps_[term][8]);
-      }
-      std::uint32_t values[4];
-      load_matrices(values, stage + Stage<T>::values + (at_ ^ (32 * p)));
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float2 value = unpack<T>(values[j]);
-        const float* shifted = j < 2 ? even : odd;
-        w_[p][j] = pack<T>(shifted[j % 2 * 2] * value.x, shifted[j % 2 * 2 + 1] * value.y);
+          for (int i = 0; i < 2; ++i) {
+            const int p = begin + i;
+            multiply_add<T>(shifted[i][0], keys[p + j], tap[8 - 2 * j], tap[7 - 2 * j]);
+            multiply_add<T>(shifted[i][1], keys[p + 1 + j], tap[7 - 2 * j], tap[6 - 2 * j]);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int p = begin + i;
+          multiply_add<T>(shifted[i][0], keys[p + 4][0], keys[p + 4][1], tap[0]);
+          multiply_add<T>(shifted[i][1], keys[p][2], keys[p][3], tap[8]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int p = begin + i;
+        std::uint32_t values[4];
+        load_matrices(values, stage + Stage<T>::values + (at_ ^ (32 * p)));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float2 value = unpack<T>(values[j]);
+          const float* sum = shifted[i][j / 2] + j % 2 * 2;
+          w_[p][j] = pack<T>(sum[0] * value.x, sum[1] * value.y);
+        }
       }
     }
   }
@@ -65,18 +78,16 @@ class ChunkProducts {
   // E w, to the rows of states.
   __device__ __forceinline__ void project(std::uint32_t states, std::uint32_t e_at) const {
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
-      float u[4] = {};
+    for (int begin = 0; begin < 8; begin += 4) {
+      float u[4][4] = {};
+      multiply_matrix(u, w_, e_at, begin);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const auto e = load_shared<uint4, true>(e_at + (column * 2 + half) * 512);
-        multiply_add<T>(u, w_[2 * half], e.x, e.y);
-        multiply_add<T>(u, w_[2 * half + 1], e.z, e.w);
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t to =
+            states + static_cast<std::uint32_t>(g_ * state_row_bytes + (((begin + i) ^ g_) << 5) + 8 * t_);
+        store_shared(to, make_float2(u[i][0], u[i][1]));
+        store_shared(to + 8 * state_row_bytes, make_float2(u[i][2], u[i][3]));
       }
-      const std::uint32_t to =
-          states + static_cast<std::uint32_t>(g_ * state_row_bytes + ((column ^ g_) << 5) + 8 * t_);
-      store_shared(to, make_float2(u[0], u[1]));
-      store_shared(to + 8 * state_row_bytes, make_float2(u[2], u[3]));
     }
   }
 
@@ -96,14 +107,17 @@ class ChunkProducts {
   // z = Toep(K) w
   __device__ __forceinline__ void mix_inside() {
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
+    for (auto& column : z_) {
 #pragma unroll
-      for (float& sum : z_[column]) sum = 0;
+      for (float& sum : column) sum = 0;
+    }
 #pragma unroll
-      for (int p = 0; p < (column + 1) / 2; ++p) {
+    for (int p = 0; p < 4; ++p) {
+      multiply_add<T>(z_[2 * p], w_[p][0], w_[p][1], lags_[0]);
+#pragma unroll
+      for (int column = 2 * p + 1; column < 8; ++column) {
         multiply_add<T>(z_[column], w_[p], lags_[column - 2 * p], lags_[column - 2 * p - 1]);
       }
-      if (column % 2 == 0) multiply_add<T>(z_[column], w_[column / 2][0], w_[column / 2][1], lags_[0]);
     }
   }
 
@@ -113,14 +127,7 @@ class ChunkProducts {
 #pragma unroll
     for (int p = 0; p < 4; ++p) load_matrices(s[p], states + (states_at_ ^ (32 * p)));
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const auto r = load_shared<uint4, true>(r_at + (column * 2 + half) * 512);
-        multiply_add<T>(z_[column], s[2 * half], r.x, r.y);
-        multiply_add<T>(z_[column], s[2 * half + 1], r.z, r.w);
-      }
-    }
+    for (int begin = 0; begin < 8; begin += 4) multiply_matrix(z_ + begin, s, r_at, begin);
   }
 
   // y = q z in q's place
@@ -141,6 +148,23 @@ class ChunkProducts {
   }
 
  private:
+  // Four columns, from `begin` on, of a matrix in shared memory.
+  __device__ __forceinline__ static void multiply_matrix(float (*sums)[4], const std::uint32_t (&a)[4][4],
+                                                         std::uint32_t matrix_at, int begin) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint4 b[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        b[i] = load_shared<uint4, true>(matrix_at + static_cast<std::uint32_t>(((begin + i) * 2 + half) * 512));
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) multiply_add<T>(sums[i], a[2 * half], b[i].x, b[i].y);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) multiply_add<T>(sums[i], a[2 * half + 1], b[i].z, b[i].w);
+    }
+  }
+
   int g_, t_;
   std::uint32_t keys_at_, at_, states_at_;         // row lane % 16, unit lane / 16 of each pair of units
   std::uint32_t taps_[tap_terms<T>][9], lags_[8];  // pairs of neighbouring Toeplitz tiles (j + 1, j)
