@@ -208,6 +208,7 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
       for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, halves);
       add_backward_case(list, shape, chunked, EntryStates::any, halves);
     }
+    for (const std::size_t i : {0, 2, 5, 7, 8}) add_forward_case(list, large[i], chunked, false, {DType::f32});
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
     return;
