@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "cli/bench_peers.h"
 #include "cli/commands.h"
 
 namespace riverhorse::cli {
@@ -32,13 +33,14 @@ void refuse_others(const BenchOptions& options) {
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
   refuse(options.compare, "--compare", {"mixer"});
+  refuse(!options.peers.empty(), "--peers", {"mixer", "fft_conv", "train"});
   if (options.seconds > 0 && options.repetitions > 0) {
     fail(StatusCode::invalid_argument, "--seconds and --repetitions both say how often: give one of them");
   }
 }
 
-void run(BenchOptions options) {
-  refuse_others(options);
+// The device is closed at the end: what others measure on it afterwards finds its memory free.
+BenchReport our_report(BenchOptions& options) {
   const bool trains = options.what == "train", convolves = options.what == "mixer" || options.what == "fft_conv";
   const std::shared_ptr<Device> device =
       trains ? open_training_device(options.device) : open_chosen_device(options.device);
@@ -56,6 +58,20 @@ void run(BenchOptions options) {
                 : options.what == "prefill"  ? bench_prefill(device, options)
                 : trains                     ? bench_train(device, options)
                                              : bench_decode(device, options);
+  return report;
+}
+
+void run(BenchOptions options) {
+  refuse_others(options);
+  if (options.what == "train") {
+    if (options.tokens == 0) options.tokens = 1024;
+    if (options.batch == 0) options.batch = 8;
+  }
+  BenchReport report = our_report(options);
+  if (!options.peers.empty()) {
+    const std::vector<BenchRow> peers = bench_peers(report.device, options, report.rows);
+    report.rows.insert(report.rows.end(), peers.begin(), peers.end());
+  }
   const std::string json = bench_json(options, report);
   if (!options.output.empty()) {
     AtomicFileWriter file(options.output);
@@ -122,10 +138,17 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--filter", options->filter, "ops, mixer, fft_conv: only the rows whose name contains this")
       ->type_name("TEXT");
+  command
+      ->add_option(
+          "--peers", options->peers,
+          "mixer, fft_conv, train: rows of PyTorch (and FlashFFTConv) too, by this Python (default: python3)")
+      ->type_name("PYTHON")
+      ->expected(0, 1);
   command->add_option("--output", options->output, "Also write the JSON to this file")->type_name("FILE");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, command] {
     options->dtype_given = command->count("--dtype") > 0;
+    if (command->count("--peers") > 0 && options->peers.empty()) options->peers = "python3";
     run(*options);
   });
 }

@@ -38,6 +38,7 @@ struct BenchOptions {
   std::int64_t width = 0;            // mixer, fft_conv: channels; 0: chosen
   std::vector<std::int64_t> states;  // mixer: N; none: chosen
   bool compare = false;              // mixer: chunked and fft
+  std::string peers;                 // mixer, fft_conv, train: the Python that measures peers; empty: none does
 };
 
 // Rates of the device, measured in this run.
@@ -71,7 +72,8 @@ class CopyMeter {
 };
 
 struct BenchRow {
-  std::string name;  // "linear.r1024_k768_m3072", "decode"
+  std::string implementation;  // of a peer; empty: ours
+  std::string name;            // "linear.r1024_k768_m3072", "decode"
   DType dtype = DType::f32;
   std::string shape;     // what `name` does not say: "125m, 1 sequence, position 1024"
   std::string skipped;   // why there are no figures; empty when there are
@@ -84,6 +86,7 @@ struct BenchRow {
   bool gemm_bound = false;  // its ceiling is the GEMM rate
 
   // Of convolutions.
+  std::string operation;  // of a peer: "plain", "gated" or "mixer"
   std::optional<ConvolutionShape> convolution;
   std::string conv;                        // the mixer's way that was asked for
   std::vector<std::string> parts;          // what ran, by the device's own names: "h3_mixer.chunked"

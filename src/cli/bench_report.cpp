@@ -52,15 +52,19 @@ void add_convolution(Json& json, const BenchRow& row) {
   if (!row.skipped.empty()) return;
   if (!row.conv.empty()) json["ran"] = ways_of(row);
   if (row.errors.empty()) return;
+  json["relative_error"] = worst_error(row);
+  if (!row.implementation.empty()) return;
   Json errors = Json::object();
   for (const CaseResult::Output& output : row.errors) errors[output.name] = output.relative_error;
-  json["relative_error"] = worst_error(row);
   json["relative_errors"] = errors;
   json["compared"] = sizes(row.compared);
 }
 
 Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
-  Json json = {{"name", row.name}, {"dtype", dtype_name(row.dtype)}, {"shape", row.shape}};
+  Json json = Json::object();
+  if (!row.implementation.empty()) json["implementation"] = row.implementation;
+  if (!row.operation.empty()) json["operation"] = row.operation;
+  json.update({{"name", row.name}, {"dtype", dtype_name(row.dtype)}, {"shape", row.shape}});
   if (row.convolution) add_convolution(json, row);
   if (!row.skipped.empty()) {
     json["skipped"] = row.skipped;
@@ -125,7 +129,8 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
 
   std::size_t width = 4;
   const auto label = [](const BenchRow& row) {
-    return row.shape.empty() ? row.name : row.name + " (" + row.shape + ")";
+    const std::string who = row.implementation.empty() ? "" : row.implementation + ": ";
+    return who + (row.shape.empty() ? row.name : row.name + " (" + row.shape + ")");
   };
   for (const BenchRow& row : report.rows) width = std::max(width, label(row).size());
   text += fmt::format("{:<{}} {:<5} {:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", "", width, "dtype", "device ms",

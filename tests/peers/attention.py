@@ -6,30 +6,14 @@ of the backward pass, median of 21, and TFLOP/s counted as ours are: 4 B H L^2 h
 backward. Needs PyTorch and an NVIDIA GPU; run it where the benchmark ran.
 """
 
-import statistics
-import sys
+import peer
 
-try:
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-except ImportError as error:
-    sys.exit(f"attention.py: {error}; PyTorch 2.5 or newer is needed")
-if not torch.cuda.is_available():
-    sys.exit("attention.py: PyTorch finds no GPU")
+torch = peer.import_torch()
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402, of PyTorch 2.5 or newer
 
 
-def time_ms(function, repeats=21):
-    """Median device time of one call."""
-    times = []
-    for repeat in range(repeats + 3):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        function()
-        end.record()
-        end.synchronize()
-        if repeat >= 3:
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+def time_ms(function):
+    return peer.median_ms(torch, function)[0]
 
 
 print(torch.cuda.get_device_name(), "PyTorch", torch.__version__, "cuDNN", torch.backends.cudnn.version())
