@@ -71,7 +71,7 @@ OperationTime time_operation(Device& device, const RecordNth& operation, double 
     while (times.size() < 2 || milliseconds_since(begin) < 1000 * seconds) times.push_back(repeated.run());
     times.erase(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2));
   } else {
-    constexpr double usual_ms = 500, most_ms = 5000;
+    constexpr double usual_ms = 300, most_ms = 5000;
     constexpr std::size_t fewest = 5, most = 30;
     while (times.empty() || (milliseconds_since(begin) < most_ms && times.size() < fewest) ||
            (milliseconds_since(begin) < usual_ms && times.size() < most)) {
