@@ -92,8 +92,9 @@ TEST_F(BenchCli, MixerInSixteenBitsSaysWhichKernelRanOn_cuda) {
       "bench mixer --backend cuda --no-selftest --compare --state 64,128 --tokens 100 --batch 1 --width 2 --json "
       "--filter forward --seconds 0.01"));
   expect_success(result);
+  const Json report = result.json();
   std::vector<std::string> ran;
-  for (const Json& row : result.json()["rows"]) {
+  for (const Json& row : report["rows"]) {
     EXPECT_EQ(row["dtype"], "bf16");
     EXPECT_GT(row["relative_errors"]["y"].get<double>(), 1e-4);
     EXPECT_LT(row["relative_errors"]["y"].get<double>(), 1.2e-2);

@@ -97,9 +97,9 @@ class PlotBench(unittest.TestCase):
         lines = result.stdout.splitlines()
         self.assertEqual(lines[0], "| forward, ms (% of copy): sequences x tokens x channels | chunked, N 64 | "
                                    "chunked: recurrence, N 128 | Peer & Sons |")
-        self.assertEqual(lines[2], "| 256 x 256 x 768 | 0.196 (80) | 3.14 (5) |  |")
+        self.assertEqual(lines[2], "| 256 x 256 x 768 | 0.196 (80) | 3.14 (5.0) |  |")
         self.assertIn("| 64 x 1,024 x 768 | 0.196 (80) |  | not run |", lines)
-        self.assertIn("| 1 x 1,024 x 768 | 1.96 (8) |  |  |", lines)
+        self.assertIn("| 1 x 1,024 x 768 | 1.96 (8.0) |  |  |", lines)
         self.assertIn("| largest relative error | 3.0e-03 | 3.0e-03 |  |", lines)
         self.assertIn("| backward, ms (% of copy): sequences x tokens x channels | chunked, N 64 |", lines)
 
