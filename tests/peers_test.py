@@ -16,12 +16,45 @@ ARGUMENTS = {
 }
 
 
+NO_GPU = """
+__version__ = "0"
+class cuda:
+    is_available = staticmethod(lambda: False)
+"""
+# Takes every call, and computes nothing: the scripts run from end to end.
+MOCK = """
+import sys
+from unittest.mock import MagicMock
+
+class Tensor(MagicMock):
+    shape = (2, 16, 4)
+    item = lambda self: 1e-3
+    element_size = lambda self: 2
+    elapsed_time = lambda self, end: 2.5
+
+class Module:
+    parameters = lambda self: []
+    cuda = lambda self: self
+    def __call__(self, *inputs):
+        return self.forward(*inputs)
+
+torch = Tensor(name="torch")
+torch.__version__ = "0"
+torch.nn.Module = Module
+torch.nn.ModuleList = list
+torch.compile = lambda model: model
+torch.autograd.grad = lambda y, inputs, d_y, **options: [Tensor() for _ in inputs]
+sys.modules["torch"] = torch
+sys.modules["flashfftconv"] = MagicMock()
+sys.modules["flashfftconv"].FlashFFTConv.side_effect = [Tensor(), RuntimeError("no memory\\nat all")] * 9
+"""
+
+
 class Peers(unittest.TestCase):
-    def run_script(self, name, arguments):
-        """Where PyTorch is a module that finds no GPU."""
+    def run_script(self, name, arguments, torch=NO_GPU):
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "torch.py"), "w", encoding="utf-8") as file:
-                file.write("__version__ = '0'\nclass cuda:\n    is_available = staticmethod(lambda: False)\n")
+                file.write(torch)
             environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
             command = [sys.executable, os.path.join(FOLDER, name), *arguments]
             return subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -33,6 +66,35 @@ class Peers(unittest.TestCase):
             result = self.run_script(name, ARGUMENTS[name])
             self.assertEqual((result.returncode, result.stderr), (0, ""))
             self.assertIn("finds no GPU", json.loads(result.stdout)["skipped"])
+
+    def rows(self, name, arguments):
+        result = self.run_script(name, arguments.split(), MOCK)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def test_rows_of_convolutions(self):
+        rows = self.rows("long_convolution.py", "--benchmark fft_conv --shapes 2x16x4 --dtype bf16")
+        self.assertEqual([(row["implementation"], row["operation"], row["name"]) for row in rows],
+                         [("PyTorch 0 rfft", "plain", "forward"), ("PyTorch 0 rfft", "plain", "backward"),
+                          ("FlashFFTConv", "plain", "forward"), ("FlashFFTConv", "plain", "backward"),
+                          ("PyTorch 0 rfft", "gated", "forward"), ("PyTorch 0 rfft", "gated", "backward"),
+                          ("FlashFFTConv", "gated", "forward")])
+        tensor = 2 * 16 * 4 * 2
+        self.assertEqual([row.get("bytes") for row in rows],
+                         [2 * tensor, 3 * tensor, 2 * tensor, 3 * tensor, 4 * tensor, 7 * tensor, None])
+        self.assertEqual(rows[-1]["skipped"], "no memory")
+        for row in rows[:-1]:
+            self.assertEqual((row["ms"], row["repetitions"], row["relative_error"]), (2.5, 21, 1e-3))
+            self.assertEqual((row["batch"], row["length"], row["width"], row["dtype"]), (2, 16, 4, "bf16"))
+        rows = self.rows("long_convolution.py", "--benchmark mixer --shapes 2x16x4 1x16x4 --dtype f32 --seconds 0.01")
+        self.assertEqual([row["operation"] for row in rows], 6 * ["mixer"])
+        self.assertEqual([row["implementation"] for row in rows if "skipped" in row], 2 * ["FlashFFTConv"])
+
+    def test_rows_of_training(self):
+        for arguments in ("--eager --steps 3", "--seconds 0.01 --dtype f16"):
+            (row,) = self.rows("gpt2_training.py", "--batch 2 --tokens 16 " + arguments)
+            self.assertEqual((row["name"], row["batch"], row["length"], row["tokens"]), ("train", 2, 16, 32))
+            self.assertGreater(row["ms"], 0)
 
     def test_every_script_compiles(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,8 @@ BenchRow peer_row(const nlohmann::json& json) {
   row.repetitions = json.at("repetitions");
   row.bytes = json.value("bytes", 0.0);
   row.tokens = json.value("tokens", std::int64_t{0});
-  if (json.contains("relative_error")) row.errors = {{row.name, json.at("relative_error")}};
+  if (json.contains("relative_error") && json["relative_error"].is_number())
+    row.errors = {{row.name, json.at("relative_error")}};
   return row;
 }
 

@@ -9,7 +9,10 @@ backward. Needs PyTorch and an NVIDIA GPU; run it where the benchmark ran.
 import peer
 
 torch = peer.import_torch()
-from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402, of PyTorch 2.5 or newer
+try:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError as error:
+    peer.leave(f"{error}; PyTorch 2.5 or newer is needed")
 
 
 def time_ms(function):
@@ -34,5 +37,6 @@ for batch, heads, length, head_dim in [(32, 12, 1024, 64), (4, 12, 8192, 64)]:
             continue
         print(
             f"b{batch} h{heads} l{length} d{head_dim} bf16 {backend.name}: forward {forward:.3f} ms "
-            f"{flops / forward * 1e-9:.0f} TFLOP/s, backward {backward:.3f} ms {2.5 * flops / backward * 1e-9:.0f} TFLOP/s"
+            f"{flops / forward * 1e-9:.0f} TFLOP/s, backward {backward:.3f} ms "
+            f"{2.5 * flops / backward * 1e-9:.0f} TFLOP/s"
         )

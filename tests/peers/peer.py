@@ -1,17 +1,20 @@
 """What the scripts of peers share: PyTorch or the reason why not, times by the GPU's clock, rows as lines of JSON.
 
-`riverhorse bench ... --peers` runs the scripts and lays their rows beside its own; by hand they run as well. A row is
-{"implementation", "name", "dtype", "ms", "repetitions", ...}; {"skipped": why} alone says that nothing can be measured.
+`riverhorse bench ... --peers` runs scripts and lays their rows beside its own; by hand they run as well. A row is
+{"implementation", "name", "dtype", "ms", "repetitions", ...}; {"skipped": why} alone: nothing can be measured.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
 
 
 def report(**row):
-    print(json.dumps(row), flush=True)
+    """What is not finite, which JSON has no word for, is null."""
+    known = {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+    print(json.dumps(dict.fromkeys(row) | known), flush=True)
 
 
 def leave(reason):
@@ -32,11 +35,13 @@ def import_torch():
 
 def median_ms(torch, function, seconds=0):
     """Median device time of one call and the number of calls that it is of: the last half of `seconds`, or 21."""
-    times = []
-    for _ in range(3):
+    function()
+    warm_up = time.monotonic()
+    while time.monotonic() - warm_up < 0.2:  # an idle GPU runs at a fraction of its rate at first
         function()
-    begin_of_all = time.monotonic()
-    while len(times) < 2 or (time.monotonic() - begin_of_all < seconds if seconds else len(times) < 21):
+        torch.cuda.synchronize()
+    times, start = [], time.monotonic()
+    while len(times) < 2 or (time.monotonic() - start < seconds if seconds else len(times) < 21):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         function()
