@@ -1,7 +1,7 @@
 // Causal convolution with a learned filter, y = p or gelu_erf(p), p = conv(u, kernel) + skip u, by transforms
-// (fft_conv.cuh).
+// (fft_conv.cuh) or, where that is shorter, by products (fft_conv_direct.cuh).
 #include "encoder.h"
-#include "fft_conv.cuh"
+#include "fft_conv_direct.cuh"
 
 namespace riverhorse::cuda {
 
@@ -31,6 +31,17 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
   const std::int64_t length = args.u.shape[2];
   const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
+  if (const auto direct =
+          choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors, limits_.shared_bytes)) {
+    add("fft_conv", [=](cudaStream_t stream) {
+      with_half(args.u.dtype, [&](auto type) {
+        using T = decltype(type);
+        launch_direct<false>(stream, *direct, data<const T>(args.u), data<float>(args.kernel), data<float>(args.skip),
+                             args.gelu_erf, data<T>(args.y));
+      });
+    });
+    return;
+  }
   const FftGroup group(plan, heads, rows.pairs());
   ScratchScope scope(*this);
   const Tensor spectra = group.spectra(*this, plan), points = group.points(*this, plan);

@@ -1,6 +1,8 @@
-// Recording the backward pass of the long convolution. Through a gelu, p is made again and everything done in f32.
+// Recording the backward pass of the long convolution: by products where the forward pass is, else by transforms.
+// Through a gelu, p is made again and everything done in f32.
 #include "encoder.h"
 #include "fft_conv_backward.cuh"
+#include "fft_conv_direct_backward.cuh"
 
 namespace riverhorse::cuda {
 
@@ -42,6 +44,24 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   const std::int64_t length = args.u.shape[2];
   const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
+  if (const auto direct =
+          choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors, limits_.shared_bytes)) {
+    const DirectCorrelation correlation(*direct, limits_.multiprocessors);
+    if (correlation.shared_bytes() <= limits_.shared_bytes) {
+      ScratchScope scope(*this);
+      const Tensor sums = scratch(DType::f32, {correlation.splits, heads, length});
+      add("fft_conv_backward", [=](cudaStream_t stream) {
+        with_half(args.u.dtype, [&](auto type) {
+          using T = decltype(type);
+          launch_direct_correlation(stream, correlation, data<const T>(args.u), data<const T>(args.d_y),
+                                    data<float>(sums), data<float>(args.d_kernel), data<float>(args.d_skip));
+          launch_direct<true>(stream, *direct, data<const T>(args.d_y), data<float>(args.kernel),
+                              data<float>(args.skip), false, data<T>(args.d_u));
+        });
+      });
+      return;
+    }
+  }
   const FftGroup group(plan, heads, rows.pairs());
   // Enough teams for about half of the threads that a device can hold, if there are as many pairs.
   std::int64_t threads = 0, teams_of_block = 0;

@@ -43,7 +43,8 @@ constexpr int carry_offset = stages_offset + chunked_warps * stages * stage_byte
 constexpr int barriers_offset = carry_offset + chunked_modes * 8;  // of each warp, for its turn
 constexpr int powers_offset = barriers_offset + 16 * chunked_warps;
 constexpr int tables_offset = powers_offset + matrix_powers * chunked_modes * 8;
-constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
+constexpr int lines_offset = tables_offset + 3 * toeplitz_size * 4;  // taps and lags, before they are tables
+constexpr int shared_bytes = lines_offset + 2 * chunk * 4;
 
 template <typename T>
 constexpr int tap_terms = is_f16<T> ? 1 : 2;
@@ -62,8 +63,9 @@ struct ChunkedMixing {
   float *modes, *entry_states;
 };
 
-// `packed`: as in Cut; then nothing is carried. Else a tile is of one sequence.
-template <typename T, bool packed>
+// `packed`: as in Cut. Else a tile is of one sequence. `carries`: states are kept from call to call; not with
+// `packed`.
+template <typename T, bool packed, bool carries>
 __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
@@ -73,14 +75,14 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   const bool in_turn = !packed && m.in_turn;
   const std::uint32_t base = shared_address(memory);
 
-  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), cut.tiles);
+  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), chunked_warps, cut.tiles);
   TilePosition now = walk.begin(static_cast<int>(blockIdx.y), warp);
   TilePosition coming = now;  // the tile to load next
   const auto stage = [=](int i) {
     return base + static_cast<std::uint32_t>(stages_offset + (warp * stages + i % stages) * stage_bytes);
   };
 
-  const std::int64_t line = channel * cut.batch * cut.tokens;
+  const std::int64_t line = opaque(channel * cut.batch * cut.tokens);
   const auto load_parts = [&](auto mover, std::uint32_t to) {
     const TileRows rows = cut.rows<packed>(coming.group, coming.tile);
     mover.load_keys(to, m.k + line, rows, coming.tile == 0);
@@ -100,29 +102,47 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     coming = walk.next(coming);
     commit_copies();
   };
+  // The filter is read before the tiles: small, and all work waits for it.
+  const auto modes = static_cast<int>(m.filter.modes);
+  constexpr int power_count = matrix_powers * chunked_modes;
+  Complex<float> power[divide_up(power_count, chunked_threads)];
+  for (int i = 0; i * chunked_threads < power_count; ++i) {
+    const int index = thread + i * chunked_threads, mode = index % chunked_modes, exponent = index / chunked_modes;
+    if (mode >= modes || exponent >= matrix_powers) continue;
+    const std::int64_t from = channel * modes + mode;
+    power[i] =
+        exponent < 6 ? load_complex(m.powers, from * H3Filter::power_count + exponent) : 2.0f * m.filter.output(from);
+  }
+  const auto state_size = static_cast<int>(m.filter.state);
+  float own_value = 0;  // a tap, or a lag
+  if (thread >= chunk) {
+    own_value = m.toeplitz[channel * chunk + thread - chunk];
+  } else if (thread < state_size) {
+    own_value = m.filter.taps[channel * state_size + thread];
+  }
+  Complex<float> decay, input, s;  // a^64, b, the carried state
+  if (lane < modes) {
+    decay = load_complex(m.powers, (channel * modes + lane) * H3Filter::power_count + 6);
+    input = m.filter.input(channel * modes + lane);
+  }
   for (int i = 0; i < stages; ++i) load_tile(i);
 
-  auto* const powers = reinterpret_cast<float2*>(memory + powers_offset);
+  auto* const powers = reinterpret_cast<Complex<float>*>(memory + powers_offset);
+  auto* const lines = reinterpret_cast<float*>(memory + lines_offset);
   auto* const tables = reinterpret_cast<std::uint32_t*>(memory + tables_offset);
-  const auto modes = static_cast<int>(m.filter.modes);
-  for (int i = thread; i < matrix_powers * chunked_modes; i += chunked_threads) {
-    const int mode = i % chunked_modes, exponent = i / chunked_modes;
-    const std::int64_t index = channel * modes + mode;
-    Complex<float> value;
-    if (mode < modes) {
-      value = exponent < 6 ? load_complex(m.powers, index * H3Filter::power_count + exponent)
-                           : 2.0f * m.filter.output(index);
-    }
-    powers[i] = make_float2(value.re, value.im);
+  for (int i = 0; i * chunked_threads < power_count; ++i) {
+    const int index = thread + i * chunked_threads;
+    if (index < power_count) powers[index] = power[i];
   }
+  lines[thread] = own_value;
   const auto turn_of = [=](int of) { return base + barriers_offset + static_cast<std::uint32_t>(16 * of); };
   if (lane == 0) make_barrier(turn_of(warp));
-  make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
-                   tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
-  make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
   __syncthreads();
+  make_toeplitz<T>(lines, tables, tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
+  make_toeplitz<T>(lines + chunk, tables + 2 * toeplitz_size, nullptr);
   make_matrices<T>(reinterpret_cast<std::uint32_t*>(memory), reinterpret_cast<std::uint32_t*>(memory + matrix_bytes),
                    powers);
+  __syncthreads();
 
   // Pairs of neighbouring Toeplitz tiles (j + 1, j).
   std::uint32_t taps[tap_terms<T>][9], lags[8];
@@ -132,20 +152,14 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     }
     if (j < 8) lags[j] = tables[2 * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
   }
-  Complex<float> decay, input, s;  // a^64, b, the carried state
-  if (lane < modes) {
-    decay = load_complex(m.powers, (channel * modes + lane) * H3Filter::power_count + 6);
-    input = m.filter.input(channel * modes + lane);
-  }
-  __syncthreads();
 
   // Where a lane loads from matrices: row lane % 16, unit lane / 16 of each pair of units.
   const std::uint32_t keys_at = unit_offset(lane % 16 + 1, lane / 16), at = unit_offset(lane % 16, lane / 16);
   const std::uint32_t states_at = static_cast<std::uint32_t>(lane % 16 * row_bytes) + at;
   const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
-  const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
-  const int last_tokens = static_cast<int>(cut.tokens % chunk), whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
+  const int last_row = (cut.tokens - 1) / chunk % tile_rows;
+  const int last_tokens = cut.tokens % chunk, whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
 
   // The keys before the sequence's first, to where those of the chunk before go.
   const auto load_earlier_keys = [&](std::uint32_t to, std::int64_t state, std::int32_t position) {
@@ -161,13 +175,13 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   };
 
 #pragma unroll 1
-  for (int i = 0; now.group < cut.groups; ++i, now = walk.next(now)) {
-    const std::uint32_t here = stage(i), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
-    const bool begins = now.tile == 0, ends = m.modes != nullptr && now.tile + 1 == cut.tiles;
+  for (int round = 0; now.group < cut.groups; ++round, now = walk.next(now)) {
+    const std::uint32_t here = stage(round), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
+    const bool begins = now.tile == 0, ends = carries && now.tile + 1 == cut.tiles;
     std::int64_t state = 0;  // where the sequence's is kept
-    if (m.modes != nullptr) state = m.slots[now.group] * m.filter.width + channel;
+    if constexpr (carries) state = m.slots[now.group] * m.filter.width + channel;
     wait_for_copies<stages - 1>();
-    if (begins && m.shift != nullptr) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
+    if (carries && begins) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
     __syncwarp();
 
     // k', from the chunk before (operands 0 to 3) and this one; then w
@@ -184,42 +198,63 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       }
     }
 #pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      float even[4] = {}, odd[4] = {};
+    for (int begin = 0; begin < 4; begin += 2) {  // sums that do not wait for each other, side by side
+      float shifted[2][2][4] = {};                // even, odd
 #pragma unroll
       for (int term = 0; term < tap_terms<T>; ++term) {
+        const std::uint32_t(&tap)[9] = taps[term];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          multiply_add<T>(even, keys[p + j], taps[term][8 - 2 * j], taps[term][7 - 2 * j]);
-          multiply_add<T>(odd, keys[p + 1 + j], taps[term][7 - 2 * j], taps[term][6 - 2 * j]);
-        }
-        multiply_add<T>(even, keys[p + 4][0], keys[p + 4][1], taps[term][0]);
-        multiply_add<T>(odd, keys[p][2], keys[p][3], taps[term][8]);
-      }
-      std::uint32_t values[4];
-      load_matrices(values, here + values_offset + (at ^ (32 * p)));
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float2 value = unpack<T>(values[j]);
-        const float* shifted = j < 2 ? even : odd;
-        w[p][j] = pack<T>(shifted[j % 2 * 2] * value.x, shifted[j % 2 * 2 + 1] * value.y);
+          for (int i = 0; i < 2; ++i) {
+            const int p = begin + i;
+            multiply_add<T>(shifted[i][0], keys[p + j], tap[8 - 2 * j], tap[7 - 2 * j]);
+            multiply_add<T>(shifted[i][1], keys[p + 1 + j], tap[7 - 2 * j], tap[6 - 2 * j]);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int p = begin + i;
+          multiply_add<T>(shifted[i][0], keys[p + 4][0], keys[p + 4][1], tap[0]);
+          multiply_add<T>(shifted[i][1], keys[p][2], keys[p][3], tap[8]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int p = begin + i;
+        std::uint32_t values[4];
+        load_matrices(values, here + values_offset + (at ^ (32 * p)));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float2 value = unpack<T>(values[j]);
+          const float* sum = shifted[i][j / 2] + j % 2 * 2;
+          w[p][j] = pack<T>(sum[0] * value.x, sum[1] * value.y);
+        }
       }
     }
     __syncwarp();  // k and v are read, and written over from here on
 
     // u = E w
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
-      float u[4] = {};
+    for (int begin = 0; begin < 8; begin += 4) {
+      float u[4][4] = {};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const auto e = load_shared<uint4, true>(e_at + (column * 2 + half) * 512);
-        multiply_add<T>(u, w[2 * half], e.x, e.y);
-        multiply_add<T>(u, w[2 * half + 1], e.z, e.w);
+        uint4 e[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) e[i] = load_shared<uint4, true>(e_at + ((begin + i) * 2 + half) * 512);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) multiply_add<T>(u[i], w[2 * half], e[i].x, e[i].y);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) multiply_add<T>(u[i], w[2 * half + 1], e[i].z, e[i].w);
       }
-      const std::uint32_t to = here + static_cast<std::uint32_t>(g * state_row_bytes + ((column ^ g) << 5) + 8 * t);
-      store_shared(to, make_float2(u[0], u[1]));
-      store_shared(to + 8 * state_row_bytes, make_float2(u[2], u[3]));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t to =
+            here + static_cast<std::uint32_t>(g * state_row_bytes + (((begin + i) ^ g) << 5) + 8 * t);
+        store_shared(to, make_float2(u[i][0], u[i][1]));
+        store_shared(to + 8 * state_row_bytes, make_float2(u[i][2], u[i][3]));
+      }
     }
     if (ends && last_tokens != 0 && g == last_row % 8) {
 #pragma unroll
@@ -235,12 +270,12 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     // z inside the chunk
     float z[8][4] = {};
 #pragma unroll
-    for (int column = 0; column < 8; ++column) {
+    for (int p = 0; p < 4; ++p) {
+      multiply_add<T>(z[2 * p], w[p][0], w[p][1], lags[0]);
 #pragma unroll
-      for (int p = 0; p < (column + 1) / 2; ++p) {
+      for (int column = 2 * p + 1; column < 8; ++column) {
         multiply_add<T>(z[column], w[p], lags[column - 2 * p], lags[column - 2 * p - 1]);
       }
-      if (column % 2 == 0) multiply_add<T>(z[column], w[column / 2][0], w[column / 2][1], lags[0]);
     }
     __syncwarp();
 
@@ -254,18 +289,17 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       }
       __syncwarp();
       const std::uint32_t carry = base + carry_offset + static_cast<std::uint32_t>(8 * lane);
-      if (in_turn && (i > 0 || warp > 0)) {
-        wait_at_barrier(turn_of(warp), warp > 0 ? i : i - 1);
+      if (in_turn && (round > 0 || warp > 0)) {
+        wait_at_barrier(turn_of(warp), warp > 0 ? round : round - 1);
         const float2 carried = load_shared<float2>(carry);
         s = {carried.x, carried.y};
       }
       const bool is_mode = lane < modes;
-      float* const kept = m.modes != nullptr && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
+      float* const kept = carries && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
       if (begins) s = kept != nullptr ? load_complex(kept, 0) : Complex<float>();
       if (m.entry_states != nullptr && is_mode) {
-        const std::int64_t first = cut.first_sequence(now.group);
-        const auto sequences =
-            static_cast<int>(min(cut.batch - first, std::int64_t{packed ? tile_rows >> cut.rows_log : 1}));
+        const int first = cut.first_sequence(now.group);
+        const int sequences = packed ? min(cut.batch - first, tile_rows >> cut.rows_log) : 1;
         float* entry = m.entry_states + 2 * (((channel * cut.batch + first) * cut.tiles + now.tile) * modes + lane);
         for (int n = 0; n < sequences; ++n, entry += 2 * modes)
           *reinterpret_cast<float2*>(entry) = make_float2(s.re, s.im);
@@ -306,12 +340,16 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
 #pragma unroll
       for (int p = 0; p < 4; ++p) load_matrices(states[p], here + (states_at ^ (32 * p)));
 #pragma unroll
-      for (int column = 0; column < 8; ++column) {
+      for (int begin = 0; begin < 8; begin += 4) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const auto r = load_shared<uint4, true>(r_at + (column * 2 + half) * 512);
-          multiply_add<T>(z[column], states[2 * half], r.x, r.y);
-          multiply_add<T>(z[column], states[2 * half + 1], r.z, r.w);
+          uint4 r[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) r[i] = load_shared<uint4, true>(r_at + ((begin + i) * 2 + half) * 512);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) multiply_add<T>(z[begin + i], states[2 * half], r[i].x, r[i].y);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) multiply_add<T>(z[begin + i], states[2 * half + 1], r[i].z, r[i].w);
         }
       }
     }
@@ -338,7 +376,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       TileMover<T, false>(lane, m.aligned).store(here + queries_offset, m.y + line, rows);
     }
     __syncwarp();
-    load_tile(i + stages);
+    load_tile(round + stages);
   }
 }
 
@@ -369,8 +407,10 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
-  launch(cut.packed() ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
-         mixing);
+  const auto kernel = cut.packed()       ? mix<T, true, false>
+                      : args.state.modes ? mix<T, false, true>
+                                         : mix<T, false, false>;
+  launch(kernel, grid_of(width, parts), chunked_threads, shared_bytes, stream, mixing);
 }
 
 }  // namespace

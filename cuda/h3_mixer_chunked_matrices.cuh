@@ -20,12 +20,9 @@ __device__ inline int operand_word(int x, int column) {
 
 // R and E from the powers of a channel in shared memory, (matrix_powers, chunked_modes). By the threads of a block.
 template <typename T>
-__device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const float2* powers) {
+__device__ void make_matrices(std::uint32_t* r, std::uint32_t* e, const Complex<float>* powers) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
-  const auto power_of_two = [=](int exponent, int mode) {
-    const float2 value = powers[exponent * chunked_modes + mode];
-    return Complex<float>(value.x, value.y);
-  };
+  const auto power_of_two = [=](int exponent, int mode) { return powers[exponent * chunked_modes + mode]; };
   {  // lanes are modes; a warp has 16 tokens
     const Complex<float> a = power_of_two(0, lane);
     Complex<float> product = power_of_two(6, lane) * a;

@@ -118,6 +118,11 @@ __device__ __forceinline__ std::uint32_t opaque(std::uint32_t address) {
   asm volatile("" : "+r"(address));
   return address;
 }
+// The offset, which the compiler cannot make again from what it was made of: it stays in its registers.
+__device__ __forceinline__ std::int64_t opaque(std::int64_t offset) {
+  asm volatile("" : "+l"(offset));
+  return offset;
+}
 
 // V is float, float2, std::uint32_t or uint4; `constant` as above.
 template <typename V, bool constant = false>
@@ -261,6 +266,7 @@ inline std::uint32_t shared_address(const void* pointer) {
 }
 
 inline std::uint32_t opaque(std::uint32_t address) { return address; }
+inline std::int64_t opaque(std::int64_t offset) { return offset; }
 
 template <bool constant = false>
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {

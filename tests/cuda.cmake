@@ -9,7 +9,7 @@ if(RIVERHORSE_CUDA_EMULATOR)
   add_dependencies(cuda_library_test registry_probe riverhorse_cuda_emulated other_cuda_library)
 
   # Kernels on the emulator, apart from the library.
-  foreach(name tensor_core_test fft_conv_cuda_test)
+  foreach(name tensor_core_test fft_conv_cuda_test fft_conv_direct_test)
     riverhorse_test(${name} ${name}.cpp ${PROJECT_SOURCE_DIR}/cuda/emulator/emulator.cpp
       USES riverhorse_backend riverhorse_base fmt::fmt LABELS cuda)
     target_include_directories(${name} BEFORE PRIVATE ${PROJECT_SOURCE_DIR}/cuda/emulator)

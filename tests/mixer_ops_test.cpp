@@ -57,22 +57,6 @@ struct MixerParameters {
   }
 };
 
-Tensor put_as(Device& device, DType dtype, Shape shape, const Values& values) {
-  if (dtype == DType::f32) return put_floats(device, shape, values);
-  std::vector<std::uint16_t> halves;
-  for (const float value : values) halves.push_back(float_to_half(value, dtype));
-  return put(device, dtype, shape, halves);
-}
-
-Values fetch_as_floats(Device& device, const Tensor& tensor) {
-  if (tensor.dtype == DType::f32) return fetch(device, tensor);
-  Values values;
-  for (const std::uint16_t half : fetch<std::uint16_t>(device, tensor)) {
-    values.push_back(half_to_float(half, tensor.dtype));
-  }
-  return values;
-}
-
 // All that the mixer makes of q, k, v (3 D, B, L) and d_y (D, B, L), each with its channels first.
 struct MixerResults {
   Values y, d_q, d_k, d_v, d_log_a, d_gain, d_skip, d_taps;

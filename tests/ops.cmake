@@ -7,6 +7,7 @@ riverhorse_test(ops_test
   attention_training_test.cpp
   training_ops_test.cpp
   mixer_ops_test.cpp
+  fft_conv_ops_test.cpp
   training_golden_test.cpp
   USES ${ops_libraries} TIMEOUT 1500 LABELS ops THREADS)
 if(TARGET riverhorse_registry)

@@ -154,6 +154,7 @@ int main(int argc, char** argv) {
   riverhorse::test::register_attention_training_tests();
   riverhorse::test::register_training_tests();
   riverhorse::test::register_mixer_tests();
+  riverhorse::test::register_fft_conv_tests();
   riverhorse::test::register_training_golden_tests();
   const int result = RUN_ALL_TESTS();
   riverhorse::test::close_test_devices();

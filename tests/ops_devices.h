@@ -44,6 +44,7 @@ void register_invariant_tests();
 void register_attention_training_tests();
 void register_training_tests();
 void register_mixer_tests();
+void register_fft_conv_tests();
 void register_training_golden_tests();
 
 template <typename T>
@@ -63,6 +64,22 @@ template <typename T = float>
 std::vector<T> fetch(Device& device, const Tensor& tensor) {
   std::vector<T> values(static_cast<std::size_t>(tensor.count()));
   device.download(tensor, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+// Tensors of activations of any dtype, by floats that it represents.
+inline Tensor put_as(Device& device, DType dtype, Shape shape, const std::vector<float>& values) {
+  if (dtype == DType::f32) return put_floats(device, shape, values);
+  std::vector<std::uint16_t> halves;
+  for (const float value : values) halves.push_back(float_to_half(value, dtype));
+  return put(device, dtype, shape, halves);
+}
+inline std::vector<float> fetch_as_floats(Device& device, const Tensor& tensor) {
+  if (tensor.dtype == DType::f32) return fetch(device, tensor);
+  std::vector<float> values;
+  for (const std::uint16_t half : fetch<std::uint16_t>(device, tensor)) {
+    values.push_back(half_to_float(half, tensor.dtype));
+  }
   return values;
 }
 

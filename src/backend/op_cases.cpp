@@ -166,7 +166,7 @@ const std::vector<OpTolerance>& op_tolerances() {
        "one number a head: its sum cancels, its error is a transform's, 4e-8 of what the products could add up to"},
       {"h3_step", 3e-6, 5e-4, 8, "one step of the recurrence; f16: output rounding"},
       {"h3_step.projected", 8e-6, 1.5e-3, 8, "linear, then h3_step; f16: q, k, v rounded on the way"},
-      {"fft_conv", 5e-6, 8e-4, 8, "fp32 FFT, as the golden files; f16: output rounding"},
+      {"fft_conv", 5e-6, 8e-4, 8, "fp32 FFT, as the golden files; f16: the output rounded, and filters in products"},
       {"rotary", 2e-6, 5e-4, 8, "angles up to thousands of turns; f16: output rounding"},
       {"attention", 5e-6, 8e-4, 8, "fp32 softmax; f16: probabilities and outputs rounded"},
       {"attention_step", 5e-6, 8e-4, 8, "as attention"},

@@ -65,6 +65,17 @@ void add_fft_conv_cases(CaseList& list, CaseSet set) {
   add(list, 3, 1, 2039, true, false);
   add(list, 2, 1, 4093, false, false);
   add(list, 3, 1, 8209, true, true);
+  // Around the tiles of direct products in 16 bits: 32 rows, chunks of 64 tokens, blocks of up to 64 sequences.
+  add(list, 64, 1, 1, true, false, half_dtypes);
+  add(list, 65, 1, 63, true, false, half_dtypes);
+  add(list, 16, 2, 64, false, true, half_dtypes);
+  add(list, 17, 1, 65, true, false, half_dtypes);
+  add(list, 64, 1, 127, false, false, half_dtypes);
+  add(list, 3, 2, 128, true, true, half_dtypes);
+  add(list, 65, 1, 129, true, false, half_dtypes);
+  add(list, 16, 1, 1000, true, false, half_dtypes);
+  add(list, 17, 1, 1024, true, false, half_dtypes);
+  add(list, 3, 1, 2047, false, true, half_dtypes);
 }
 
 }  // namespace riverhorse::op_cases_detail

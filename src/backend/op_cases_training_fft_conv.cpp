@@ -99,6 +99,13 @@ void add_training_fft_conv_cases(CaseList& list, CaseSet set) {
   add_conv_backward_case(list, {3, 1, 2039, true, false});
   add_conv_backward_case(list, {2, 1, 4093, false, true});
   add_conv_backward_case(list, {3, 1, 8209, true, true});
+  // Around the tiles of direct products in 16 bits.
+  add_conv_backward_case(list, {64, 1, 1, true, false}, half_dtypes);
+  add_conv_backward_case(list, {65, 1, 63, true, false}, half_dtypes);
+  add_conv_backward_case(list, {16, 2, 64, false, true}, half_dtypes);
+  add_conv_backward_case(list, {17, 3, 129, true, false}, half_dtypes);
+  add_conv_backward_case(list, {16, 1, 1000, false, false}, half_dtypes);
+  add_conv_backward_case(list, {3, 1, 2047, true, false}, half_dtypes);
 }
 
 void add_fft_conv_gradient_cases(GradientList& list) {

@@ -110,6 +110,7 @@ void add_bench_command(CLI::App& app) {
   add_device_options(*command, options->device);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
+  add_recompute_option(*command, options->recompute);
   command
       ->add_option("--tokens", options->tokens,
                    "prefill, train: length of the text (default: 1024); decode: tokens drawn (default: 128); mixer, "

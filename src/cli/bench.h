@@ -27,12 +27,13 @@ struct BenchOptions {
   DType dtype = DType::f32;
   bool dtype_given = false;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
-  std::int64_t tokens = 0;         // prefill, train: length of the text; decode: tokens drawn; 0: chosen
-  std::int64_t prompt_tokens = 0;  // decode: length of the text before
-  std::int64_t batch = 0;          // decode, train: sequences stepped together; 0: chosen
-  int repetitions = 0;             // 0: chosen
-  std::string filter;              // ops: only cases whose id contains this
-  std::string output;              // also write the JSON there
+  Recompute recompute = Recompute::none;  // train
+  std::int64_t tokens = 0;                // prefill, train: length of the text; decode: tokens drawn; 0: chosen
+  std::int64_t prompt_tokens = 0;         // decode: length of the text before
+  std::int64_t batch = 0;                 // decode, train: sequences stepped together; 0: chosen
+  int repetitions = 0;                    // 0: chosen
+  std::string filter;                     // ops: only cases whose id contains this
+  std::string output;                     // also write the JSON there
   bool json = false;
   double seconds = 0;                // ops, mixer, fft_conv, train: how long each row is repeated; 0: shortly
   std::int64_t width = 0;            // mixer, fft_conv: channels; 0: chosen
@@ -82,8 +83,9 @@ struct BenchRow {
   double bytes = 0;      // that must move at least
   double flops = 0;
   int repetitions = 0;
-  std::int64_t tokens = 0;  // read or drawn in that time, by all sequences together; 0: not a token benchmark
-  bool gemm_bound = false;  // its ceiling is the GEMM rate
+  std::int64_t tokens = 0;         // read or drawn in that time, by all sequences together; 0: not a token benchmark
+  bool gemm_bound = false;         // its ceiling is the GEMM rate
+  std::uint64_t memory_bytes = 0;  // that tensors have on the device meanwhile; 0: not known
 
   // Of convolutions.
   std::string operation;  // of a peer: "plain", "gated" or "mixer"

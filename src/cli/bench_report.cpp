@@ -88,6 +88,7 @@ Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
     json["tokens_per_second_device"] = positive_or_null(per_second(tokens, row.device_ms));
     json["tokens_per_second_wall"] = positive_or_null(per_second(tokens, row.wall_ms));
   }
+  if (row.memory_bytes > 0) json["memory_bytes"] = row.memory_bytes;
   return json;
 }
 

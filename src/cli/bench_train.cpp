@@ -15,6 +15,7 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   core_options.micro_batch = {batch, length};
   core_options.dtype = options.dtype;
   core_options.conv = options.conv;
+  core_options.recompute = options.recompute;
   TrainerCore core(device, checkpoint, core_options);
   const std::vector<std::int32_t> ids = benchmark_ids(batch * length, checkpoint.config.vocab_size);
   const std::vector<std::int32_t> targets = next_token_targets(ids, length);
@@ -52,6 +53,8 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   row.name = "train";
   row.dtype = options.dtype;
   row.shape = fmt::format("{}, {} x {} tokens", benchmark_model_name(options), batch, length);
+  if (options.recompute != Recompute::none)
+    row.shape += fmt::format(", recompute {}", recompute_name(options.recompute));
   if (left_out > 0) row.shape += fmt::format(", {} of {} steps left out", left_out, steps);
   row.wall_ms = median(times);
   row.repetitions = static_cast<int>(times.size());
@@ -60,6 +63,7 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   // Of the update: parameters, both moments and gradients are read, all but the gradients written.
   row.bytes = 28 * parameters;
   row.gemm_bound = true;
+  row.memory_bytes = device->memory_usage().used_bytes;
   return {row};
 }
 
