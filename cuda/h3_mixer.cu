@@ -182,7 +182,8 @@ void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
   const bool chunked = mixer_is_chunked(args.filter, args.head_dim, tokens);
   if (by_fft) record_h3_mixer_fft(args);
   const int multiprocessors = limits_.multiprocessors;
-  add("h3_mixer", [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](cudaStream_t stream) {
+  const auto name = by_fft ? "h3_mixer.fft" : chunked ? "h3_mixer.chunked" : "h3_mixer.recurrence";
+  add(name, [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
       const Strides strides{batch * tokens, tokens};
