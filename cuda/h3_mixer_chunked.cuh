@@ -18,10 +18,9 @@ constexpr int chunked_modes = 32;  // at most; fewer are padded with zeros
 constexpr int chunked_warps = 4;   // of a block
 constexpr int chunked_threads = chunked_warps * warp_size;
 
-// Activations of 16 bits, one channel a head, at most 64 taps and 32 modes. Below 32 tokens the walk is the shorter
-// way.
-inline bool mixer_is_chunked(DType dtype, const H3Filter& filter, int head_dim, std::int64_t tokens) {
-  return dtype_size_bytes(dtype) == 2 && head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
+// One channel a head, at most 64 taps and 32 modes. Below 32 tokens the walk is the shorter way.
+inline bool mixer_is_chunked(const H3Filter& filter, int head_dim, std::int64_t tokens) {
+  return head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
 }
 
 // The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Errors: those of launch().
@@ -110,37 +109,40 @@ class TileWalk {
 };
 
 // Rows as rows.cuh has them.
+template <typename T>
 struct Exchanged {
-  __device__ static std::uint32_t offset(unsigned row, unsigned unit) { return unit_offset(row, unit); }
+  __device__ static std::uint32_t offset(unsigned row, unsigned unit) { return unit_offset<T>(row, unit); }
 };
 
-// A lane moves a unit of every fourth row of a tile between shared and global memory; what there is not of a row is
-// read as zeros and not written. Pointers are to a channel's first element. `aligned`: it and every sequence begin at
-// 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once. `fast`: that, and rows in runs.
-// Place::offset: where a unit of a row lies in shared memory.
-template <typename T, bool fast, typename Place = Exchanged>
+// A lane moves a unit of every fourth row of a tile (fp32: of every second) between shared and global memory; what
+// there is not of a row is read as zeros and not written. Pointers are to a channel's first element. `aligned`: it
+// and every sequence begin at 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once.
+// `fast`: that, and rows in runs. Place::offset: where a unit of a row lies in shared memory.
+template <typename T, bool fast, typename Place = Exchanged<T>>
 struct TileMover {
+  static constexpr int units = chunk / unit_size<T>, step = warp_size / units;
   int row, unit;
   bool aligned;
 
   __device__ TileMover(unsigned lane, bool at_units)
-      : row(static_cast<int>(lane / 8)), unit(static_cast<int>(lane % 8)), aligned(fast || at_units) {}
+      : row(static_cast<int>(lane / units)), unit(static_cast<int>(lane % units)), aligned(fast || at_units) {}
 
   __device__ __forceinline__ void load(std::uint32_t tile, const T* from, const TileRows& rows,
                                        int first_row = 0) const {
+    const int element = unit * unit_size<T>;
     if constexpr (fast) {
-      const int begin = row * chunk + unit * 8;
+      const int begin = row * chunk + element;
       from += rows.first + begin;
 #pragma unroll
-      for (int i = 0; i < tile_rows; i += 4) {
+      for (int i = 0; i < tile_rows; i += step) {
         copy_async(tile + Place::offset(row + first_row + i, unit), from + i * chunk,
                    rows.left > begin + i * chunk ? 16 : 0);
       }
     } else {
 #pragma unroll 1
-      for (int i = 0; i < tile_rows; i += 4) {
-        load_unit(tile + Place::offset(row + first_row + i, unit), from + rows.offset(row + i) + unit * 8,
-                  rows.tokens(row + i) - unit * 8, aligned);
+      for (int i = 0; i < tile_rows; i += step) {
+        load_unit(tile + Place::offset(row + first_row + i, unit), from + rows.offset(row + i) + element,
+                  rows.tokens(row + i) - element, aligned);
       }
     }
   }
@@ -150,46 +152,35 @@ struct TileMover {
                                             bool first) const {
     load(tile, from, rows, 1);
     if (row != 0) return;
-    load_unit(tile + Place::offset(0, unit), from + rows.first + unit * 8 - (first ? 0 : chunk), first ? 0 : 8,
-              aligned);
+    load_unit(tile + Place::offset(0, unit), from + rows.first + unit * unit_size<T> - (first ? 0 : chunk),
+              first ? 0 : unit_size<T>, aligned);
   }
 
   __device__ __forceinline__ void store(std::uint32_t tile, T* to, const TileRows& rows) const {
+    const int element = unit * unit_size<T>;
     if constexpr (fast) {
-      const int begin = row * chunk + unit * 8;
+      const int begin = row * chunk + element;
       to += rows.first + begin;
-      uint4 units[4];
+      uint4 values[tile_rows / step];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + Place::offset(row + 4 * i, unit));
+      for (int i = 0; i < tile_rows; i += step) {
+        values[i / step] = load_shared<uint4>(tile + Place::offset(row + i, unit));
+      }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (rows.left > begin + 4 * i * chunk) __stcs(reinterpret_cast<uint4*>(to + 4 * i * chunk), units[i]);
+      for (int i = 0; i < tile_rows; i += step) {
+        if (rows.left > begin + i * chunk) __stcs(reinterpret_cast<uint4*>(to + i * chunk), values[i / step]);
       }
     } else {
 #pragma unroll 1
-      for (int i = 0; i < tile_rows; i += 4) {
-        store_unit(to + rows.offset(row + i) + unit * 8, load_shared<uint4>(tile + Place::offset(row + i, unit)),
-                   rows.tokens(row + i) - unit * 8, aligned);
+      for (int i = 0; i < tile_rows; i += step) {
+        store_unit(to + rows.offset(row + i) + element, load_shared<uint4>(tile + Place::offset(row + i, unit)),
+                   rows.tokens(row + i) - element, aligned);
       }
     }
   }
 };
 
-// The Toeplitz matrix of `chunk` values, lag = column - row, as B operands: its 8 x 8 tile m (columns 8 m ahead
-// of rows) is one register a lane, table[8 m + g - 2 t + toeplitz_before]; g = lane / 4, t = lane % 4. In `rest`,
-// unless null, what the rounding to T dropped. By the threads of a block.
+// The table of a Toeplitz matrix of 64 values has lags from -8 on.
 constexpr int toeplitz_before = 8, toeplitz_size = chunk + 2 * toeplitz_before;
-template <typename T>
-__device__ void make_toeplitz(const float* values, std::uint32_t* table, std::uint32_t* rest) {
-  const auto value = [=](int lag) { return 0 <= lag && lag < chunk ? values[lag] : 0.0f; };
-  for (int i = static_cast<int>(threadIdx.x); i < toeplitz_size; i += static_cast<int>(blockDim.x)) {
-    const int lag = i - toeplitz_before;
-    const float low = value(lag), high = value(lag - 1);
-    table[i] = pack<T>(low, high);
-    if (rest == nullptr) continue;
-    const float2 rounded = unpack<T>(table[i]);
-    rest[i] = pack<T>(low - rounded.x, high - rounded.y);
-  }
-}
 
 }  // namespace riverhorse::cuda
