@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   std::uint32_t keys = own + place::keys, projected = own + place::projected;
 
   LaneOffsets at{static_cast<unsigned>(lane)};
-  const int warps = static_cast<int>(blockDim.x) / warp_size;
+  // Only full blocks take turns: a constant saves a register where they are scarce.
+  const int warps = fast && may_turn ? chunked_warps : static_cast<int>(blockDim.x) / warp_size;
   const bool in_turn = may_turn && m.in_turn;
   const auto turn_of = [=](int barriers, int of) { return shared + static_cast<std::uint32_t>(barriers + 16 * of); };
   if (in_turn && lane < 2) make_barrier(turn_of(lane == 0 ? place::lambda_turns : place::chunk_turns, warp));
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
 
   while (now.group < cut.groups) {
     const std::uint32_t constants = opaque(shared);
-    if constexpr (may_turn) at.lane = opaque(at.lane);
+    if constexpr (may_turn) at.lane = opaque(at.lane);  // addresses are made anew: fewer registers are kept
     Complex<float> x = entry(now);
     // Bit r: a sequence begins at row r, in a tile of several.
     const unsigned begins = packed && superchunk(now) == 0 ? cut.begins : 0;
@@ -233,7 +234,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     store(d_outputs, m.d_q);
     __syncwarp();
     load_next(d_outputs, m.d_y);
-    if constexpr (may_turn) at.lane = opaque(at.lane);  // addresses are made anew: fewer registers are kept
+    if constexpr (may_turn) at.lane = opaque(at.lane);
 
     // lambda at the exit of each chunk, and the sums over modes
     project<T, true>(d_z, at, constants + place::outputs + at.modes_right(), projected + at.sums(),
@@ -241,15 +242,13 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     __syncwarp();
     {
       std::uint32_t v[16], u_weighted[16], v_weighted[16];
-      const auto load_weighted = [&](int row) {
+      const auto load_row = [&](int row) {  // some rows before they are needed
+        v[row] = load_shared<std::uint32_t>(projected + at.mode() + row * pitch);
         u_weighted[row] = load_shared<std::uint32_t>(queries + at.mode() + row * pitch);
         v_weighted[row] = load_shared<std::uint32_t>(d_shifted + at.mode() + row * pitch);
       };
 #pragma unroll
-      for (int row = tile_rows - 1; row >= 0; --row) {
-        v[row] = load_shared<std::uint32_t>(projected + at.mode() + row * pitch);
-        if (row >= 12) load_weighted(row);
-      }
+      for (int row = tile_rows - 1; row >= 12; --row) load_row(row);
       if (in_turn && turn >= 0) {
         wait_at_barrier(turn_of(place::lambda_turns, warp), turn);
         const float2 carried = load_shared<float2>(shared + place::carry + static_cast<std::uint32_t>(8 * at.lane));
@@ -261,7 +260,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         if (begins_at(row + 1)) lambda = {};
         store_shared(projected + at.mode() + row * pitch, pack<T>(lambda.re, -lambda.im));
         const Complex<float> chunk_v = conj(unpack_complex<T>(v[row])), chunk_x = unpack_complex<T>(entries[row]);
-        if (row >= 4) load_weighted(row - 4);
+        if (row >= 4) load_row(row - 4);
         add_product(sums.x_v, chunk_x, chunk_v);
         add_product(sums.lambda_u, lambda, unpack_complex<T>(u_weighted[row]));
         add_product(sums.x_v_weighted, chunk_x, conj(unpack_complex<T>(v_weighted[row])));
@@ -410,7 +409,7 @@ void run(const H3MixerBackwardArgs& args, int warps, cudaStream_t stream) {
                              data<float>(args.entry_states),
                              cut,
                              aligned,
-                             cut.tiles > 1 && cut.uneven(),
+                             warps == chunked_warps && cut.tiles > 1 && cut.uneven(),
                              Filter(args.filter),
                              data<float>(args.filter.powers),
                              data<float>(args.filter.toeplitz),
