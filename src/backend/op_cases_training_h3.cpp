@@ -83,7 +83,6 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
       add_mixer_training_case(list, m, algorithm, MixerPass::forward);
       add_mixer_training_case(list, m, algorithm, MixerPass::backward);
     }
-    for (const std::size_t i : {0, 2, 5, 7, 8}) add_forward_case(list, large[i], chunked, false, {DType::f32});
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
     return;
