@@ -1,12 +1,12 @@
 // The products of the chunked mixer's forward pass (h3_mixer_chunked.cu) on one tile, by one warp, in fp32, and as
 // exact as fp32 sums are.
 //
-// An operand x is split in two terms, x rounded to tf32 (11 bits) and what is left, rounded again, and a product is
+// An operand x is split in two terms, x rounded to tf32 (11 bits) and what is left, and a product is
 //   hi hi + (hi lo + lo hi)     with the sums in the brackets apart: a tensor core rounds sums towards zero.
 // tf32 has the exponents of fp32: activations of any size work with no scales, and no token can change a bit of what
 // is before it. Two terms in f16 (22 bits as well) would take half the tensor time, 0.13 ms of 64 x 1024 tokens
 // instead of 0.25, but a scale for each tile of k, w and the states; three terms in bf16 take as much time as tf32
-// and more work to split. Terms cut off instead of rounded, an instruction less, made three times the error.
+// and more work to split. With x cut off instead of rounded, an instruction less, errors are three times as large.
 //
 // All operands are in shared memory and in registers as fp32, and are split when they are used: two terms of R and E
 // would fill the memory of a second block. Of 8 columns of an operand, 2t and 2t + 1 stand in for t and t + 4
@@ -126,8 +126,8 @@ class ChunkProducts<float> {
     __device__ __forceinline__ explicit Split(const float (&values)[count]) {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        high[i] = to_tf32(values[i]);
-        low[i] = to_tf32(values[i] - high[i]);
+        high[i] = rounded_to_tf32(values[i]);
+        low[i] = values[i] - high[i];  // of a NaN too, which `high` may not be
       }
     }
   };

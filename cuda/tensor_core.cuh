@@ -22,7 +22,6 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -84,13 +83,7 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], std::uint32_t a0, st
         : "r"(a0), "r"(a1), "r"(b0));
   }
 }
-// Rounded to tf32.
-__device__ __forceinline__ float to_tf32(float value) {
-  std::uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return __uint_as_float(bits);
-}
-// Of operands that are tf32.
+// Of the operands' mantissas what is beyond 10 bits is cut off.
 __device__ __forceinline__ void multiply_add(float (&c)[4], const float (&a)[4], float b0, float b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -278,13 +271,11 @@ void multiply_add(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32
   multiply_add_gathered<T, 1>(c, {a0, a1}, {b0});
 }
 
-inline float to_tf32(float value) {
-  return std::isfinite(value) ? __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xffffe000u) : value;
-}
 inline void multiply_add(float (&c)[4], const float (&a)[4], float b0, float b1) {
+  const auto cut = [](float value) { return __uint_as_float(__float_as_uint(value) & 0xffffe000u); };
   struct Operands {
     float a[4], b[2];
-  } own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  } own = {{cut(a[0]), cut(a[1]), cut(a[2]), cut(a[3])}, {cut(b0), cut(b1)}};
   const std::byte* all = emulator::exchange(&own, sizeof own);
   const auto of_lane = [&](int lane) { return reinterpret_cast<const Operands*>(all + emulator::lane_bytes * lane); };
   const int lane = emulator::lane_of_thread(), g = lane / 4, t = lane % 4;
@@ -359,6 +350,12 @@ void wait_for_copies() {
 }
 
 #endif
+
+// A finite number rounded to tf32, halves away from zero, or infinity. The instruction for it, which takes care of
+// NaN too, is four on an H100.
+__device__ __forceinline__ float rounded_to_tf32(float value) {
+  return __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xffffe000u);
+}
 
 // The counterpart of load_matrices(). By plain stores of 4 bytes: only sm_90 has an instruction for it.
 __device__ __forceinline__ void store_matrices(std::uint32_t address, const std::uint32_t (&r)[4]) {

@@ -1,5 +1,6 @@
 // The H3 mixer, forward and backward, beyond the case table: what only a large device can get wrong, and how large
 // its errors are: of 16 bits next to the prototypes that the kernels follow, of fp32 next to what it promises.
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -235,8 +236,8 @@ void errors_of_16_bits(Device& device, DType dtype) {
   }
 }
 
-// In fp32, by operands in two terms: at most 1e-5 in every row, whatever the size of the activations. The cpu computes
-// in double; rounding its results adds 3e-8.
+// In fp32, by operands in two terms: at most 1e-5 in every row, whatever the size of the activations. The cpu
+// computes in double; rounding its results adds 3e-8.
 void errors_of_fp32(Device& device, DType dtype) {
   const MixerShape shape = is_software(device) ? MixerShape{4, 1, 4096} : MixerShape{64, 2, 4096};
   MixerParameters parameters;
@@ -258,6 +259,12 @@ void errors_of_fp32(Device& device, DType dtype) {
     std::printf("[  NOTE    ] f32, mean %.0f, v of %.0e, y, all/worst row: %.1e/%.1e\n", mean, size_of_v, error.all,
                 error.worst_row);
   }
+
+  // What is not a number shows, with any bits.
+  Values qkv(3 * count, 1.0f);
+  qkv[2 * count + 100] = std::bit_cast<float>(0x7fffffffu);
+  const MixerResults results = run_mixer(device, shape, dtype, parameters, qkv, d_y);
+  EXPECT_TRUE(std::isnan(results.y[100]) && std::isnan(results.y[2000]) && std::isfinite(results.y[5000]));
 }
 
 }  // namespace

@@ -154,11 +154,11 @@ TEST(TensorCore, PairsAreRoundedToNearestEven) {
 
 // Halves away from zero.
 TEST(TensorCore, NumbersAreRoundedToTf32) {
-  EXPECT_EQ(to_tf32(1 + 0x1p-11f), 1 + 0x1p-10f);
-  EXPECT_EQ(to_tf32(-1 - 0x1.8p-10f), -1 - 0x1p-9f);
-  EXPECT_EQ(to_tf32(0x1.ffcp-100f), 0x1.ffcp-100f);
-  EXPECT_EQ(to_tf32(0x1.002p+100f - 0x1p77f), 0x1p100f);
-  EXPECT_TRUE(std::isnan(to_tf32(std::nanf(""))));
+  EXPECT_EQ(rounded_to_tf32(1 + 0x1p-11f), 1 + 0x1p-10f);
+  EXPECT_EQ(rounded_to_tf32(-1 - 0x1.8p-10f), -1 - 0x1p-9f);
+  EXPECT_EQ(rounded_to_tf32(0x1.ffcp-100f), 0x1.ffcp-100f);
+  EXPECT_EQ(rounded_to_tf32(0x1.002p+100f - 0x1p77f), 0x1p100f);
+  EXPECT_TRUE(std::isinf(rounded_to_tf32(-INFINITY)));
 }
 
 TEST(TensorCore, CopiesArriveInGroups) {
