@@ -1,5 +1,5 @@
 // The H3 mixer and its one-token step, for any head_dim, state size, length, starting state and activation dtype
-// (h3_mixer_chunked.cu is the fast way to most of the 16-bit ones):
+// (h3_mixer_chunked.cu is the fast way to most):
 //   k'_t = sum_j f_j k_{t-j};  w_ij = k'_i v_j;  s <- a s + b w;  z = D w + 2 Re sum_n c_n s_n;  y_j = sum_i q_i z_ij
 //
 // A warp has one output channel of one sequence and walks along it, 32 tokens at a time. Its lanes are tokens while
@@ -179,10 +179,11 @@ void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
   const bool single_pass = by_fft || (args.head_dim == 1 && args.filter.a.shape[1] <= warp_size);
   ScratchScope scope(*this);
   const Tensor sums = single_pass ? Tensor() : scratch(DType::f32, {width, batch, tokens});
-  const bool chunked = mixer_is_chunked(args.y.dtype, args.filter, args.head_dim, tokens);
+  const bool chunked = mixer_is_chunked(args.filter, args.head_dim, tokens);
   if (by_fft) record_h3_mixer_fft(args);
   const int multiprocessors = limits_.multiprocessors;
-  add("h3_mixer", [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](cudaStream_t stream) {
+  const auto name = by_fft ? "h3_mixer.fft" : chunked ? "h3_mixer.chunked" : "h3_mixer.recurrence";
+  add(name, [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](cudaStream_t stream) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
       const Strides strides{batch * tokens, tokens};

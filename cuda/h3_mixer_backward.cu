@@ -209,7 +209,8 @@ void launch_sum_sequences(cudaStream_t stream, const Tensor& parts, const Tensor
 void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   const bool by_fft = args.algorithm == ConvAlgorithm::fft;
   if (!by_fft && fits_chunked_backward(args, limits_)) {
-    add("h3_mixer_backward", [=](cudaStream_t stream) { run_chunked_backward(args, stream); });
+    add("h3_mixer_backward.chunked",
+        [=, limits = limits_](cudaStream_t stream) { run_chunked_backward(args, limits, stream); });
     return;
   }
   const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
@@ -255,7 +256,7 @@ void CudaEncoder::record_h3_mixer_backward_walk(const H3MixerBackwardArgs& args,
   const Tensor log_a = scratch(DType::f32, {batch, heads, modes, 2}),
                gain = scratch(DType::f32, {batch, heads, modes, 2});
   const Tensor skip = scratch(DType::f32, {batch, heads});
-  add("h3_mixer_backward", [=](cudaStream_t stream) {
+  add("h3_mixer_backward.recurrence", [=](cudaStream_t stream) {
     with_activation(args.d_y.dtype, [&](auto type) {
       using T = decltype(type);
       launch(mix_backward<T>, grid_of(divide_up(heads * batch, backward_warps)), backward_warps * warp_size, 0,

@@ -1,16 +1,15 @@
-// The H3 mixer with 16-bit activations and one channel a head in one pass over memory, on tensor cores:
+// The H3 mixer with one channel a head in one pass over memory, on tensor cores:
 //   k' = Toep(f) k;  w = k' v;  z = Toep(K) w + R s;  y = q z     inside a chunk of T = 64 tokens
 //   s <- a^64 s + b E w                                           from chunk to chunk, in fp32
 // with E[t, n] = a_n^(63-t), R[n, t] = 2 Re(c_n a_n^(t+1)), and K_0 with D in it. The shift SSM reaches one chunk
-// back: its Toeplitz matrix has 128 rows. Only q, k, v are read, only y is written, each once: 8 bytes an element.
+// back: its Toeplitz matrix has 128 rows. Only q, k, v are read, only y is written, each once: 8 bytes an element, in
+// fp32 16.
 //
 // All products are transposed: a warp has 16 rows (chunks; h3_mixer_chunked.cuh), and the columns are tokens or
-// states. The sums of two products are then, packed, an operand of the next: k -> k' -> w -> {E w, z} stays in
-// registers.
-//   * Toeplitz matrices are operands B in registers, one an 8 x 8 tile; tiles of zeros are left out: 40 + 20
-//   products.
+// states. The sums of two products are then an operand of the next: k -> k' -> w -> {E w, z} stays in registers.
+//   * The products: h3_mixer_chunked_products.cuh with 16-bit operands, h3_mixer_chunked_exact.cuh in fp32.
 //   * E w goes through shared memory to lanes that are modes, which walk over the 16 chunks and leave the state
-//     before each, rounded to 16 bits, as an operand: 32 products for E, 32 for R, both in shared memory.
+//     before each, rounded to 16 bits or in fp32, as an operand.
 //   * q, k, v arrive by asynchronous copies, one tile ahead of the one at work; a warp waits for its own only.
 // The matrices are made by each block from the 3 KB of taps, lags and powers of its channel, while its first tiles
 // are under way: tables in device memory (17 KB a channel) would cost traffic, and a kernel before this one.
@@ -19,34 +18,17 @@
 // its tiles in turn instead and hand the state on (`in_turn`).
 //
 // Errors of 16-bit operands, relative to y: f16 about 3e-4, bf16 3e-3. In bf16 the taps are split in two terms:
-// rounded to one, rows whose k and v have a mean lose ten times as much. The carried state is fp32 and as exact with
-// any length.
+// rounded to one, rows whose k and v have a mean lose ten times as much. In fp32 about 1e-6. The carried state is
+// fp32 and as exact with any length.
 //
 // Tried on an H100 in a prototype, and no better: chunks of 128, three tiles ahead, tables in device memory.
 #include "filter.cuh"
-#include "h3_mixer_chunked_matrices.cuh"
+#include "h3_mixer_chunked_exact.cuh"
+#include "h3_mixer_chunked_products.cuh"
 
 namespace riverhorse::cuda {
 
 namespace {
-
-// Shared memory of a block, in bytes. A stage holds a tile of k (the row before it, and 16), of v and of q; E w and
-// the states take the place of its k and v.
-constexpr int values_offset = (tile_rows + 1) * row_bytes, queries_offset = values_offset + tile_rows * row_bytes;
-constexpr int stage_bytes = queries_offset + tile_rows * row_bytes;
-constexpr int state_row_bytes = 2 * row_bytes;  // 32 complex numbers in fp32
-constexpr int last_row_offset = tile_rows * state_row_bytes;
-static_assert(last_row_offset + row_bytes <= queries_offset);
-constexpr int stages = 2;
-constexpr int stages_offset = 2 * matrix_bytes;  // after R and E
-constexpr int carry_offset = stages_offset + chunked_warps * stages * stage_bytes;
-constexpr int barriers_offset = carry_offset + chunked_modes * 8;  // of each warp, for its turn
-constexpr int powers_offset = barriers_offset + 16 * chunked_warps;
-constexpr int tables_offset = powers_offset + matrix_powers * chunked_modes * 8;
-constexpr int shared_bytes = tables_offset + 3 * toeplitz_size * 4;
-
-template <typename T>
-constexpr int tap_terms = is_f16<T> ? 1 : 2;
 
 template <typename T>
 struct ChunkedMixing {
@@ -62,186 +44,131 @@ struct ChunkedMixing {
   float *modes, *entry_states;
 };
 
-// `packed`: as in Cut; then nothing is carried. Else a tile is of one sequence.
-template <typename T, bool packed>
+// What of a tile is loaded together.
+enum class Part { all, keys_and_values, queries };
+
+// `packed`: as in Cut. Else a tile is of one sequence. `carries`: states are kept from call to call; not with
+// `packed`.
+template <typename T, bool packed, bool carries>
 __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
+  using Stage = Stage<T>;
+  using Block = Block<T>;
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
-  const int g = lane / 4, t = lane % 4;
   const std::int64_t channel = blockIdx.x;
   const Cut& cut = m.cut;
   const bool in_turn = !packed && m.in_turn;
   const std::uint32_t base = shared_address(memory);
 
-  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), cut.tiles);
+  const TileWalk walk(in_turn, static_cast<int>(gridDim.y), chunked_warps, cut.tiles);
   TilePosition now = walk.begin(static_cast<int>(blockIdx.y), warp);
   TilePosition coming = now;  // the tile to load next
   const auto stage = [=](int i) {
-    return base + static_cast<std::uint32_t>(stages_offset + (warp * stages + i % stages) * stage_bytes);
+    const int index = warp * Block::stage_count + i % Block::stage_count;
+    return base + static_cast<std::uint32_t>(Block::stages + index * Stage::bytes);
   };
 
-  const std::int64_t line = channel * cut.batch * cut.tokens;
-  const auto load_parts = [&](auto mover, std::uint32_t to) {
+  const std::int64_t line = opaque(channel * cut.batch * cut.tokens);
+  const auto load_parts = [&](auto mover, std::uint32_t to, Part part) {
     const TileRows rows = cut.rows<packed>(coming.group, coming.tile);
-    mover.load_keys(to, m.k + line, rows, coming.tile == 0);
-    mover.load(to + values_offset, m.v + line, rows);
-    mover.load(to + queries_offset, m.q + line, rows);
+    if (part != Part::queries) {
+      mover.load_keys(to, m.k + line, rows, coming.tile == 0);
+      mover.load(to + Stage::values, m.v + line, rows);
+    }
+    if (part != Part::keys_and_values) mover.load(to + Stage::queries, m.q + line, rows);
   };
   const bool fast = m.aligned && (!packed || cut.in_runs);
-  const auto load_tile = [&](int i) {
+  const auto load_tile = [&](int i, Part part) {
     if (coming.group < cut.groups) {
       const std::uint32_t to = stage(i);
       if (fast) {
-        load_parts(TileMover<T, true>(lane, true), to);
+        load_parts(TileMover<T, true>(lane, true), to, part);
       } else {
-        load_parts(TileMover<T, false>(lane, m.aligned), to);
+        load_parts(TileMover<T, false>(lane, m.aligned), to, part);
       }
     }
-    coming = walk.next(coming);
+    if (part != Part::keys_and_values) coming = walk.next(coming);
     commit_copies();
   };
-  for (int i = 0; i < stages; ++i) load_tile(i);
-
-  auto* const powers = reinterpret_cast<float2*>(memory + powers_offset);
-  auto* const tables = reinterpret_cast<std::uint32_t*>(memory + tables_offset);
+  // The filter is read before the tiles: small, and all work waits for it.
   const auto modes = static_cast<int>(m.filter.modes);
-  for (int i = thread; i < matrix_powers * chunked_modes; i += chunked_threads) {
-    const int mode = i % chunked_modes, exponent = i / chunked_modes;
-    const std::int64_t index = channel * modes + mode;
-    Complex<float> value;
-    if (mode < modes) {
-      value = exponent < 6 ? load_complex(m.powers, index * H3Filter::power_count + exponent)
-                           : 2.0f * m.filter.output(index);
-    }
-    powers[i] = make_float2(value.re, value.im);
+  constexpr int power_count = matrix_powers * chunked_modes;
+  Complex<float> power[divide_up(power_count, chunked_threads)];
+  for (int i = 0; i * chunked_threads < power_count; ++i) {
+    const int index = thread + i * chunked_threads, mode = index % chunked_modes, exponent = index / chunked_modes;
+    if (mode >= modes || exponent >= matrix_powers) continue;
+    const std::int64_t from = channel * modes + mode;
+    power[i] =
+        exponent < 6 ? load_complex(m.powers, from * H3Filter::power_count + exponent) : 2.0f * m.filter.output(from);
   }
-  const auto turn_of = [=](int of) { return base + barriers_offset + static_cast<std::uint32_t>(16 * of); };
-  if (lane == 0) make_barrier(turn_of(warp));
-  make_toeplitz<T>(m.filter.taps + channel * m.filter.state, static_cast<int>(m.filter.state), tables,
-                   tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
-  make_toeplitz<T>(m.toeplitz + channel * chunk, chunk, tables + 2 * toeplitz_size, nullptr);
-  __syncthreads();
-  make_matrices<T>(reinterpret_cast<std::uint32_t*>(memory), reinterpret_cast<std::uint32_t*>(memory + matrix_bytes),
-                   powers);
-
-  // Pairs of neighbouring Toeplitz tiles (j + 1, j).
-  std::uint32_t taps[tap_terms<T>][9], lags[8];
-  for (int j = 0; j < 9; ++j) {
-    for (int term = 0; term < tap_terms<T>; ++term) {
-      taps[term][j] = tables[term * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
-    }
-    if (j < 8) lags[j] = tables[2 * toeplitz_size + 8 * j + g - 2 * t + toeplitz_before];
+  const auto state_size = static_cast<int>(m.filter.state);
+  float own_value = 0;  // a tap, or a lag
+  if (thread >= chunk) {
+    own_value = m.toeplitz[channel * chunk + thread - chunk];
+  } else if (thread < state_size) {
+    own_value = m.filter.taps[channel * state_size + thread];
   }
   Complex<float> decay, input, s;  // a^64, b, the carried state
   if (lane < modes) {
     decay = load_complex(m.powers, (channel * modes + lane) * H3Filter::power_count + 6);
     input = m.filter.input(channel * modes + lane);
   }
-  __syncthreads();
+  if constexpr (Stage::one) load_tile(0, Part::keys_and_values);
+  for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
 
-  // Where a lane loads from matrices: row lane % 16, unit lane / 16 of each pair of units.
-  const std::uint32_t keys_at = unit_offset(lane % 16 + 1, lane / 16), at = unit_offset(lane % 16, lane / 16);
-  const std::uint32_t states_at = static_cast<std::uint32_t>(lane % 16 * row_bytes) + at;
+  auto* const powers = reinterpret_cast<Complex<float>*>(memory + Block::powers);
+  auto* const lines = reinterpret_cast<float*>(memory + Block::lines);
+  auto* const tables = reinterpret_cast<ToeplitzEntry<T>*>(memory + Block::tables);
+  for (int i = 0; i * chunked_threads < power_count; ++i) {
+    const int index = thread + i * chunked_threads;
+    if (index < power_count) powers[index] = power[i];
+  }
+  lines[thread] = own_value;
+  const auto turn_of = [=](int of) { return base + Block::barriers + static_cast<std::uint32_t>(16 * of); };
+  if (lane == 0) make_barrier(turn_of(warp));
+  __syncthreads();
+  make_toeplitz<T>(lines, tables, tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
+  make_toeplitz<T>(lines + chunk, tables + tap_terms<T> * toeplitz_size, nullptr);
+  make_matrices<T>(reinterpret_cast<Pair<T>*>(memory), reinterpret_cast<Pair<T>*>(memory + Block::matrix), powers);
+  __syncthreads();
+  ChunkProducts<T> products(tables, lane);
+
   const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
-  const int last_row = static_cast<int>((cut.tokens - 1) / chunk % tile_rows);
-  const int last_tokens = static_cast<int>(cut.tokens % chunk), whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
+  const int last_row = (cut.tokens - 1) / chunk % tile_rows;
+  const int last_tokens = cut.tokens % chunk, whole_rows = last_row + (last_tokens == 0 ? 1 : 0);
 
   // The keys before the sequence's first, to where those of the chunk before go.
   const auto load_earlier_keys = [&](std::uint32_t to, std::int64_t state, std::int32_t position) {
-    if (lane >= 8) return;
+    if (lane >= chunk / unit_size<T>) return;
     const std::int64_t taps_count = m.filter.state;
     const float* ring = m.shift + state * taps_count;
-    const auto key = [=](int element) {
-      const std::int64_t before = chunk - 8 * lane - element;  // tokens before the first
-      return before < taps_count && before <= position ? ring[(position - before) % taps_count] : 0.0f;
-    };
-    store_shared(to + unit_offset(0, lane), make_uint4(pack<T>(key(0), key(1)), pack<T>(key(2), key(3)),
-                                                       pack<T>(key(4), key(5)), pack<T>(key(6), key(7))));
+    T keys[unit_size<T>];
+    for (int i = 0; i < unit_size<T>; ++i) {
+      const std::int64_t before = chunk - unit_size<T> * lane - i;  // tokens before the first
+      keys[i] = from_float<T>(before < taps_count && before <= position ? ring[(position - before) % taps_count] : 0);
+    }
+    uint4 unit;
+    std::memcpy(&unit, keys, sizeof unit);
+    store_shared(to + unit_offset<T>(0, lane), unit);
   };
 
 #pragma unroll 1
-  for (int i = 0; now.group < cut.groups; ++i, now = walk.next(now)) {
-    const std::uint32_t here = stage(i), r_at = opaque(matrices_at), e_at = r_at + matrix_bytes;
-    const bool begins = now.tile == 0, ends = m.modes != nullptr && now.tile + 1 == cut.tiles;
+  for (int round = 0; now.group < cut.groups; ++round, now = walk.next(now)) {
+    const std::uint32_t here = stage(round), states = here + Stage::states;
+    const std::uint32_t r_at = opaque(matrices_at), e_at = r_at + Block::matrix;
+    const bool begins = now.tile == 0, ends = carries && now.tile + 1 == cut.tiles;
     std::int64_t state = 0;  // where the sequence's is kept
-    if (m.modes != nullptr) state = m.slots[now.group] * m.filter.width + channel;
-    wait_for_copies<stages - 1>();
-    if (begins && m.shift != nullptr) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
+    if constexpr (carries) state = m.slots[now.group] * m.filter.width + channel;
+    wait_for_copies<1>();
+    if (carries && begins) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
     __syncwarp();
-
-    // k', from the chunk before (operands 0 to 3) and this one; then w
-    std::uint32_t keys[8][4], w[4][4];
-#pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      load_matrices(keys[p], here + (at ^ (32 * p)));
-      load_matrices(keys[4 + p], here + (keys_at ^ (32 * p)));
-      if constexpr (packed) {  // nothing before
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if ((cut.begins >> (g + 8 * (j % 2)) & 1) != 0) keys[p][j] = 0;
-        }
-      }
-    }
-#pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      float even[4] = {}, odd[4] = {};
-#pragma unroll
-      for (int term = 0; term < tap_terms<T>; ++term) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          multiply_add<T>(even, keys[p + j], taps[term][8 - 2 * j], taps[term][7 - 2 * j]);
-          multiply_add<T>(odd, keys[p + 1 + j], taps[term][7 - 2 * j], taps[term][6 - 2 * j]);
-        }
-        multiply_add<T>(even, keys[p + 4][0], keys[p + 4][1], taps[term][0]);
-        multiply_add<T>(odd, keys[p][2], keys[p][3], taps[term][8]);
-      }
-      std::uint32_t values[4];
-      load_matrices(values, here + values_offset + (at ^ (32 * p)));
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float2 value = unpack<T>(values[j]);
-        const float* shifted = j < 2 ? even : odd;
-        w[p][j] = pack<T>(shifted[j % 2 * 2] * value.x, shifted[j % 2 * 2 + 1] * value.y);
-      }
-    }
+    products.shift_keys(here, packed ? cut.begins : 0);
     __syncwarp();  // k and v are read, and written over from here on
-
-    // u = E w
-#pragma unroll
-    for (int column = 0; column < 8; ++column) {
-      float u[4] = {};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const auto e = load_shared<uint4, true>(e_at + (column * 2 + half) * 512);
-        multiply_add<T>(u, w[2 * half], e.x, e.y);
-        multiply_add<T>(u, w[2 * half + 1], e.z, e.w);
-      }
-      const std::uint32_t to = here + static_cast<std::uint32_t>(g * state_row_bytes + ((column ^ g) << 5) + 8 * t);
-      store_shared(to, make_float2(u[0], u[1]));
-      store_shared(to + 8 * state_row_bytes, make_float2(u[2], u[3]));
-    }
-    if (ends && last_tokens != 0 && g == last_row % 8) {
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          store_shared(here + last_row_offset + static_cast<std::uint32_t>(32 * p + 16 * j + 4 * t),
-                       last_row < 8 ? w[p][2 * j] : w[p][2 * j + 1]);
-        }
-      }
-    }
-
-    // z inside the chunk
-    float z[8][4] = {};
-#pragma unroll
-    for (int column = 0; column < 8; ++column) {
-#pragma unroll
-      for (int p = 0; p < (column + 1) / 2; ++p) {
-        multiply_add<T>(z[column], w[p], lags[column - 2 * p], lags[column - 2 * p - 1]);
-      }
-      if (column % 2 == 0) multiply_add<T>(z[column], w[column / 2][0], w[column / 2][1], lags[0]);
-    }
+    if constexpr (Stage::one) load_tile(round + 1, Part::keys_and_values);
+    products.project(states, e_at);
+    if (ends && last_tokens != 0) products.keep_row(here + Stage::last_row, last_row);
+    products.mix_inside();
     __syncwarp();
 
     // from chunk to chunk: lanes are modes
@@ -249,23 +176,22 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       float2 u[tile_rows];
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
-        u[row] = load_shared<float2>(here + static_cast<std::uint32_t>(row * state_row_bytes) +
+        u[row] = load_shared<float2>(states + static_cast<std::uint32_t>(row * state_row_bytes) +
                                      ((8 * lane) ^ ((row & 7) << 5)));
       }
       __syncwarp();
-      const std::uint32_t carry = base + carry_offset + static_cast<std::uint32_t>(8 * lane);
-      if (in_turn && (i > 0 || warp > 0)) {
-        wait_at_barrier(turn_of(warp), warp > 0 ? i : i - 1);
+      const std::uint32_t carry = base + Block::carry + static_cast<std::uint32_t>(8 * lane);
+      if (in_turn && (round > 0 || warp > 0)) {
+        wait_at_barrier(turn_of(warp), warp > 0 ? round : round - 1);
         const float2 carried = load_shared<float2>(carry);
         s = {carried.x, carried.y};
       }
       const bool is_mode = lane < modes;
-      float* const kept = m.modes != nullptr && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
+      float* const kept = carries && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
       if (begins) s = kept != nullptr ? load_complex(kept, 0) : Complex<float>();
       if (m.entry_states != nullptr && is_mode) {
-        const std::int64_t first = cut.first_sequence(now.group);
-        const auto sequences =
-            static_cast<int>(min(cut.batch - first, std::int64_t{packed ? tile_rows >> cut.rows_log : 1}));
+        const int first = cut.first_sequence(now.group);
+        const int sequences = packed ? min(cut.batch - first, tile_rows >> cut.rows_log) : 1;
         float* entry = m.entry_states + 2 * (((channel * cut.batch + first) * cut.tiles + now.tile) * modes + lane);
         for (int n = 0; n < sequences; ++n, entry += 2 * modes)
           *reinterpret_cast<float2*>(entry) = make_float2(s.re, s.im);
@@ -280,8 +206,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
         if (packed && (cut.begins >> row & 1) != 0) s = {};
-        store_shared(here + static_cast<std::uint32_t>(row * state_row_bytes) + ((4 * lane) ^ ((row & 7) << 4)),
-                     pack<T>(s.re, s.im));
+        const int place = static_cast<int>(sizeof(Pair<T>)) * (lane ^ ((row & 7) << 2));
+        store_shared(states + static_cast<std::uint32_t>(row * state_row_bytes + place), pair_of<T>(s.re, s.im));
         s = decay * s + input * Complex<float>(u[row].x, u[row].y);
       }
       if (in_turn) {
@@ -291,54 +217,27 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       if (ends && kept != nullptr) {
         const Decay one(m.filter, channel * modes + lane);
         for (int token = 0; token < last_tokens; ++token) {
-          const float2 pair = unpack<T>(load_shared<std::uint32_t>(here + last_row_offset + (token / 2) * 4));
+          const std::uint32_t at = here + Stage::last_row + static_cast<std::uint32_t>(token / 2 * sizeof(Pair<T>));
+          const float2 pair = floats_of<T>(load_shared<Pair<T>>(at));
           at_end = one(at_end) + (token % 2 == 0 ? pair.x : pair.y) * input;
         }
         kept[0] = at_end.re;
         kept[1] = at_end.im;
       }
     }
+    if constexpr (Stage::one) wait_for_copies<1>();  // q
     __syncwarp();
-
-    // what the past adds
-    {
-      std::uint32_t states[4][4];
-#pragma unroll
-      for (int p = 0; p < 4; ++p) load_matrices(states[p], here + (states_at ^ (32 * p)));
-#pragma unroll
-      for (int column = 0; column < 8; ++column) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const auto r = load_shared<uint4, true>(r_at + (column * 2 + half) * 512);
-          multiply_add<T>(z[column], states[2 * half], r.x, r.y);
-          multiply_add<T>(z[column], states[2 * half + 1], r.z, r.w);
-        }
-      }
-    }
-
-    // y = q z, by way of q's place
-#pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      const std::uint32_t place = here + queries_offset + (at ^ (32 * p));
-      std::uint32_t queries[4], y[4];
-      load_matrices(queries, place);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float2 query = unpack<T>(queries[j]);
-        const float* column = z[2 * p + j / 2] + j % 2 * 2;
-        y[j] = pack<T>(column[0] * query.x, column[1] * query.y);
-      }
-      store_matrices(place, y);
-    }
+    products.add_past(states, r_at);
+    products.gate(here + Stage::queries);
     __syncwarp();
     const TileRows rows = cut.rows<packed>(now.group, now.tile);
     if (fast) {
-      TileMover<T, true>(lane, true).store(here + queries_offset, m.y + line, rows);
+      TileMover<T, true>(lane, true).store(here + Stage::queries, m.y + line, rows);
     } else {
-      TileMover<T, false>(lane, m.aligned).store(here + queries_offset, m.y + line, rows);
+      TileMover<T, false>(lane, m.aligned).store(here + Stage::queries, m.y + line, rows);
     }
     __syncwarp();
-    load_tile(i + stages);
+    load_tile(round + Block::stage_count, Stage::one ? Part::queries : Part::all);
   }
 }
 
@@ -348,7 +247,7 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t part = width * batch * tokens;
   const Cut cut(batch, tokens, static_cast<bool>(args.state.modes));
   const T* qkv = data<T>(args.qkv);
-  const bool aligned = tokens % 8 == 0 && at_16_bytes(qkv) && at_16_bytes(data<T>(args.y));
+  const bool aligned = tokens % unit_size<T> == 0 && at_16_bytes(qkv) && at_16_bytes(data<T>(args.y));
   const bool in_turn = cut.tiles > 1 && (cut.tiles > cut.groups || cut.uneven());
   const ChunkedMixing<T> mixing{.q = qkv,
                                 .k = qkv + part,
@@ -369,18 +268,16 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
-  launch(cut.packed() ? mix<T, true> : mix<T, false>, grid_of(width, parts), chunked_threads, shared_bytes, stream,
-         mixing);
+  const auto kernel = cut.packed()       ? mix<T, true, false>
+                      : args.state.modes ? mix<T, false, true>
+                                         : mix<T, false, false>;
+  launch(kernel, grid_of(width, parts), chunked_threads, Block<T>::bytes, stream, mixing);
 }
 
 }  // namespace
 
 void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
-  if (args.y.dtype == DType::bf16) {
-    launch_mix<__nv_bfloat16>(stream, args, multiprocessors);
-  } else {
-    launch_mix<__half>(stream, args, multiprocessors);
-  }
+  with_activation(args.y.dtype, [&](auto type) { launch_mix<decltype(type)>(stream, args, multiprocessors); });
 }
 
 }  // namespace riverhorse::cuda

@@ -18,33 +18,31 @@ constexpr int chunked_modes = 32;  // at most; fewer are padded with zeros
 constexpr int chunked_warps = 4;   // of a block
 constexpr int chunked_threads = chunked_warps * warp_size;
 
-// Activations of 16 bits, one channel a head, at most 64 taps and 32 modes. Below 32 tokens the walk is the shorter
-// way.
-inline bool mixer_is_chunked(DType dtype, const H3Filter& filter, int head_dim, std::int64_t tokens) {
-  return dtype_size_bytes(dtype) == 2 && head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
+// One channel a head, at most 64 taps and 32 modes. Below 32 tokens the walk is the shorter way.
+inline bool mixer_is_chunked(const H3Filter& filter, int head_dim, std::int64_t tokens) {
+  return head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
 }
 
 // The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Errors: those of launch().
 void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors);
 
-// Where the rows of a tile lie in memory, and what there is of them.
+// Where the rows of a tile lie in memory, and what there is of them. A channel's tokens, of all sequences, are
+// counted in 32 bits: encoders hold tensors below 2^31 rows.
 struct TileRows {
-  std::int64_t first;  // element of the tile's first token, from the channel's on
-  int left;            // tokens from there on: of the run (at most 1024), or of a sequence that is shorter
-  int rows_log = 4;    // log2 of the rows of a sequence, or of a run
+  int first;         // token of the channel that the tile begins with
+  int left;          // tokens from there on: of the run (at most 1024), or of a sequence that is shorter
+  int rows_log = 4;  // log2 of the rows of a sequence, or of a run
   int sequences = 1;
-  std::int64_t stride = 0;  // from sequence to sequence
+  int stride = 0;  // from sequence to sequence
 
-  __device__ std::int64_t token(int row) const { return (row & ((1 << rows_log) - 1)) * chunk; }
-  __device__ std::int64_t offset(int row) const { return first + (row >> rows_log) * stride + token(row); }
-  __device__ int tokens(int row) const {
-    return row >> rows_log < sequences ? left - static_cast<int>(token(row)) : 0;
-  }
+  __device__ int token(int row) const { return (row & ((1 << rows_log) - 1)) * chunk; }
+  __device__ int offset(int row) const { return first + (row >> rows_log) * stride + token(row); }
+  __device__ int tokens(int row) const { return row >> rows_log < sequences ? left - token(row) : 0; }
 };
 
-// How the sequences of a channel become tiles. All of them fit 32 bits: encoders hold tensors below 2^31 rows.
+// How the sequences of a channel become tiles.
 struct Cut {
-  std::int64_t batch, tokens;
+  int batch, tokens;
   int rows_log;     // log2 of the rows of a sequence in a tile
   unsigned begins;  // bit r: a sequence begins at row r of its first tile
   int tiles;        // of a sequence: 1 but with 16 rows
@@ -52,7 +50,8 @@ struct Cut {
   bool in_runs;     // all rows of a tile follow each other in memory
 
   // `alone`: a tile has one sequence, however short.
-  Cut(std::int64_t sequences, std::int64_t length, bool alone) : batch(sequences), tokens(length), rows_log(4) {
+  Cut(std::int64_t sequences, std::int64_t length, bool alone)
+      : batch(static_cast<int>(sequences)), tokens(static_cast<int>(length)), rows_log(4) {
     const std::int64_t chunks = divide_up(length, chunk);
     while (!alone && rows_log > 0 && chunks <= (1 << (rows_log - 1))) --rows_log;
     begins = 0xffffu / ((1u << (1 << rows_log)) - 1);
@@ -63,20 +62,16 @@ struct Cut {
   __host__ __device__ bool packed() const { return rows_log < 4; }
   // Whether whole groups leave more than a fifth of the time of a block's warps unused.
   bool uneven() const { return 5 * groups < 4 * chunked_warps * static_cast<int>(divide_up(groups, chunked_warps)); }
-  __device__ std::int64_t first_sequence(int group) const {
-    return static_cast<std::int64_t>(group) << (4 - rows_log);
-  }
+  __device__ int first_sequence(int group) const { return group << (4 - rows_log); }
   // With `may_pack` false, packed() is.
   template <bool may_pack>
   __device__ __forceinline__ TileRows rows(int group, int tile) const {
-    constexpr std::int64_t most = H3Filter::superchunk;
-    if (!may_pack || !packed()) {
-      return {group * tokens + tile * most, static_cast<int>(min(tokens - tile * most, most))};
-    }
-    const std::int64_t sequence = first_sequence(group), first = sequence * tokens;
-    const std::int64_t sequences = min(batch - sequence, static_cast<std::int64_t>(tile_rows >> rows_log));
-    if (in_runs) return {first, static_cast<int>(sequences * tokens)};
-    return {first, static_cast<int>(tokens), rows_log, static_cast<int>(sequences), tokens};
+    constexpr int most = H3Filter::superchunk;
+    if (!may_pack || !packed()) return {group * tokens + tile * most, min(tokens - tile * most, most)};
+    const int sequence = first_sequence(group), first = sequence * tokens;
+    const int sequences = min(batch - sequence, tile_rows >> rows_log);
+    if (in_runs) return {first, sequences * tokens};
+    return {first, tokens, rows_log, sequences, tokens};
   }
 };
 
@@ -85,59 +80,69 @@ struct TilePosition {
   int group, tile;
 };
 
-// How the warps of `blocks` blocks walk over all tiles. Each warp has groups of its own, or, `in_turn`, a block has:
-// then its warps take their tiles in turn.
+// How the warps of `blocks` blocks, at most 4 each, walk over all tiles. Each warp has groups of its own, or,
+// `in_turn`, a block has: then its warps take their tiles in turn, of which a group has at least two.
 class TileWalk {
  public:
-  __device__ TileWalk(bool in_turn, int blocks, int tiles)
-      : in_turn_(in_turn), tiles_(tiles), groups_(in_turn ? blocks : blocks * chunked_warps) {}
+  __device__ TileWalk(bool in_turn, int blocks, int warps, int tiles)
+      : warps_(warps), step_(in_turn ? warps : 1), tiles_(tiles), groups_(in_turn ? blocks : blocks * warps) {}
   __device__ TilePosition begin(int block, int warp) const {
-    return in_turn_ ? skip({block, warp}) : TilePosition{block * chunked_warps + warp, 0};
+    return step_ > 1 ? skip({block, warp}) : TilePosition{block * warps_ + warp, 0};
   }
   // What the warp takes after `at`, and what is after it in the order of work.
-  __device__ TilePosition next(TilePosition at) const {
-    return skip({at.group, at.tile + (in_turn_ ? chunked_warps : 1)});
-  }
+  __device__ TilePosition next(TilePosition at) const { return skip({at.group, at.tile + step_}); }
   __device__ TilePosition after(TilePosition at) const { return skip({at.group, at.tile + 1}); }
 
  private:
+  // By at most 4 tiles too far, so at most two groups.
   __device__ TilePosition skip(TilePosition at) const {
-    while (at.tile >= tiles_) {
-      at.tile -= tiles_;
-      at.group += groups_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool over = at.tile >= tiles_;
+      at.tile -= over ? tiles_ : 0;
+      at.group += over ? groups_ : 0;
     }
     return at;
   }
 
-  bool in_turn_;
-  int tiles_, groups_;
+  int warps_, step_, tiles_, groups_;
 };
 
-// A lane moves a unit of every fourth row of a tile between shared and global memory; what there is not of a row is
-// read as zeros and not written. Pointers are to a channel's first element. `aligned`: it and every sequence begin at
-// 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once. `fast`: that, and rows in runs.
-template <typename T, bool fast>
+// Rows as rows.cuh has them.
+template <typename T>
+struct Exchanged {
+  __device__ static std::uint32_t offset(unsigned row, unsigned unit) { return unit_offset<T>(row, unit); }
+};
+
+// A lane moves a unit of every fourth row of a tile (fp32: of every second) between shared and global memory; what
+// there is not of a row is read as zeros and not written. Pointers are to a channel's first element. `aligned`: it
+// and every sequence begin at 16 bytes and end so; what is loaded is there after wait_for_copies(), else at once.
+// `fast`: that, and rows in runs. Place::offset: where a unit of a row lies in shared memory.
+template <typename T, bool fast, typename Place = Exchanged<T>>
 struct TileMover {
+  static constexpr int units = chunk / unit_size<T>, step = warp_size / units;
   int row, unit;
   bool aligned;
 
-  __device__ TileMover(int lane, bool at_units) : row(lane / 8), unit(lane % 8), aligned(fast || at_units) {}
+  __device__ TileMover(unsigned lane, bool at_units)
+      : row(static_cast<int>(lane / units)), unit(static_cast<int>(lane % units)), aligned(fast || at_units) {}
 
   __device__ __forceinline__ void load(std::uint32_t tile, const T* from, const TileRows& rows,
                                        int first_row = 0) const {
+    const int element = unit * unit_size<T>;
     if constexpr (fast) {
-      const int begin = row * chunk + unit * 8;
+      const int begin = row * chunk + element;
       from += rows.first + begin;
 #pragma unroll
-      for (int i = 0; i < tile_rows; i += 4) {
-        copy_async(tile + unit_offset(row + first_row + i, unit), from + i * chunk,
+      for (int i = 0; i < tile_rows; i += step) {
+        copy_async(tile + Place::offset(row + first_row + i, unit), from + i * chunk,
                    rows.left > begin + i * chunk ? 16 : 0);
       }
     } else {
 #pragma unroll 1
-      for (int i = 0; i < tile_rows; i += 4) {
-        load_unit(tile + unit_offset(row + first_row + i, unit), from + rows.offset(row + i) + unit * 8,
-                  rows.tokens(row + i) - unit * 8, aligned);
+      for (int i = 0; i < tile_rows; i += step) {
+        load_unit(tile + Place::offset(row + first_row + i, unit), from + rows.offset(row + i) + element,
+                  rows.tokens(row + i) - element, aligned);
       }
     }
   }
@@ -147,46 +152,35 @@ struct TileMover {
                                             bool first) const {
     load(tile, from, rows, 1);
     if (row != 0) return;
-    load_unit(tile + unit_offset(0, unit), from + rows.first + unit * 8 - (first ? 0 : chunk), first ? 0 : 8,
-              aligned);
+    load_unit(tile + Place::offset(0, unit), from + rows.first + unit * unit_size<T> - (first ? 0 : chunk),
+              first ? 0 : unit_size<T>, aligned);
   }
 
   __device__ __forceinline__ void store(std::uint32_t tile, T* to, const TileRows& rows) const {
+    const int element = unit * unit_size<T>;
     if constexpr (fast) {
-      const int begin = row * chunk + unit * 8;
+      const int begin = row * chunk + element;
       to += rows.first + begin;
-      uint4 units[4];
+      uint4 values[tile_rows / step];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) units[i] = load_shared<uint4>(tile + unit_offset(row + 4 * i, unit));
+      for (int i = 0; i < tile_rows; i += step) {
+        values[i / step] = load_shared<uint4>(tile + Place::offset(row + i, unit));
+      }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (rows.left > begin + 4 * i * chunk) __stcs(reinterpret_cast<uint4*>(to + 4 * i * chunk), units[i]);
+      for (int i = 0; i < tile_rows; i += step) {
+        if (rows.left > begin + i * chunk) __stcs(reinterpret_cast<uint4*>(to + i * chunk), values[i / step]);
       }
     } else {
 #pragma unroll 1
-      for (int i = 0; i < tile_rows; i += 4) {
-        store_unit(to + rows.offset(row + i) + unit * 8, load_shared<uint4>(tile + unit_offset(row + i, unit)),
-                   rows.tokens(row + i) - unit * 8, aligned);
+      for (int i = 0; i < tile_rows; i += step) {
+        store_unit(to + rows.offset(row + i) + element, load_shared<uint4>(tile + Place::offset(row + i, unit)),
+                   rows.tokens(row + i) - element, aligned);
       }
     }
   }
 };
 
-// The Toeplitz matrix of values[0 .. count), lag = column - row, as B operands: its 8 x 8 tile m (columns 8 m ahead
-// of rows) is one register a lane, table[8 m + g - 2 t + toeplitz_before]; g = lane / 4, t = lane % 4. In `rest`,
-// unless null, what the rounding to T dropped. By the threads of a block.
+// The table of a Toeplitz matrix of 64 values has lags from -8 on.
 constexpr int toeplitz_before = 8, toeplitz_size = chunk + 2 * toeplitz_before;
-template <typename T>
-__device__ void make_toeplitz(const float* values, int count, std::uint32_t* table, std::uint32_t* rest) {
-  const auto value = [=](int lag) { return 0 <= lag && lag < count ? values[lag] : 0.0f; };
-  for (int i = static_cast<int>(threadIdx.x); i < toeplitz_size; i += static_cast<int>(blockDim.x)) {
-    const int lag = i - toeplitz_before;
-    const float low = value(lag), high = value(lag - 1);
-    table[i] = pack<T>(low, high);
-    if (rest == nullptr) continue;
-    const float2 rounded = unpack<T>(table[i]);
-    rest[i] = pack<T>(low - rounded.x, high - rounded.y);
-  }
-}
 
 }  // namespace riverhorse::cuda

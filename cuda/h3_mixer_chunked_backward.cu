@@ -20,8 +20,7 @@
 // U' and V' weight w by 63 - t and d_z by t + 1. In f16 they and x could overflow: here the weights are 64 times
 // smaller, and x is kept times 16 |b|, which gives it about the range of U.
 //
-// Tiles are 16 or 17 rows of 128 bytes, the 16-byte units exchanged by row so that no access has bank conflicts. A
-// tile is loaded anew as soon as it is dead; taps and lags rest in shared memory between their uses: two blocks a
+// A tile is loaded anew as soon as it is dead; taps and lags rest in shared memory between their uses: two blocks a
 // multiprocessor leave 255 registers a thread, and a spill costs more than that traffic.
 #include "h3_mixer_chunked_backward.h"
 #include "h3_mixer_chunked_backward_filter.cuh"
@@ -43,41 +42,41 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   const Cut& cut = m.cut;
   const std::uint32_t shared = shared_address(shared_memory);
   const std::uint32_t own = shared + place::warps + static_cast<std::uint32_t>(warp * place::warp_bytes);
-  const std::uint32_t keys = own + place::keys, values = own + place::values, queries = own + place::queries,
-                      d_outputs = own + place::d_y, projected = own + place::projected,
+  const std::uint32_t values = own + place::values, queries = own + place::queries, d_outputs = own + place::d_y,
                       shifted = own + place::shifted, d_shifted = own + place::d_shifted;
+  std::uint32_t keys = own + place::keys, projected = own + place::projected;
 
-  LaneOffsets at(lane, own);
+  LaneOffsets at{static_cast<unsigned>(lane)};
+  const int warps = static_cast<int>(blockDim.x) / warp_size;
   const bool in_turn = may_turn && m.in_turn;
   const auto turn_of = [=](int barriers, int of) { return shared + static_cast<std::uint32_t>(barriers + 16 * of); };
   if (in_turn && lane < 2) make_barrier(turn_of(lane == 0 ? place::lambda_turns : place::chunk_turns, warp));
-  const auto walk = [&] { return TileWalk(in_turn, 1, cut.tiles); };
-  const auto mover = [&] { return TileMover<T, fast>(at.lane, m.aligned); };
-  const auto line = [&](auto* tensor) { return tensor + d * cut.batch * cut.tokens; };
+  const auto walk = [&] { return TileWalk(in_turn, 1, warps, cut.tiles); };
+  const auto mover = [&] { return TileMover<T, fast, Padded>(at.lane, m.aligned); };
+  const std::int64_t first = opaque(d * cut.batch * cut.tokens);
+  const auto line = [&](auto* tensor) { return tensor + first; };
   const auto superchunk = [&](TilePosition of) { return cut.tiles - 1 - of.tile; };
   const auto rows = [&](TilePosition of) { return cut.rows<packed>(of.group, superchunk(of)); };
   const auto load = [&](TilePosition of, std::uint32_t tile, const T* from) {
     if (of.group < cut.groups) mover().load(tile, line(from), rows(of));
   };
-  const auto load_keys = [&](TilePosition of) {
-    if (of.group < cut.groups) mover().load_keys(keys, line(m.k), rows(of), superchunk(of) == 0);
+  const auto load_keys = [&](TilePosition of, std::uint32_t tile) {
+    if (of.group < cut.groups) mover().load_keys(tile, line(m.k), rows(of), superchunk(of) == 0);
   };
+  // The filter is read before the tiles: small, and all work waits for it.
+  const ChannelFilter filter(m, d, lane);
   TilePosition now = walk().begin(0, warp);
   const auto load_next = [&](std::uint32_t tile, const T* from) { load(walk().next(now), tile, from); };
   const auto store = [&](std::uint32_t tile, T* to) { mover().store(tile, line(to), rows(now)); };
-  load_keys(now);
+  load_keys(now, keys);
   load(now, values, m.v);
   load(now, queries, m.q);
   load(now, d_outputs, m.d_y);
   commit_copies();
 
-  make_constants(m, d, shared, warp, lane);
-  const std::int64_t mode = d * modes + lane;
-  const float* powers = m.powers + mode * H3Filter::power_count * 2;
-  const Complex<float> decay(powers[12], powers[13]);  // a^64
-  const Complex<double> exact_gain = m.filter.gain(mode);
-  const Complex<float> gain(static_cast<float>(exact_gain.re), static_cast<float>(exact_gain.im));
-  const float size = sqrtf(norm(m.filter.input(mode)));
+  make_constants<T>(filter, shared, shared_memory + place::warps + place::projected, warp, warps, lane);
+  const Complex<float> decay = filter.a64, gain = filter.gain();
+  const float size = sqrtf(norm(filter.input));
   const float scale = size > 0 ? 16 * size : 1;  // of x where it is kept in 16 bits
   const auto entry = [&](TilePosition of) {
     if (superchunk(of) == 0) return Complex<float>();
@@ -97,11 +96,12 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   // Where warps take turns, the first tile of all waits for nobody, and after the last nobody waits.
   int turn = warp > 0 ? 0 : -1;
   const auto hand_on = [&](int barriers) {
-    if (walk().after(now).group < cut.groups) signal_barrier(turn_of(barriers, (warp + 1) % chunked_warps));
+    if (walk().after(now).group < cut.groups) signal_barrier(turn_of(barriers, (warp + 1) % warps));
   };
 
   while (now.group < cut.groups) {
-    at.read_again();
+    const std::uint32_t constants = opaque(shared);
+    if constexpr (may_turn) at.lane = opaque(at.lane);
     Complex<float> x = entry(now);
     // Bit r: a sequence begins at row r, in a tile of several.
     const unsigned begins = packed && superchunk(now) == 0 ? cut.begins : 0;
@@ -115,42 +115,51 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       std::uint32_t k[8][4], tiles[9];
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        load_matrices(k[p], keys + (at.rows ^ static_cast<std::uint32_t>(32 * p)));
-        load_matrices(k[4 + p], keys + (at.next_rows() ^ static_cast<std::uint32_t>(32 * p)));
+        load_matrices(k[p], keys + at.rows() + 32 * p);
+        load_matrices(k[4 + p], keys + at.rows() + pitch + 32 * p);
         if constexpr (packed) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (begins_at(at.lane / 4 + 8 * (i % 2))) k[p][i] = 0;
+            if (begins_at(at.row() + 8 * (i % 2))) k[p][i] = 0;
           }
         }
       }
-      load_tiles(tiles, shared + place::taps + at.forwards());
+      load_tiles(tiles, constants + place::taps + at.forwards());
 #pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(32 * p);
-        float even[4] = {}, odd[4] = {};
+      for (int begin = 0; begin < 4; begin += 2) {  // sums that do not wait for each other, side by side
+        float sums_of[2][2][4] = {};                // even, odd
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          multiply_add<T>(even, k[p + i], tiles[8 - 2 * i], tiles[7 - 2 * i]);
-          multiply_add<T>(odd, k[p + 1 + i], tiles[7 - 2 * i], tiles[6 - 2 * i]);
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            multiply_add<T>(sums_of[j][0], k[begin + j + i], tiles[8 - 2 * i], tiles[7 - 2 * i]);
+            multiply_add<T>(sums_of[j][1], k[begin + j + 1 + i], tiles[7 - 2 * i], tiles[6 - 2 * i]);
+          }
         }
-        multiply_add<T>(even, k[p + 4][0], k[p + 4][1], tiles[0]);
-        multiply_add<T>(odd, k[p][2], k[p][3], tiles[8]);
-        const std::uint32_t rounded[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]),
-                                          pack<T>(odd[0], odd[1]), pack<T>(odd[2], odd[3])};
-        store_matrices(shifted + offset, rounded);
-        std::uint32_t v[4];
-        load_matrices(v, values + offset);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float* exact = (i < 2 ? even : odd) + i % 2 * 2;
-          const float2 value = unpack<T>(v[i]);
-          w[p][i] = pack<T>(exact[0] * value.x, exact[1] * value.y);
+        for (int j = 0; j < 2; ++j) {
+          multiply_add<T>(sums_of[j][0], k[begin + j + 4][0], k[begin + j + 4][1], tiles[0]);
+          multiply_add<T>(sums_of[j][1], k[begin + j][2], k[begin + j][3], tiles[8]);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const std::uint32_t offset = at.rows() + 32 * (begin + j);
+          std::uint32_t rounded[4];
+          pack_sums<T>(rounded, sums_of[j]);
+          store_matrices(shifted + offset, rounded);
+          std::uint32_t v[4];
+          load_matrices(v, values + offset);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float* exact = sums_of[j][i / 2] + i % 2 * 2;
+            const float2 value = unpack<T>(v[i]);
+            w[begin + j][i] = pack<T>(exact[0] * value.x, exact[1] * value.y);
+          }
         }
       }
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(32 * p);
+        const std::uint32_t offset = at.rows() + 32 * p;
         std::uint32_t q[4], d_y[4];
         load_matrices(q, queries + offset);
         load_matrices(d_y, d_outputs + offset);
@@ -161,30 +170,32 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     }
     {
       load_sums(lags, lag_sums + at.unit());
-      store_rows(projected, at.rows, w);
-      store_rows(queries, at.rows, d_z);
+      store_rows(projected + at.rows(), w);
+      store_rows(queries + at.rows(), d_z);
       __syncwarp();
       std::uint32_t right[8][2];
-      load_right(right, queries, at.rows);
+      load_right(right, queries + at.rows());
       add_lags<T>(lags, at, projected, right);
       store_sums(lag_sums + at.unit(), lags);
       __syncwarp();
     }
 
     // x at the entry of each chunk; q is dead, and its tile keeps U'
-    project<T, false>(w, at, shared + place::inputs, projected, queries);
+    project<T, false>(w, at, constants + place::inputs + at.modes_right(), projected + at.sums(),
+                      queries + at.sums());
     __syncwarp();
     std::uint32_t entries[16];
     {
       std::uint32_t u[16];
 #pragma unroll
-      for (int row = 0; row < tile_rows; ++row) u[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
+      for (int row = 0; row < tile_rows; ++row)
+        u[row] = load_shared<std::uint32_t>(projected + at.mode() + row * pitch);
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
         if (begins_at(row)) x = {};
         entries[row] = pack<T>(scale * x.re, scale * x.im);
         const Complex<float> out = gain * x;
-        store_shared(projected + at.mode_at(row), pack<T>(out.re, out.im));
+        store_shared(projected + at.mode() + row * pitch, pack<T>(out.re, out.im));
         Complex<float> sum = unpack_complex<T>(u[row]);
         add_product(sum, decay, x);
         x = sum;
@@ -196,16 +207,16 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     {
       Rows states;
       std::uint32_t tiles[8];
-      load_rows(states, projected, at.rows);
-      load_tiles(tiles, shared + place::lags + at.forwards());
+      load_rows(states, projected + at.rows());
+      load_tiles(tiles, constants + place::lags + at.forwards());
 #pragma unroll
       for (int block = 0; block < 8; block += 4) {
         float z[4][4] = {};
         add_forwards<T>(z, w, tiles, block);
-        add_states<T>(z, states, at, shared + place::outputs, block);
+        add_states<T>(z, states, constants + place::outputs + at.times_right(), block);
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
-          const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(16 * block + 32 * p);
+          const std::uint32_t offset = at.rows() + 16 * block + 32 * p;
           std::uint32_t d_y[4];
           load_matrices(d_y, d_outputs + offset);
 #pragma unroll
@@ -222,20 +233,21 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     store(d_outputs, m.d_q);
     __syncwarp();
     load_next(d_outputs, m.d_y);
-    at.read_again();
+    if constexpr (may_turn) at.lane = opaque(at.lane);  // addresses are made anew: fewer registers are kept
 
     // lambda at the exit of each chunk, and the sums over modes
-    project<T, true>(d_z, at, shared + place::outputs, projected, d_shifted);
+    project<T, true>(d_z, at, constants + place::outputs + at.modes_right(), projected + at.sums(),
+                     d_shifted + at.sums());
     __syncwarp();
     {
       std::uint32_t v[16], u_weighted[16], v_weighted[16];
       const auto load_weighted = [&](int row) {
-        u_weighted[row] = load_shared<std::uint32_t>(queries + at.mode_at(row));
-        v_weighted[row] = load_shared<std::uint32_t>(d_shifted + at.mode_at(row));
+        u_weighted[row] = load_shared<std::uint32_t>(queries + at.mode() + row * pitch);
+        v_weighted[row] = load_shared<std::uint32_t>(d_shifted + at.mode() + row * pitch);
       };
 #pragma unroll
       for (int row = tile_rows - 1; row >= 0; --row) {
-        v[row] = load_shared<std::uint32_t>(projected + at.mode_at(row));
+        v[row] = load_shared<std::uint32_t>(projected + at.mode() + row * pitch);
         if (row >= 12) load_weighted(row);
       }
       if (in_turn && turn >= 0) {
@@ -247,7 +259,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
 #pragma unroll
       for (int row = tile_rows - 1; row >= 0; --row) {
         if (begins_at(row + 1)) lambda = {};
-        store_shared(projected + at.mode_at(row), pack<T>(lambda.re, -lambda.im));
+        store_shared(projected + at.mode() + row * pitch, pack<T>(lambda.re, -lambda.im));
         const Complex<float> chunk_v = conj(unpack_complex<T>(v[row])), chunk_x = unpack_complex<T>(entries[row]);
         if (row >= 4) load_weighted(row - 4);
         add_product(sums.x_v, chunk_x, chunk_v);
@@ -271,16 +283,18 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     {
       Rows states;
       std::uint32_t tiles[8];
-      load_rows(states, projected, at.rows);
-      load_tiles(tiles, shared + place::lags_back + at.back());
+      load_rows(states, projected + at.rows());
+      __syncwarp();
+      load_keys(walk().next(now), projected);
+      load_tiles(tiles, constants + place::lags_back + at.back());
 #pragma unroll
       for (int block = 0; block < 8; block += 4) {
         float d_w[4][4] = {};
         add_back<T>(d_w, d_z, tiles, block);
-        add_states<T>(d_w, states, at, shared + place::inputs, block);
+        add_states<T>(d_w, states, constants + place::inputs + at.times_right(), block);
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
-          const std::uint32_t offset = at.rows ^ static_cast<std::uint32_t>(16 * block + 32 * p);
+          const std::uint32_t offset = at.rows() + 16 * block + 32 * p;
           std::uint32_t v[4], k[4];
           load_matrices(v, values + offset);
           load_matrices(k, shifted + offset);
@@ -300,6 +314,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     store(values, m.d_v);
     __syncwarp();
     load_next(values, m.v);
+    commit_copies();
 
     // taps, d_k over d_k'
     const std::uint32_t after = d_shifted + tile_bytes + at.unit();  // the chunk after the tile
@@ -310,31 +325,28 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       std::uint32_t d_k[8][4], tiles[9];
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        load_matrices(d_k[p], d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * p)));
-        load_matrices(d_k[4 + p], d_shifted + (at.next_rows() ^ static_cast<std::uint32_t>(32 * p)));
+        load_matrices(d_k[p], d_shifted + at.rows() + 32 * p);
+        load_matrices(d_k[4 + p], d_shifted + at.rows() + pitch + 32 * p);
         if constexpr (packed) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (begins_at(at.lane / 4 + 8 * (i % 2) + 1)) d_k[4 + p][i] = 0;
+            if (begins_at(at.row() + 8 * (i % 2) + 1)) d_k[4 + p][i] = 0;
           }
         }
       }
       {
         load_sums(taps, tap_sums + at.unit());
         std::uint32_t right[8][2];
-        load_right(right, d_shifted, at.rows);
+        load_right(right, d_shifted + at.rows());
         add_lags_across<T, packed>(taps, at, keys, begins, right);
         store_sums(tap_sums + at.unit(), taps);
       }
-      __syncwarp();
-      load_keys(walk().next(now));
-      commit_copies();
       uint4 first_row = make_uint4(0, 0, 0, 0);  // the chunk after those of the superchunk before
       if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + at.unit());
-      load_tiles(tiles, shared + place::taps_back + at.back());
+      load_tiles(tiles, constants + place::taps_back + at.back());
       __syncwarp();
       if (in_turn) {
-        const int next = (warp + 1) % chunked_warps;
+        const int next = (warp + 1) % warps;
         if (at.lane < 8)
           store_shared(after + static_cast<std::uint32_t>((next - warp) * place::warp_bytes), first_row);
         hand_on(place::chunk_turns);
@@ -342,18 +354,27 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
         store_shared(after, first_row);
       }
 #pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        float even[4] = {}, odd[4] = {};
+      for (int begin = 0; begin < 4; begin += 2) {
+        float sums_of[2][2][4] = {};  // even, odd
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          multiply_add<T>(even, d_k[p + i], tiles[2 * i], tiles[2 * i + 1]);
-          multiply_add<T>(odd, d_k[p + 1 + i], tiles[2 * i + 1], tiles[2 * i + 2]);
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            multiply_add<T>(sums_of[j][0], d_k[begin + j + i], tiles[2 * i], tiles[2 * i + 1]);
+            multiply_add<T>(sums_of[j][1], d_k[begin + j + 1 + i], tiles[2 * i + 1], tiles[2 * i + 2]);
+          }
         }
-        multiply_add<T>(even, d_k[p + 4][0], d_k[p + 4][1], tiles[8]);
-        multiply_add<T>(odd, d_k[p][2], d_k[p][3], tiles[0]);
-        const std::uint32_t rounded[4] = {pack<T>(even[0], even[1]), pack<T>(even[2], even[3]),
-                                          pack<T>(odd[0], odd[1]), pack<T>(odd[2], odd[3])};
-        store_matrices(d_shifted + (at.rows ^ static_cast<std::uint32_t>(32 * p)), rounded);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          multiply_add<T>(sums_of[j][0], d_k[begin + j + 4][0], d_k[begin + j + 4][1], tiles[8]);
+          multiply_add<T>(sums_of[j][1], d_k[begin + j][2], d_k[begin + j][3], tiles[0]);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          std::uint32_t rounded[4];
+          pack_sums<T>(rounded, sums_of[j]);
+          store_matrices(d_shifted + at.rows() + 32 * (begin + j), rounded);
+        }
       }
     }
     __syncwarp();
@@ -361,15 +382,18 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     __syncwarp();
     now = walk().next(now);
     ++turn;
+    const std::uint32_t read = keys;
+    keys = projected;
+    projected = read;
   }
 
   load_sums(taps, tap_sums + at.unit());
   load_sums(lags, lag_sums + at.unit());
-  finish(m, d, shared_memory + place::warps, taps, lags, sums, gain, scale, warp, lane);
+  finish(m, d, shared_memory + place::warps, taps, lags, sums, gain, scale, warp, warps, lane);
 }
 
 template <typename T>
-void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
+void run(const H3MixerBackwardArgs& args, int warps, cudaStream_t stream) {
   const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
   const std::int64_t part = width * batch * tokens;
   const T* q = data<T>(args.qkv);
@@ -398,22 +422,31 @@ void run(const H3MixerBackwardArgs& args, cudaStream_t stream) {
                       : cut.packed()           ? mix_chunked_backward<T, true, true, false>
                       : m.in_turn              ? mix_chunked_backward<T, true, false, true>
                                                : mix_chunked_backward<T, true, false, false>;
-  launch(kernel, grid_of(width), chunked_threads, place::block_bytes, stream, m);
+  launch(kernel, grid_of(width), warps * warp_size, place::block_bytes(warps), stream, m);
 }
+
+// Of a block: 4, or the 3 that 99 KiB are enough for, which is all that compute capability 8.6 and 8.9 give it.
+int warps_that_fit(const DeviceLimits& limits) {
+  for (int warps = chunked_warps; warps >= 3; --warps) {
+    if (limits.shared_bytes >= static_cast<std::size_t>(place::block_bytes(warps))) return warps;
+  }
+  return 0;
+}
+static_assert(place::block_bytes(3) <= 99 << 10);
 
 }  // namespace
 
 bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits) {
   return dtype_size_bytes(args.d_y.dtype) == 2 && args.head_dim == 1 && args.filter.a.shape[1] == modes &&
-         limits.shared_bytes >= place::block_bytes &&
-         (args.entry_states || args.d_y.shape[2] <= H3Filter::superchunk);
+         warps_that_fit(limits) > 0 && (args.entry_states || args.d_y.shape[2] <= H3Filter::superchunk);
 }
 
-void run_chunked_backward(const H3MixerBackwardArgs& args, cudaStream_t stream) {
+void run_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream_t stream) {
+  const int warps = warps_that_fit(limits);
   if (args.d_y.dtype == DType::f16) {
-    run<__half>(args, stream);
+    run<__half>(args, warps, stream);
   } else {
-    run<__nv_bfloat16>(args, stream);
+    run<__nv_bfloat16>(args, warps, stream);
   }
 }
 

@@ -10,6 +10,6 @@ namespace riverhorse::cuda {
 
 // 16-bit activations, head_dim 1, 32 modes, enough shared memory, and a text of 1024 tokens or its entry states.
 bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits);
-void run_chunked_backward(const H3MixerBackwardArgs& args, cudaStream_t stream);
+void run_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream_t stream);
 
 }  // namespace riverhorse::cuda

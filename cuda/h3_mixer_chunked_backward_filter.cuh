@@ -19,51 +19,75 @@ struct ChunkedBackward {
   float *d_log_a, *d_gain, *d_skip, *d_taps;
 };
 
-// The constants of channel `d`: E^T, R, 1 / b and the tables of pairs.
+// What a thread needs of the filter of a channel: of its lane's mode, and its share of taps and lags.
+struct ChannelFilter {
+  Complex<float> a, a8, a16, a32, a64, input, output;
+  float taps_and_lags[2];  // of threads and those a block's size on, first all taps
+
+  template <typename T>
+  __device__ ChannelFilter(const ChunkedBackward<T>& m, std::int64_t d, int lane) {
+    const std::int64_t mode = d * modes + lane, powers = mode * H3Filter::power_count;
+    a = load_complex(m.powers, powers);
+    a8 = load_complex(m.powers, powers + 3);
+    a16 = load_complex(m.powers, powers + 4);
+    a32 = load_complex(m.powers, powers + 5);
+    a64 = load_complex(m.powers, powers + 6);
+    input = m.filter.input(mode);
+    output = m.filter.output(mode);
+    for (int i = 0; i < 2; ++i) {
+      const unsigned index = threadIdx.x + i * blockDim.x;
+      const float* values = index < chunk ? m.filter.taps : m.toeplitz;
+      taps_and_lags[i] = index < 2 * chunk ? values[d * chunk + index % chunk] : 0.0f;
+    }
+  }
+  __device__ Complex<float> gain() const {
+    const Complex<double> exact = Complex<double>(output.re, output.im) * Complex<double>(input.re, input.im);
+    return {static_cast<float>(exact.re), static_cast<float>(exact.im)};
+  }
+};
+
+// The constants of a channel: E^T, R, 1 / b and the tables of pairs. `scratch`: 512 bytes of shared memory.
 template <typename T>
-__device__ void make_constants(const ChunkedBackward<T>& m, std::int64_t d, std::uint32_t shared, int warp,
-                               int lane) {
-  const auto power = [&](int log2) {
-    const float* parts = m.powers + ((d * modes + lane) * H3Filter::power_count + log2) * 2;
-    return Complex<float>(parts[0], parts[1]);
-  };
-  const Complex<float> a = power(0), a8 = power(3), a16 = power(4), a32 = power(5);
+__device__ void make_constants(const ChannelFilter& filter, std::uint32_t shared, unsigned char* scratch, int warp,
+                               int warps, int lane) {
+  auto* const values = reinterpret_cast<float*>(scratch);  // taps, then lags
+  for (int i = 0; i < 2; ++i) {
+    const unsigned index = threadIdx.x + i * blockDim.x;
+    if (index < 2 * chunk) values[index] = filter.taps_and_lags[i];
+  }
   const auto eights = [&](int count) {  // a^(8 count)
     Complex<float> product(1);
-    if ((count & 1) != 0) product = a8;
-    if ((count & 2) != 0) product = product * a16;
-    if ((count & 4) != 0) product = product * a32;
+    if ((count & 1) != 0) product = filter.a8;
+    if ((count & 2) != 0) product = product * filter.a16;
+    if ((count & 4) != 0) product = product * filter.a32;
     return product;
   };
-  for (int unit = warp; unit < 8; unit += chunked_warps) {
-    Complex<float> in = eights(7 - unit), out = eights(unit) * a;
+  for (int unit = warp; unit < 8; unit += warps) {
+    Complex<float> in = eights(7 - unit), out = eights(unit) * filter.a;
     float rows[4][8];
     for (int t = 0; t < 8; ++t) {
       rows[0][7 - t] = in.re;
       rows[1][7 - t] = in.im;
       rows[2][t] = 2 * out.re;
       rows[3][t] = -2 * out.im;
-      in = in * a;
-      out = out * a;
+      in = in * filter.a;
+      out = out * filter.a;
     }
     for (int row = 0; row < 4; ++row) {
       const float* r = rows[row];
-      store_shared(shared + (row < 2 ? place::inputs : place::outputs) + unit_offset(2 * lane + row % 2, unit),
+      store_shared(shared + (row < 2 ? place::inputs : place::outputs) + Padded::offset(2 * lane + row % 2, unit),
                    make_uint4(pack<T>(r[0], r[1]), pack<T>(r[2], r[3]), pack<T>(r[4], r[5]), pack<T>(r[6], r[7])));
     }
   }
   if (warp == 0) {
-    const Complex<float> input = m.filter.input(d * modes + lane);
-    const float per_norm = norm(input) > 0 ? 1 / norm(input) : 0.0f;
+    const float size = norm(filter.input), per_norm = size > 0 ? 1 / size : 0.0f;
     store_shared(shared + place::per_input + static_cast<std::uint32_t>(8 * lane),
-                 make_float2(per_norm * input.re, -per_norm * input.im));
+                 make_float2(per_norm * filter.input.re, -per_norm * filter.input.im));
   }
-  const float* taps = m.filter.taps + d * chunk;
-  const float* lags = m.toeplitz + d * chunk;
-  for (int i = static_cast<int>(threadIdx.x); i < 4 * toeplitz_size; i += chunked_threads) {
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < 4 * toeplitz_size; i += static_cast<int>(blockDim.x)) {
     const int table = i / toeplitz_size, lag = i % toeplitz_size - toeplitz_before;
-    const float* values = table % 2 == 0 ? taps : lags;
-    const auto value = [&](int l) { return 0 <= l && l < chunk ? values[l] : 0.0f; };
+    const auto value = [&](int l) { return 0 <= l && l < chunk ? values[table % 2 * chunk + l] : 0.0f; };
     store_shared(shared + place::taps + static_cast<std::uint32_t>(4 * i),
                  pack<T>(value(lag), value(table < 2 ? lag - 1 : lag + 1)));
   }
@@ -90,11 +114,15 @@ struct ModeSums {
 template <typename T>
 __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned char* shared, const LagSums& taps,
                        const LagSums& lags, const ModeSums& mode_sums, Complex<float> gain, float scale, int warp,
-                       int lane) {
-  constexpr int parts = 48;  // of a warp, each a number a lane
+                       int warps, int lane) {
+  constexpr int parts = 48;    // of a warp, each a number a lane
+  constexpr int quarters = 4;  // of the lags
+  const std::int64_t mode = d * modes + lane, powers = mode * H3Filter::power_count;
+  const Complex<float> a = load_complex(m.powers, powers), a16 = load_complex(m.powers, powers + 4),
+                       a32 = load_complex(m.powers, powers + 5), a64 = load_complex(m.powers, powers + 6);
   float* const all = reinterpret_cast<float*>(shared);
-  double* const lag_values = reinterpret_cast<double*>(all + chunked_warps * parts * warp_size);
-  Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [warp][2][lane]
+  double* const lag_values = reinterpret_cast<double*>(all + warps * parts * warp_size);
+  Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [quarter][2][lane]
   __syncthreads();
   float* const own = all + warp * parts * warp_size + lane;
   for (int i = 0; i < 20; ++i) {
@@ -108,51 +136,56 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
   }
   __syncthreads();
 
-  const int l = static_cast<int>(threadIdx.x) % chunk;
-  const bool of_taps = threadIdx.x < chunk;
-  double sum = 0;
-  for (int w = 0; w < chunked_warps; ++w) sum += sum_of_lag(all + (w * parts + (of_taps ? 0 : 20)) * warp_size, l);
-  if (of_taps) {
-    m.d_taps[d * chunk + l] = static_cast<float>(sum);
-  } else {
-    lag_values[l] = sum;
-    if (l == 0) m.d_skip[d] = static_cast<float>(sum);
+  for (int i = static_cast<int>(threadIdx.x); i < 2 * chunk; i += static_cast<int>(blockDim.x)) {
+    const int l = i % chunk;
+    const bool of_taps = i < chunk;
+    double sum = 0;
+    for (int w = 0; w < warps; ++w) sum += sum_of_lag(all + (w * parts + (of_taps ? 0 : 20)) * warp_size, l);
+    if (of_taps) {
+      m.d_taps[d * chunk + l] = static_cast<float>(sum);
+    } else {
+      lag_values[l] = sum;
+      if (l == 0) m.d_skip[d] = static_cast<float>(sum);
+    }
   }
   __syncthreads();
 
-  // sum_l lags[l] a^l, and the same with l, 16 lags a warp
-  const std::int64_t mode = d * modes + lane;
-  const float* power = m.powers + mode * H3Filter::power_count * 2;
-  const Complex<double> a(power[0], power[1]);
-  Complex<double> a_l(1), by_gain, by_log_a;
-  if ((warp & 1) != 0) a_l = Complex<double>(power[8], power[9]);          // a^16
-  if ((warp & 2) != 0) a_l = a_l * Complex<double>(power[10], power[11]);  // a^32
-  for (int lag = 16 * warp; lag < 16 * warp + 16; ++lag) {
-    const Complex<double> term = 2 * lag_values[lag] * a_l;
-    by_gain += term;
-    by_log_a += static_cast<double>(lag) * term;
-    a_l = a_l * a;
+  // sum_l lags[l] a^l, and the same with l
+  const auto exact = [](Complex<float> value) { return Complex<double>(value.re, value.im); };
+  for (int quarter = warp; quarter < quarters; quarter += warps) {
+    Complex<double> a_l(1), by_gain, by_log_a;
+    if ((quarter & 1) != 0) a_l = exact(a16);
+    if ((quarter & 2) != 0) a_l = a_l * exact(a32);
+    constexpr int count = chunk / quarters;
+    for (int lag = count * quarter; lag < count * (quarter + 1); ++lag) {
+      const Complex<double> term = 2 * lag_values[lag] * a_l;
+      by_gain += term;
+      by_log_a += static_cast<double>(lag) * term;
+      a_l = a_l * exact(a);
+    }
+    partial[(2 * quarter) * warp_size + lane] = by_gain;
+    partial[(2 * quarter + 1) * warp_size + lane] = by_log_a;
   }
-  partial[(2 * warp) * warp_size + lane] = by_gain;
-  partial[(2 * warp + 1) * warp_size + lane] = by_log_a;
   __syncthreads();
   if (warp != 0) return;
 
-  for (int w = 1; w < chunked_warps; ++w) {
-    by_gain += partial[(2 * w) * warp_size + lane];
-    by_log_a += partial[(2 * w + 1) * warp_size + lane];
+  Complex<double> by_gain, by_log_a;
+  for (int quarter = 0; quarter < quarters; ++quarter) {
+    by_gain += partial[(2 * quarter) * warp_size + lane];
+    by_log_a += partial[(2 * quarter + 1) * warp_size + lane];
   }
   Complex<double> sums[4];
   for (int i = 0; i < 4; ++i) {
-    for (int w = 0; w < chunked_warps; ++w) {
+    for (int w = 0; w < warps; ++w) {
       const float* part = all + (w * parts + 40 + 2 * i) * warp_size + lane;
       sums[i] += Complex<double>(part[0], part[warp_size]);
     }
   }
   const double per_x = 1 / static_cast<double>(scale);
-  const Complex<double> weight(gain.re, gain.im), a64(power[12], power[13]);
+  const Complex<double> weight = exact(gain);
   const Complex<double> d_gain = by_gain + per_x * sums[0];
-  const Complex<double> d_log_a = weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + a64 * sums[3]));
+  const Complex<double> d_log_a =
+      weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + exact(a64) * sums[3]));
   m.d_gain[2 * mode] = static_cast<float>(d_gain.re);
   m.d_gain[2 * mode + 1] = static_cast<float>(-d_gain.im);
   m.d_log_a[2 * mode] = static_cast<float>(d_log_a.re);

@@ -8,7 +8,15 @@
 namespace riverhorse::cuda::chunked_backward {
 
 constexpr int modes = chunked_modes;
-constexpr int tile_bytes = tile_rows * row_bytes;
+
+// Rows lie 16 bytes further apart than they are long, so that neither the 8 units of 16 bytes of a row nor one of 8
+// rows meet in a bank, and a lane reaches all it needs with constants added to a few addresses.
+struct Padded {
+  static constexpr int pitch = row_bytes + 16;
+  __device__ static constexpr std::uint32_t offset(unsigned row, unsigned unit) { return row * pitch + unit * 16; }
+};
+constexpr int pitch = Padded::pitch;
+constexpr int tile_bytes = tile_rows * pitch;
 
 // Left operands of 16 x 64 (by 16 columns), which is also where four pairs of results of 16 x 8 go.
 using Rows = std::uint32_t[4][4];
@@ -21,8 +29,8 @@ constexpr int table_bytes = 4 * toeplitz_size;
 
 // Offsets in the shared memory of a block, and of a warp in its part.
 namespace place {
-constexpr int inputs = 0, outputs = inputs + 64 * row_bytes;  // E^T and R: two rows a mode, real and imaginary part
-constexpr int taps = outputs + 64 * row_bytes, lags = taps + table_bytes;
+constexpr int inputs = 0, outputs = inputs + 64 * pitch;  // E^T and R: two rows a mode, real and imaginary part
+constexpr int taps = outputs + 64 * pitch, lags = taps + table_bytes;
 constexpr int taps_back = lags + table_bytes, lags_back = taps_back + table_bytes;
 constexpr int per_input = lags_back + table_bytes;  // 1 / b, a mode 8 bytes
 constexpr int carry = per_input + 8 * modes;        // lambda, from warp to warp where they take turns
@@ -30,59 +38,45 @@ constexpr int lambda_turns = carry + 8 * modes;  // barriers of each warp, for l
 constexpr int chunk_turns = lambda_turns + 16 * chunked_warps;
 constexpr int warps = chunk_turns + 16 * chunked_warps;
 
-constexpr int keys = 0;  // 17 rows: the chunk before comes first
-constexpr int values = keys + tile_bytes + row_bytes, queries = values + tile_bytes, d_y = queries + tile_bytes;
-constexpr int projected = d_y + tile_bytes, shifted = projected + tile_bytes;
+// Two of 17 rows: one has the keys, of which the chunk before comes first, the other what is projected. For the next
+// tile they change places, so that its keys come while those of this one are still read.
+constexpr int keys = 0, projected = keys + tile_bytes + pitch;
+constexpr int values = projected + tile_bytes + pitch, queries = values + tile_bytes, d_y = queries + tile_bytes;
+constexpr int shifted = d_y + tile_bytes;
 constexpr int d_shifted = shifted + tile_bytes;  // 17 rows: the chunk after comes last
-constexpr int tap_sums = d_shifted + tile_bytes + row_bytes, lag_sums = tap_sums + lag_sums_bytes;
-constexpr int lane_offsets = lag_sums + lag_sums_bytes;
-constexpr int warp_bytes = lane_offsets + 16 * warp_size;
-constexpr int block_bytes = warps + chunked_warps * warp_bytes;
+constexpr int tap_sums = d_shifted + tile_bytes + pitch, lag_sums = tap_sums + lag_sums_bytes;
+constexpr int warp_bytes = lag_sums + lag_sums_bytes;
+constexpr int block_bytes(int warps_of_block) { return warps + warps_of_block * warp_bytes; }
 }  // namespace place
-static_assert(place::block_bytes <= 99 << 10, "all that compute capability 8.6 and 8.9 give a block");
 
-// Where this lane reads and writes in tiles, by the kind of access. The compilers make dozens of addresses of these
-// and would keep them all in registers, and spill; so from time to time they are read again, from shared memory.
+// Where this lane reads and writes, by the kind of access, in tiles and in tables.
 struct LaneOffsets {
-  int lane;
-  std::uint32_t rows;         // left operands; columns 16 p are at rows ^ 32 p
-  std::uint32_t modes_right;  // right operands of E and R^T: rows 8 i at + 8 i row_bytes, columns 32 p at ^ 64 p
-  std::uint32_t times_right;  // right operands of E^T and R: 32 rows, columns 8 j at ^ 16 j
-  std::uint32_t kept;         // where
+  unsigned lane;  // without a sign, to be divided by shifts
 
-  __device__ LaneOffsets(int index, std::uint32_t own)
-      : lane(index),
-        rows(unit_offset(lane % 16, lane / 16)),
-        modes_right(unit_offset(lane % 8, lane / 8)),
-        times_right(unit_offset(lane, 0)),
-        kept(own + place::lane_offsets + unit()) {
-    store_shared(kept, make_uint4(static_cast<std::uint32_t>(lane), rows, modes_right, times_right));
+  // Left operands; columns 16 p are 32 p further.
+  __device__ __forceinline__ std::uint32_t rows() const { return Padded::offset(lane % 16, lane / 16); }
+  // Right operands of E and R^T: rows 8 i are 8 i pitches further, columns 32 p are 64 p further.
+  __device__ __forceinline__ std::uint32_t modes_right() const { return Padded::offset(lane % 8, lane / 8); }
+  // Right operands of E^T and R, 32 rows; columns 8 j are 16 j further.
+  __device__ __forceinline__ std::uint32_t times_right() const { return Padded::offset(lane, 0); }
+  // Left operands that have the rows of a tile as columns; column block j is 16 j further.
+  __device__ __forceinline__ std::uint32_t turned_block() const { return lane / 8 % 2; }
+  __device__ __forceinline__ std::uint32_t turned() const {
+    return Padded::offset(lane % 8 + 8 * (lane / 16), turned_block());
   }
-  __device__ __forceinline__ void read_again() {
-    const uint4 all = load_shared<uint4>(kept);
-    lane = static_cast<int>(all.x);
-    rows = all.y;
-    modes_right = all.z;
-    times_right = all.w;
-  }
-
-  // Left operands from row 1 on.
-  __device__ __forceinline__ std::uint32_t next_rows() const { return unit_offset(lane % 16 + 1, lane / 16); }
-  // The row and the block of 8 columns for left operands that have the rows of a tile as columns.
-  __device__ __forceinline__ int turned_row() const { return lane % 8 + 8 * (lane / 16); }
-  __device__ __forceinline__ int turned_block() const { return lane / 8 % 2; }
+  // This lane's mode in a tile of modes; the next row is a pitch further.
+  __device__ __forceinline__ std::uint32_t mode() const { return 4 * lane; }
+  // The first row, and the pair of columns, of operands and sums, and where in a tile; column block j is 16 j
+  // further.
+  __device__ __forceinline__ int row() const { return static_cast<int>(lane / 4); }
+  __device__ __forceinline__ int column() const { return static_cast<int>(lane % 4 * 2); }
+  __device__ __forceinline__ std::uint32_t sums() const { return Padded::offset(lane / 4, 0) + lane % 4 * 4; }
   // Tile 0 in a table of pairs; tile m at + 32 m.
   __device__ __forceinline__ std::uint32_t forwards() const {
-    return static_cast<std::uint32_t>(4 * (toeplitz_before + lane / 4 - 2 * (lane % 4)));
+    return 4 * (toeplitz_before + lane / 4 - 2 * (lane % 4));
   }
-  __device__ __forceinline__ std::uint32_t back() const {
-    return static_cast<std::uint32_t>(4 * (toeplitz_before - lane / 4 + 2 * (lane % 4)));
-  }
-  // This lane's mode in a tile of modes.
-  __device__ __forceinline__ std::uint32_t mode_at(int row) const {
-    return static_cast<std::uint32_t>(row * row_bytes + ((4 * lane) ^ ((row & 7) << 4)));
-  }
-  __device__ __forceinline__ std::uint32_t unit() const { return static_cast<std::uint32_t>(16 * lane); }
+  __device__ __forceinline__ std::uint32_t back() const { return 4 * (toeplitz_before - lane / 4 + 2 * (lane % 4)); }
+  __device__ __forceinline__ std::uint32_t unit() const { return 16 * lane; }
 };
 
 // Element by element, in 16 bits.
@@ -114,22 +108,30 @@ __device__ __forceinline__ Complex<float> unpack_complex(std::uint32_t pair) {
   return {parts.x, parts.y};
 }
 
-__device__ __forceinline__ void load_rows(Rows& rows, std::uint32_t tile, std::uint32_t offset) {
+// Two sums of 16 x 8 next to each other, rounded, are a left operand.
+template <typename T>
+__device__ __forceinline__ void pack_sums(std::uint32_t (&pairs)[4], const float (&sums)[2][4]) {
 #pragma unroll
-  for (int p = 0; p < 4; ++p) load_matrices(rows[p], tile + (offset ^ static_cast<std::uint32_t>(32 * p)));
+  for (int i = 0; i < 4; ++i) pairs[i] = pack<T>(sums[i / 2][i % 2 * 2], sums[i / 2][i % 2 * 2 + 1]);
 }
 
-__device__ __forceinline__ void store_rows(std::uint32_t tile, std::uint32_t offset, const Rows& rows) {
+// Addresses of rows and right operands are of a lane in a tile.
+__device__ __forceinline__ void load_rows(Rows& rows, std::uint32_t from) {
 #pragma unroll
-  for (int p = 0; p < 4; ++p) store_matrices(tile + (offset ^ static_cast<std::uint32_t>(32 * p)), rows[p]);
+  for (int p = 0; p < 4; ++p) load_matrices(rows[p], from + 32 * p);
+}
+
+__device__ __forceinline__ void store_rows(std::uint32_t to, const Rows& rows) {
+#pragma unroll
+  for (int p = 0; p < 4; ++p) store_matrices(to + 32 * p, rows[p]);
 }
 
 // Right operands with the 16 rows of a tile as rows: those of column block j.
-__device__ __forceinline__ void load_right(std::uint32_t (&right)[8][2], std::uint32_t tile, std::uint32_t offset) {
+__device__ __forceinline__ void load_right(std::uint32_t (&right)[8][2], std::uint32_t from) {
 #pragma unroll
   for (int p = 0; p < 4; ++p) {
     std::uint32_t r[4];
-    load_matrices_transposed(r, tile + (offset ^ static_cast<std::uint32_t>(32 * p)));
+    load_matrices_transposed(r, from + 32 * p);
     right[2 * p][0] = r[0];
     right[2 * p][1] = r[1];
     right[2 * p + 1][0] = r[2];
@@ -164,14 +166,14 @@ __device__ __forceinline__ void store_sums(std::uint32_t address, const LagSums&
 }
 
 // sums[m] += of every right block the left blocks 2 m and 2 m - 1 before it: W^T d_Z within chunks. `tile` holds W.
+// What is read beside a row goes into sums that nobody reads.
 template <typename T>
 __device__ __forceinline__ void add_lags(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
                                          const std::uint32_t (&right)[8][2]) {
   std::uint32_t left[9][4];  // block pairs (-1, 0), (0, 1) ... (7, -): nothing is before the first
+  load_matrices_transposed(left[0], tile + at.turned() - 16 * at.turned_block());
 #pragma unroll
-  for (int block = -1; block < 8; ++block) {
-    load_matrices_transposed(left[block + 1], tile + unit_offset(at.turned_row(), (block + at.turned_block()) & 7));
-  }
+  for (int block = 0; block < 8; ++block) load_matrices_transposed(left[block + 1], tile + at.turned() + 16 * block);
   left[0][0] = left[0][2] = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {  // in an order that keeps neighbours on different sums
@@ -194,13 +196,15 @@ __device__ __forceinline__ std::uint32_t pair_mask(unsigned bits) {
 template <typename T, bool packed>
 __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets& at, std::uint32_t tile,
                                                 unsigned begins, const std::uint32_t (&right)[8][2]) {
-  const auto load = [&](std::uint32_t(&left)[4], int block) {
-    const int first = block + at.turned_block();
-    load_matrices_transposed(left, tile + unit_offset(at.turned_row() + (first >= 0 ? 1 : 0), first & 7));
+  const std::uint32_t turned = tile + at.turned();
+  const std::uint32_t over_the_end = turned + 7 * 16 + at.turned_block() * (pitch - 8 * 16);  // on to the next row
+  const auto load = [&](std::uint32_t(&left)[4], int block) {                                 // -8 ... 7 of two rows
+    load_matrices_transposed(
+        left, block == -1 ? over_the_end : turned + (block < 0 ? (block + 8) * 16 : pitch + block * 16));
     if constexpr (packed) {  // left[0] and [2] are of `block`, [1] and [3] of the next; two rows each
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (block + i % 2 < 0) left[i] &= pair_mask(~begins >> (2 * (at.lane % 4) + 8 * (i / 2)));
+        if (block + i % 2 < 0) left[i] &= pair_mask(~begins >> (at.column() + 8 * (i / 2)));
       }
     }
   };
@@ -219,13 +223,13 @@ __device__ __forceinline__ void add_lags_across(LagSums& sums, const LaneOffsets
   }
 }
 
-// Rows `x` by the modes of `matrix` (E or R^T) to `out`, and x times the weights to `weighted_out`, both rounded.
-// The weight of time t of 64 is (63 - t) / 64, or (t + 1) / 64 backwards.
+// Rows `x` by the modes of a matrix (E or R^T, at `right_at`) to `out`, and x times the weights to `weighted_out`,
+// both rounded. The weight of time t of 64 is (63 - t) / 64, or (t + 1) / 64 backwards.
 template <typename T, bool backwards>
-__device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, std::uint32_t matrix, std::uint32_t out,
-                                        std::uint32_t weighted_out) {
+__device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, std::uint32_t right_at,
+                                        std::uint32_t out, std::uint32_t weighted_out) {
   constexpr float first = backwards ? 1.0f / 64 : 63.0f / 64, step = backwards ? 1.0f / 64 : -1.0f / 64;
-  const float weight = first + step * static_cast<float>(at.lane % 4 * 2);  // of this lane's first column
+  const float weight = first + step * static_cast<float>(at.column());  // of this lane's first column
   Rows weighted;
 #pragma unroll
   for (int p = 0; p < 4; ++p) {
@@ -245,8 +249,7 @@ __device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, st
       std::uint32_t right[4][4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        load_matrices<true>(right[i], matrix + 8 * row_bytes * static_cast<std::uint32_t>(begin + i) +
-                                          (at.modes_right ^ static_cast<std::uint32_t>(64 * half)));
+        load_matrices<true>(right[i], right_at + 8 * pitch * (begin + i) + 64 * half);
       }
 #pragma unroll
       for (int y = 0; y < 2; ++y) {
@@ -260,26 +263,25 @@ __device__ __forceinline__ void project(const Rows& x, const LaneOffsets& at, st
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const std::uint32_t offset = unit_offset(at.lane / 4, begin + i) + static_cast<std::uint32_t>(at.lane % 4 * 4);
+      const int offset = 16 * (begin + i);
       store_shared(out + offset, pack<T>(sums[i][0], sums[i][1]));
-      store_shared(out + offset + 8 * row_bytes, pack<T>(sums[i][2], sums[i][3]));
+      store_shared(out + offset + 8 * pitch, pack<T>(sums[i][2], sums[i][3]));
       store_shared(weighted_out + offset, pack<T>(weighted_sums[i][0], weighted_sums[i][1]));
-      store_shared(weighted_out + offset + 8 * row_bytes, pack<T>(weighted_sums[i][2], weighted_sums[i][3]));
+      store_shared(weighted_out + offset + 8 * pitch, pack<T>(weighted_sums[i][2], weighted_sums[i][3]));
     }
   }
 }
 
-// sums of column blocks begin ... begin + 3 += states by the modes of `matrix` (R or E^T).
+// sums of column blocks begin ... begin + 3 += states by the modes of a matrix (R or E^T, at `right_at`).
 template <typename T>
-__device__ __forceinline__ void add_states(float (&sums)[4][4], const Rows& states, const LaneOffsets& at,
-                                           std::uint32_t matrix, int begin) {
+__device__ __forceinline__ void add_states(float (&sums)[4][4], const Rows& states, std::uint32_t right_at,
+                                           int begin) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     std::uint32_t right[4][4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      load_matrices_transposed<true>(right[j], matrix + static_cast<std::uint32_t>(32 * row_bytes * half) +
-                                                   (at.times_right ^ static_cast<std::uint32_t>((begin + j) << 4)));
+      load_matrices_transposed<true>(right[j], right_at + 32 * pitch * half + 16 * (begin + j));
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) multiply_add<T>(sums[j], states[2 * half], right[j][0], right[j][1]);

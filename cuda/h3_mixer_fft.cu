@@ -234,7 +234,7 @@ void CudaEncoder::record_h3_mixer_fft(const H3MixerArgs& args) {
   const Tensor past = args.slots ? scratch(DType::f32, {width, d, batch, tokens}) : Tensor();
   const Tensor spectra = group.spectra(*this, plan), points = group.points(*this, plan);
   record_ssm_kernel({args.filter, kernel});
-  add("h3_mixer", [=](cudaStream_t stream) {
+  add("h3_mixer.fft", [=](cudaStream_t stream) {
     const Call call{.filter = Filter(args.filter),
                     .batch = batch,
                     .tokens = tokens,

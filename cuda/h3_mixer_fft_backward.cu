@@ -92,7 +92,7 @@ void CudaEncoder::record_h3_mixer_backward_fft(const H3MixerBackwardArgs& args, 
 
   record_ssm_kernel({args.filter, kernel});
   const auto add_elementwise = [&](auto&& launch_as) {
-    add("h3_mixer_backward",
+    add("h3_mixer_backward.fft",
         [=](cudaStream_t stream) { with_activation(args.d_y.dtype, [&](auto type) { launch_as(stream, type); }); });
   };
   add_elementwise([=](cudaStream_t stream, auto type) {

@@ -1,5 +1,5 @@
-// Rows of 64 numbers of 16 bits in shared memory, as the chunked mixer and the direct convolution have them, and how
-// they are loaded and stored.
+// Rows of 64 numbers in shared memory, as the chunked mixer and the direct convolution have them, and how they are
+// loaded and stored.
 #pragma once
 
 #include <cstring>
@@ -9,28 +9,32 @@
 
 namespace riverhorse::cuda {
 
-constexpr int row_bytes = 128;
+constexpr int row_bytes = 128;  // of 16-bit numbers
 
-// A row in shared memory is 8 units of 16 bytes, in an order that differs from row to row, so that neither 8 units of
-// a row nor one of 8 rows meet in a bank.
-__device__ inline std::uint32_t unit_offset(int row, int unit) {
-  return static_cast<std::uint32_t>(row * row_bytes + ((unit ^ (row & 7)) << 4));
+// A row of numbers T in shared memory is units of 16 bytes in an order that differs from row to row, so that neither
+// 8 units of a row nor 32 bytes of 4 rows (16-bit numbers: 16 bytes of 8 rows) meet in a bank.
+template <typename T = std::uint16_t>
+__device__ inline std::uint32_t unit_offset(unsigned row, unsigned unit) {
+  constexpr unsigned words = sizeof(T) / 2;
+  return row * words * row_bytes + ((unit ^ ((row & 7) * words)) << 4);
 }
+template <typename T>
+constexpr int unit_size = 16 / static_cast<int>(sizeof(T));
 
-// The first `count` of the 8 elements of a unit from global to shared memory, and zeros; `aligned`: by an
-// asynchronous copy, which takes an address aligned to 16 bytes.
+// The first `count` of the elements of a unit from global to shared memory, and zeros; `aligned`: by an asynchronous
+// copy, which takes an address aligned to 16 bytes.
 template <typename T>
 __device__ __forceinline__ void load_unit(std::uint32_t to, const T* from, int count, bool aligned) {
   if (aligned) {
-    copy_async(to, from, 2 * max(min(count, 8), 0));
+    copy_async(to, from, static_cast<int>(sizeof(T)) * max(min(count, unit_size<T>), 0));
     return;
   }
-  std::uint16_t elements[8];
-  for (int i = 0; i < 8; ++i) {
-    elements[i] = 0;
-    if (i < count) std::memcpy(&elements[i], &from[i], 2);
+  uint4 unit = {};
+  T elements[unit_size<T>];
+  std::memcpy(elements, &unit, sizeof unit);
+  for (int i = 0; i < unit_size<T>; ++i) {
+    if (i < count) elements[i] = from[i];
   }
-  uint4 unit;
   std::memcpy(&unit, elements, sizeof unit);
   store_shared(to, unit);
 }
@@ -40,9 +44,9 @@ __device__ __forceinline__ void store_unit(T* to, uint4 unit, int count, bool al
     if (count > 0) __stcs(reinterpret_cast<uint4*>(to), unit);
     return;
   }
-  T elements[8];
+  T elements[unit_size<T>];
   std::memcpy(elements, &unit, sizeof unit);
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < unit_size<T>; ++i) {
     if (i < count) to[i] = elements[i];
   }
 }

@@ -8,6 +8,12 @@
 //   C (16 x 8)   c[0], c[1]: row g, columns 2t, 2t + 1;  c[2], c[3]: row g + 8
 // So the sums C of two neighbouring products, packed, are an A. The product with 8 columns of A has a[0], a[1], b0.
 //
+// For fp32 numbers with 10 bits of mantissa (tf32; "m16n8k8" with .tf32):
+//   A (16 x 8)  a[0]: row g, column t;  a[1]: row g + 8;  a[2], a[3]: the same of column t + 4
+//   B (8 x 8)   b0: row t of column g;  b1: row t + 4
+// Columns of A may stand in any order that the rows of B share: with 2t for t and 2t + 1 for t + 4, a C is an A but
+// for the order of its registers.
+//
 // Shared memory is addressed by bytes, as shared_address() gives them; in the emulator those are offsets in the
 // dynamic part, so that only this can be used here.
 #pragma once
@@ -16,6 +22,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -77,6 +84,19 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], std::uint32_t a0, st
         : "r"(a0), "r"(a1), "r"(b0));
   }
 }
+// Rounded to tf32.
+__device__ __forceinline__ float to_tf32(float value) {
+  std::uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return __uint_as_float(bits);
+}
+// Of operands that are tf32.
+__device__ __forceinline__ void multiply_add(float (&c)[4], const float (&a)[4], float b0, float b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+        "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -117,6 +137,11 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
 __device__ __forceinline__ std::uint32_t opaque(std::uint32_t address) {
   asm volatile("" : "+r"(address));
   return address;
+}
+// The offset, which the compiler cannot make again from what it was made of: it stays in its registers.
+__device__ __forceinline__ std::int64_t opaque(std::int64_t offset) {
+  asm volatile("" : "+l"(offset));
+  return offset;
 }
 
 // V is float, float2, std::uint32_t or uint4; `constant` as above.
@@ -253,6 +278,22 @@ void multiply_add(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32
   multiply_add_gathered<T, 1>(c, {a0, a1}, {b0});
 }
 
+inline float to_tf32(float value) {
+  return std::isfinite(value) ? __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xffffe000u) : value;
+}
+inline void multiply_add(float (&c)[4], const float (&a)[4], float b0, float b1) {
+  struct Operands {
+    float a[4], b[2];
+  } own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  const std::byte* all = emulator::exchange(&own, sizeof own);
+  const auto of_lane = [&](int lane) { return reinterpret_cast<const Operands*>(all + emulator::lane_bytes * lane); };
+  const int lane = emulator::lane_of_thread(), g = lane / 4, t = lane % 4;
+  for (int k = 0; k < 8; ++k) {
+    const Operands& rows = *of_lane(4 * g + k % 4);
+    for (int i = 0; i < 4; ++i) c[i] += rows.a[k / 4 * 2 + i / 2] * of_lane(4 * (2 * t + i % 2) + k % 4)->b[k / 4];
+  }
+}
+
 inline std::byte* shared_pointer(std::uint32_t address) {
   return static_cast<std::byte*>(emulator::dynamic_shared_memory()) + address;
 }
@@ -261,6 +302,7 @@ inline std::uint32_t shared_address(const void* pointer) {
 }
 
 inline std::uint32_t opaque(std::uint32_t address) { return address; }
+inline std::int64_t opaque(std::int64_t offset) { return offset; }
 
 template <bool constant = false>
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {

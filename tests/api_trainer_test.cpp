@@ -281,6 +281,21 @@ TEST_F(ApiTrainer, ThreadsTakeTurns) {
   EXPECT_EQ(step(first).loss, step(second).loss);
 }
 
+// What is made again instead of kept changes no bit of a step.
+TEST_F(ApiTrainer, RecomputesToTheSameBits) {
+  for (const riverhorse_recompute level : {RIVERHORSE_RECOMPUTE_MIXER, RIVERHORSE_RECOMPUTE_BLOCK}) {
+    riverhorse_trainer_options options = trainer_options();
+    options.recompute = level;
+    riverhorse_trainer* kept = create();
+    riverhorse_trainer* again = create(options);
+    for (int i = 0; i < 3; ++i) {
+      const riverhorse_step_result first = step(kept), second = step(again);
+      EXPECT_EQ(first.loss, second.loss);
+      EXPECT_EQ(first.gradient_norm, second.gradient_norm);
+    }
+  }
+}
+
 TEST_F(ApiTrainer, RefusesBadOptions) {
   const auto refused = [&](const char* part, const std::function<void(riverhorse_trainer_options&)>& change) {
     riverhorse_trainer_options options = trainer_options();
@@ -310,6 +325,7 @@ TEST_F(ApiTrainer, RefusesBadOptions) {
   refused("schedule", [](Options& options) { options.schedule = static_cast<riverhorse_schedule>(-1); });
   refused("schedule_steps", [](Options& options) { options.schedule = RIVERHORSE_SCHEDULE_COSINE; });
   refused("conv", [](Options& options) { options.conv = static_cast<riverhorse_conv>(7); });
+  refused("recompute", [](Options& options) { options.recompute = static_cast<riverhorse_recompute>(3); });
   refused("dtype", [](Options& options) { options.dtype = static_cast<riverhorse_dtype>(9); });
   refused("seed", [](Options& options) { options.seed = std::numeric_limits<std::uint64_t>::max(); });
 

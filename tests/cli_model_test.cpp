@@ -262,7 +262,8 @@ TEST_F(CliModel, BenchDecodeAndPrefillHaveRowsWithCeilings) {
 
 TEST_F(CliModel, BenchTrainHasARowOfSteps) {
   const ChildResult train =
-      run(words("bench train --backend cpu --preset tiny-hybrid --batch 2 --tokens 33 --repetitions 3 --json"));
+      run(words("bench train --backend cpu --preset tiny-hybrid --batch 2 --tokens 33 --repetitions 3 --recompute "
+                "block --json"));
   expect_success(train);
   expect_ceilings(train.json());
   ASSERT_EQ(train.json()["rows"].size(), 1u);
@@ -270,7 +271,8 @@ TEST_F(CliModel, BenchTrainHasARowOfSteps) {
   expect_row(row, false);
   EXPECT_EQ(row["repetitions"], 3);
   EXPECT_EQ(row["tokens"], 66);
-  EXPECT_EQ(row["shape"], "tiny-hybrid, 2 x 33 tokens");
+  EXPECT_EQ(row["shape"], "tiny-hybrid, 2 x 33 tokens, recompute block");
+  EXPECT_GT(row["memory_bytes"].get<std::uint64_t>(), 0u);
   EXPECT_GT(row["tokens_per_second_wall"].get<double>(), 0);
   expect_failure(run(words("bench train --backend vulkan --preset tiny-hybrid --batch 2 --tokens 33")), 1,
                  "cannot train");

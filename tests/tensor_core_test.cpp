@@ -1,5 +1,5 @@
 // Products of fragments and loads of matrices (cuda/tensor_core.cuh) as the emulator does them, against the layouts
-// that the PTX ISA documents, for both 16-bit types.
+// that the PTX ISA documents, for both 16-bit types and tf32.
 #include "tensor_core.cuh"
 
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 namespace riverhorse::cuda {
 namespace {
 
-// Small integers: exact in both types.
+// Small integers: exact in all types.
 float a_at(int row, int column) { return static_cast<float>((3 * row + 5 * column) % 11 - 5); }
 float b_at(int row, int column) { return static_cast<float>((7 * row + 2 * column) % 13 - 6); }
 float c_at(int row, int column) { return static_cast<float>(row - 2 * column); }
@@ -41,6 +41,19 @@ void multiply(float* errors) {
     error += std::abs(whole[i] - product_at(g + 8 * (i / 2), 2 * t + i % 2, 16));
     error += std::abs(half[i] - product_at(g + 8 * (i / 2), 2 * t + i % 2, 8));
   }
+  errors[threadIdx.x] = error;
+}
+
+void multiply_tf32(float* errors) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  float a[4], c[4];
+  for (int i = 0; i < 4; ++i) {
+    a[i] = a_at(g + 8 * (i % 2), t + 4 * (i / 2));
+    c[i] = c_at(g + 8 * (i / 2), 2 * t + i % 2);
+  }
+  multiply_add(c, a, b_at(t, g), b_at(t + 4, g));
+  float error = 0;
+  for (int i = 0; i < 4; ++i) error += std::abs(c[i] - product_at(g + 8 * (i / 2), 2 * t + i % 2, 8));
   errors[threadIdx.x] = error;
 }
 
@@ -104,6 +117,12 @@ void expect_zero(const auto& values) {
 }
 
 // Two warps, so that one does not take the other's operands.
+TEST(TensorCore, ProductsOfTf32) {
+  std::vector<float> errors(64, -1.0f);
+  launch(multiply_tf32, dim3(1), dim3(64), 0, nullptr, errors.data());
+  expect_zero(errors);
+}
+
 TEST(TensorCore, ProductsOfF16) {
   std::vector<float> errors(64, -1.0f);
   launch(multiply<__half>, dim3(1), dim3(64), 0, nullptr, errors.data());
@@ -131,6 +150,15 @@ TEST(TensorCore, PairsAreRoundedToNearestEven) {
   const std::vector<float> bfloats = {1, 1, -1, 1 + 0x1p-6f};
   launch(round_pairs<__nv_bfloat16>, dim3(1), dim3(2), 0, nullptr, errors.data(), values.data(), bfloats.data());
   expect_zero(errors);
+}
+
+// Halves away from zero.
+TEST(TensorCore, NumbersAreRoundedToTf32) {
+  EXPECT_EQ(to_tf32(1 + 0x1p-11f), 1 + 0x1p-10f);
+  EXPECT_EQ(to_tf32(-1 - 0x1.8p-10f), -1 - 0x1p-9f);
+  EXPECT_EQ(to_tf32(0x1.ffcp-100f), 0x1.ffcp-100f);
+  EXPECT_EQ(to_tf32(0x1.002p+100f - 0x1p77f), 0x1p100f);
+  EXPECT_TRUE(std::isnan(to_tf32(std::nanf(""))));
 }
 
 TEST(TensorCore, CopiesArriveInGroups) {

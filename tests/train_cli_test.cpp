@@ -124,7 +124,8 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--prompt", "ab"},
                                                                      {"--seed", 5},
                                                                      {"--dtype", "f32"},  // all that the cpu has
-                                                                     {"--conv", "fft"}};
+                                                                     {"--conv", "fft"},
+                                                                     {"--recompute", "mixer"}};
   std::string command = "--config " + golden_folder + "/lm/h3-pure/config.json --output " + folder;
   for (const auto& [flag, value] : flags) {
     const nlohmann::json& one = value.is_array() ? value[0] : value;

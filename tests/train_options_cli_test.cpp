@@ -146,7 +146,7 @@ TEST_F(TrainOptions, ABatchThatDoesNotFitIsHalved) {
   std::getline(log, line);
   const auto bytes = nlohmann::json::parse(line)["memory_bytes"].get<std::uint64_t>();
   const std::string limit = "--memory-limit " + std::to_string(bytes * 3 / 4 >> 20) + " ";
-  expect_failure(start("too_small", limit), 1, "MiB that the cpu backend may use are in use");
+  expect_failure(start("too_small", limit), 1, "the training of 32 sequences of 24 tokens at once needs");
   const ChildResult halved = start("halved_batch", limit + "--auto-batch");
   expect_success(halved);
   EXPECT_NE(halved.err.find("does not fit"), std::string::npos) << halved.err;
@@ -157,6 +157,34 @@ TEST_F(TrainOptions, ABatchThatDoesNotFitIsHalved) {
     EXPECT_NEAR(parts[i]["loss"].get<double>(), whole[i]["loss"].get<double>(), 1e-4);
   }
   expect_failure(start("never", "--memory-limit 0"), 2, "--memory-limit");
+}
+
+// The same training, at every level: what is said to be kept shrinks. Going on may choose anew.
+TEST_F(TrainOptions, StagesMayBeMadeAgain) {
+  const std::string data = tokens_file("again.safetensors", 20);
+  std::string kept_before;
+  std::vector<std::string> models;
+  for (const std::string level : {"none", "mixer", "block"}) {
+    const std::string folder = temporary("again_" + level);
+    const ChildResult result = train("--preset tiny-hybrid --set resid_pdrop=0.1 --steps 2 --recompute " + level +
+                                     " " + small(data, folder));
+    expect_success(result);
+    EXPECT_NE(result.err.find("recompute " + level + "; "), std::string::npos) << result.err;
+    EXPECT_NE(result.out.find("\"recompute\": \"" + level + "\""), std::string::npos) << result.out;
+    const std::size_t kept = result.err.find("kept activations");
+    ASSERT_NE(kept, std::string::npos) << result.err;
+    const std::string line = result.err.substr(kept, result.err.find('\n', kept) - kept);
+    EXPECT_NE(line, kept_before);
+    kept_before = line;
+    EXPECT_NE(result.err.find("  total "), std::string::npos) << result.err;
+    models.push_back(read_whole_file(folder + "/step-00000002/model.safetensors"));
+  }
+  EXPECT_EQ(models[1], models[0]);
+  EXPECT_EQ(models[2], models[0]);
+  const ChildResult on = train("--resume " + temporary("again_none") + " --steps 3 --recompute block");
+  expect_success(on);
+  EXPECT_NE(on.err.find("recompute block; "), std::string::npos) << on.err;
+  expect_failure(train("--preset tiny --steps 2 --recompute all " + small(data, temporary("all"))), 2, "--recompute");
 }
 
 TEST_F(TrainOptions, DocumentsMayBeKeptApart) {

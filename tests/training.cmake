@@ -1,5 +1,5 @@
 # Training, on every device that trains.
-foreach(name training_model_test mixed_precision_test s4d_test)
+foreach(name training_model_test recompute_test mixed_precision_test s4d_test)
   riverhorse_test(${name} ${name}.cpp
     USES riverhorse_train riverhorse_engine riverhorse_model riverhorse_checkpoint riverhorse_registry
          nlohmann_json::nlohmann_json $<TARGET_NAME_IF_EXISTS:riverhorse_vulkan>

@@ -91,6 +91,14 @@ RIVERHORSE_ENUM(riverhorse_conv) {
   RIVERHORSE_CONV_FFT = 2
 };
 
+/* Activation recomputation: what the backward pass of a training makes again instead of keeping it. Less memory for
+ * more time, and the same gradients bit for bit. */
+RIVERHORSE_ENUM(riverhorse_recompute) {
+  RIVERHORSE_RECOMPUTE_NONE = 0,
+  RIVERHORSE_RECOMPUTE_MIXER = 1, /* all of a layer before its MLP: norms, projections, mixer */
+  RIVERHORSE_RECOMPUTE_BLOCK = 2  /* all of a layer; only the residual stream that it begins with is kept */
+};
+
 RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
@@ -406,9 +414,10 @@ typedef struct riverhorse_trainer_options {
   int64_t keep_checkpoints; /* in the folder of riverhorse_trainer_save; default 3 */
   riverhorse_dtype dtype;   /* of activations and of the matrices in products; the parameters that are learnt and
                              * saved are f32 in any case. F16 has a loss scale that finds its own size */
+  riverhorse_recompute recompute; /* where memory is short */
 } riverhorse_trainer_options;
 
-/* A training before its first step; all memory is allocated here.
+/* A training before its first step; all memory is allocated here, after the log was told how much for what.
  * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED (a device that does not train, or not in that dtype),
  * OUT_OF_MEMORY. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_create(riverhorse_device* device,

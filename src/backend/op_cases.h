@@ -91,6 +91,11 @@ struct CaseResult {
   double tolerance = 0;
   std::string worst;    // "y[3, 17] is 0.1, not 0.2"
   std::string message;  // one line for the user: case, device, seed, and what is wrong; or why it is unsupported
+  struct Output {
+    std::string name;
+    double relative_error;
+  };
+  std::vector<Output> errors;  // of every output
 };
 
 // Empty when the device can run the case, else what it lacks and what to do.
@@ -133,9 +138,15 @@ struct BenchResult {
   double bytes = 0;      // that must move
   double flops = 0;
   int repetitions = 0;
+  std::vector<std::string> parts;  // what the device ran, by its own names: "h3_mixer.chunked"
+};
+
+struct BenchTiming {
+  double seconds = 0;            // how long it is repeated, as time_operation() has it
+  std::function<void()> before;  // runs when all is ready: a ceiling that is measured directly before
 };
 
 // Times the case: several operations a submission on buffers that together exceed caches where memory allows.
-BenchResult run_bench(Device& device, const OpCase& op_case);
+BenchResult run_bench(Device& device, const OpCase& op_case, const BenchTiming& timing = {});
 
 }  // namespace riverhorse

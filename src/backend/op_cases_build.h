@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/op_cases.h"
+#include "backend/op_cases_shapes.h"
 #include "base/hash.h"
 
 namespace riverhorse::op_cases_detail {
@@ -71,14 +72,6 @@ struct SlotPool {
 // Sequence b is at position `at[b % at.size()]`.
 SlotPool make_pool(std::int64_t batch, const std::vector<std::int32_t>& at, Random& random);
 
-// Benchmarks of long convolutions, in 16 bits: too large for the cpu, which has none.
-struct LongShape {
-  std::int64_t batch, heads, length;
-};
-inline constexpr LongShape long_shapes[] = {{64, 768, 256},  {64, 768, 1024},  {64, 768, 2048},
-                                            {64, 768, 4096}, {32, 768, 8192},  {16, 768, 16384},
-                                            {8, 768, 32768}, {8, 192, 131072}, {8, 32, 1048576}};
-
 // Adds the input "kernel" (heads, length), which falls by e^-8.
 int decaying_kernel(CaseBuilder& builder, std::int64_t heads, std::int64_t length);
 
@@ -99,10 +92,11 @@ inline Tensor optional_tensor(std::span<const Tensor> tensors, int index) {
 // Tokens below `limit`, the last one among them, and every fifth -1: left out by embed, not scored by a loss.
 std::vector<std::int32_t> tokens_with_gaps(std::int64_t count, std::int64_t limit, Random& random);
 
-void add_basic_cases(CaseList& list, CaseSet set);               // copy, advance, embed, add_layer_norm
-void add_linear_cases(CaseList& list, CaseSet set);              // linear
-void add_h3_cases(CaseList& list, CaseSet set);                  // discretize, ssm_kernel, h3_mixer, h3_step
-void add_fft_conv_cases(CaseList& list, CaseSet set);            // fft_conv
+void add_basic_cases(CaseList& list, CaseSet set);     // copy, advance, embed, add_layer_norm
+void add_linear_cases(CaseList& list, CaseSet set);    // linear
+void add_h3_cases(CaseList& list, CaseSet set);        // discretize, ssm_kernel, h3_mixer, h3_step
+void add_fft_conv_cases(CaseList& list, CaseSet set);  // fft_conv
+void add_fft_conv_case(CaseList& list, const ConvolutionShape& shape, const std::vector<DType>& dtypes);
 void add_attention_cases(CaseList& list, CaseSet set);           // rotary, attention, attention_step
 void add_sample_cases(CaseList& list, CaseSet set);              // sample
 void add_training_basic_cases(CaseList& list, CaseSet set);      // zero, embed, residual norm, optimiser

@@ -38,13 +38,14 @@ void add(CaseList& list, std::int64_t batch, std::int64_t heads, std::int64_t le
 
 }  // namespace
 
+void add_fft_conv_case(CaseList& list, const ConvolutionShape& shape, const std::vector<DType>& dtypes) {
+  add(list, shape.batch, shape.width, shape.tokens, true, false, dtypes);
+}
+
 void add_fft_conv_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::bench) {
     add(list, 1, 768, 1024, true, false);
     add(list, 1, 768, 8192, true, false);
-    for (const LongShape& shape : long_shapes) {
-      add(list, shape.batch, shape.heads, shape.length, true, false, half_dtypes);
-    }
     return;
   }
   add(list, 2, 3, 127, true, false);

@@ -134,29 +134,6 @@ FilterTensors filter_inputs(CaseBuilder& builder, const Parameters& p, Discretiz
   return f;
 }
 
-std::string MixerShape::name() const {
-  std::string text = fmt::format("d{}_hd{}_n{}_b{}_l{}", width, head_dim, state, batch, tokens);
-  if (!at.empty()) text += fmt::format("_p{}", at.back());
-  if (head_dim > 1) text += order == HeadOrder::head_major ? "_hdmajor" : "_dimmajor";
-  return text;
-}
-
-std::string_view algorithm_name(ConvAlgorithm algorithm) {
-  switch (algorithm) {
-    case ConvAlgorithm::chunked: return "chunked";
-    case ConvAlgorithm::fft: return "fft";
-    default: return "auto";
-  }
-}
-
-std::vector<Feature> algorithm_needs(ConvAlgorithm algorithm) {
-  switch (algorithm) {
-    case ConvAlgorithm::chunked: return {Feature::conv_chunked};
-    case ConvAlgorithm::fft: return {Feature::conv_fft};
-    default: return {};
-  }
-}
-
 std::string discretize_name(std::int64_t width, int head_dim, std::int64_t state, std::int64_t rows,
                             Discretization discretization) {
   return fmt::format("d{}_hd{}_n{}_m{}_{}", width, head_dim, state, rows,
@@ -227,10 +204,12 @@ StateTensors state_tensors(CaseBuilder& builder, std::int64_t batch, const std::
   return s;
 }
 
-void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+}  // namespace
+
+void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, const std::vector<DType>& dtypes) {
   const std::string name = fmt::format("{}_{}", m.name(), algorithm_name(algorithm));
   add_case(
-      list, "h3_mixer", name, activation_dtypes,
+      list, "h3_mixer", name, dtypes,
       [m, algorithm](CaseBuilder& builder) {
         const Parameters p = make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
         const FilterTensors filter = filter_inputs(builder, p);
@@ -259,6 +238,8 @@ void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm
       },
       algorithm_needs(algorithm));
 }
+
+namespace {
 
 // With `projected`, from the residual stream.
 void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) {

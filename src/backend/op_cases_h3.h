@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/op_cases_build.h"
+#include "backend/op_cases_shapes.h"
 
 namespace riverhorse::op_cases_detail {
 
@@ -48,6 +49,23 @@ struct MixerShape {
 
 // The modes as each superchunk begins, (D, B, superchunks, N): head_dim 1, from an empty state.
 std::vector<float> entry_states(CaseBuilder& builder, const MixerShape& m, const FilterTensors& filter, int qkv);
+
+struct FilterGradientTensors {
+  int log_a, gain, d, shift_taps;
+  H3FilterGradient view(std::span<const Tensor> t) const { return {t[log_a], t[gain], t[d], t[shift_taps]}; }
+};
+FilterGradientTensors filter_gradient_outputs(CaseBuilder& builder, const Parameters& p);
+
+// The mixer without a carried state.
+Parameters mixer_parameters(const MixerShape& m, Random& random);
+H3MixerArgs mixer_args(const MixerShape& m, ConvAlgorithm algorithm, const Tensor& qkv, const H3Filter& filter,
+                       const Tensor& y);
+std::vector<Feature> training_needs(ConvAlgorithm algorithm);
+void add_mixer_training_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, MixerPass pass,
+                             const std::vector<DType>& dtypes = activation_dtypes);
+// From a carried state.
+void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm,
+                    const std::vector<DType>& dtypes = activation_dtypes);
 
 std::string_view algorithm_name(ConvAlgorithm algorithm);  // "auto", "chunked", "fft"
 std::vector<Feature> algorithm_needs(ConvAlgorithm algorithm);

@@ -1,6 +1,5 @@
 // Running one case of the table: parity between two devices, and timing.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -8,6 +7,7 @@
 #include <span>
 
 #include "backend/op_cases.h"
+#include "backend/op_timing.h"
 #include "base/error.h"
 
 namespace riverhorse {
@@ -109,6 +109,8 @@ class Placed {
   }
 
   const std::vector<Tensor>& tensors() const { return tensors_; }
+  // What nobody is going to read() may take gigabytes.
+  void forget_images() { images_.clear(); }
 
  private:
   Device& device_;
@@ -174,15 +176,15 @@ const OpTolerance& tolerance_of(const std::string& op) {
   fail(StatusCode::internal, "the table of tolerances has no row '{}'", op);
 }
 
-double milliseconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-}
-
-// Device time of one submission.
-double time_once(Device& device, Recording& recording, bool device_clock) {
-  const auto begin = std::chrono::steady_clock::now();
-  device.wait(device.submit(recording));
-  return device_clock ? recording.total_time_ms() : milliseconds_since(begin);
+// The names of what is recorded, each once.
+std::vector<std::string> parts_of(Device& device, const RecordNth& operation) {
+  const auto recording = device.record([&](Encoder& encoder) { operation(encoder, 0); }, {.op_timestamps = true});
+  device.wait(device.submit(*recording));
+  std::vector<std::string> names;
+  for (const OpTiming& each : recording->timings()) {
+    if (std::find(names.begin(), names.end(), each.name) == names.end()) names.push_back(each.name);
+  }
+  return names;
 }
 
 }  // namespace
@@ -232,6 +234,7 @@ CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std
       expected = joined(expected);
     }
     const Comparison comparison = compare(values, expected);
+    result.errors.push_back({tensor.name, comparison.relative});
     const bool passed = comparison.relative <= limit && comparison.worst_relative <= limit * tolerance.spread;
     // The worst output is the one closest to its own limit.
     const double share = limit > 0 ? comparison.relative / limit : (comparison.relative > 0 ? 1e300 : 0.0);
@@ -261,7 +264,7 @@ CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std
   return result;
 }
 
-BenchResult run_bench(Device& device, const OpCase& op_case) {
+BenchResult run_bench(Device& device, const OpCase& op_case, const BenchTiming& timing) {
   BenchResult result;
   result.message = why_unsupported(device, op_case);
   if (!result.message.empty()) {
@@ -283,45 +286,26 @@ BenchResult run_bench(Device& device, const OpCase& op_case) {
     set_bytes += size;
   }
 
-  const bool device_clock = device.supports(Feature::timestamps).supported;
-  const RecordOptions options{.timestamps = device_clock, .op_timestamps = false};
   std::vector<Placed> sets;
-  sets.emplace_back(device, data, false);
-  const auto record = [&](int operations) {
-    return device.record(
-        [&](Encoder& encoder) {
-          for (int i = 0; i < operations; ++i) {
-            data.record(encoder, sets[static_cast<std::size_t>(i) % sets.size()].tensors());
-          }
-        },
-        options);
+  const auto add_set = [&] { sets.emplace_back(device, data, false).forget_images(); };
+  add_set();
+  const RecordNth operation = [&](Encoder& encoder, int i) {
+    data.record(encoder, sets[static_cast<std::size_t>(i) % sets.size()].tensors());
   };
-  double one_ms = 0;
-  {
-    const std::unique_ptr<Recording> single = record(1);
-    time_once(device, *single, device_clock);  // compiles what is compiled at first use
-    one_ms = std::max(1e-4, time_once(device, *single, device_clock));
-  }
-  // About 10 ms a submission; enough copies of the tensors that together they exceed the caches.
-  const int operations = static_cast<int>(std::clamp(10.0 / one_ms, 1.0, 64.0));
+  result.parts = parts_of(device, operation);
+  const double one_ms = time_once(device, operation);
+  // Enough copies of the tensors that those of a submission together exceed the caches.
   constexpr std::uint64_t beyond_caches = std::uint64_t{192} << 20;
   const std::uint64_t affordable = device.memory_free_bytes() / 4 / std::max<std::uint64_t>(set_bytes, 1);
   const auto wanted = static_cast<int>(
-      std::min<std::uint64_t>({static_cast<std::uint64_t>(operations),
+      std::min<std::uint64_t>({static_cast<std::uint64_t>(operations_a_submission(one_ms)),
                                1 + beyond_caches / std::max<std::uint64_t>(set_bytes, 1), affordable}));
-  while (static_cast<int>(sets.size()) < wanted) sets.emplace_back(device, data, false);
+  while (static_cast<int>(sets.size()) < wanted) add_set();
 
-  const std::unique_ptr<Recording> recording = record(operations);
-  time_once(device, *recording, device_clock);
-  std::vector<double> times;
-  const auto begin = std::chrono::steady_clock::now();
-  while (times.size() < 5 || (times.size() < 25 && milliseconds_since(begin) < 500)) {
-    times.push_back(time_once(device, *recording, device_clock) / operations);
-    if (milliseconds_since(begin) > 5000) break;
-  }
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
-  result.device_ms = times[times.size() / 2];
-  result.repetitions = static_cast<int>(times.size()) * operations;
+  if (timing.before) timing.before();
+  const OperationTime time = time_operation(device, operation, one_ms, timing.seconds);
+  result.device_ms = time.ms;
+  result.repetitions = time.repetitions;
   return result;
 }
 

@@ -83,9 +83,6 @@ void add_conv_gradient(GradientList& list, const ConvShape& c) {
 void add_training_fft_conv_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::bench) {
     add_conv_backward_case(list, {8, 768, 1024, true, false});
-    for (const LongShape& shape : long_shapes) {
-      add_conv_backward_case(list, {shape.batch, shape.heads, shape.length, true, false}, half_dtypes);
-    }
     return;
   }
   add_conv_backward_case(list, {2, 3, 127, true, false});
@@ -118,3 +115,17 @@ void add_fft_conv_gradient_cases(GradientList& list) {
 }
 
 }  // namespace riverhorse::op_cases_detail
+
+namespace riverhorse {
+
+OpCase fft_conv_case(const ConvolutionShape& shape, bool backward, DType dtype) {
+  op_cases_detail::CaseList list;
+  if (backward) {
+    op_cases_detail::add_conv_backward_case(list, {shape.batch, shape.width, shape.tokens, true, false}, {dtype});
+  } else {
+    op_cases_detail::add_fft_conv_case(list, shape, {dtype});
+  }
+  return list.front();
+}
+
+}  // namespace riverhorse

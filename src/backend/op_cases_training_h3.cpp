@@ -10,17 +10,6 @@ namespace {
 
 constexpr DType f32 = DType::f32;
 
-struct FilterGradientTensors {
-  int log_a, gain, d, shift_taps;
-  H3FilterGradient view(std::span<const Tensor> t) const { return {t[log_a], t[gain], t[d], t[shift_taps]}; }
-};
-
-FilterGradientTensors filter_gradient_outputs(CaseBuilder& builder, const Parameters& p) {
-  return {builder.output("d_filter.log_a", f32, {p.heads, p.modes, 2}),
-          builder.output("d_filter.gain", f32, {p.heads, p.modes, 2}), builder.output("d_filter.d", f32, {p.heads}),
-          builder.output("d_filter.shift_taps", f32, {p.width, 2 * p.modes})};
-}
-
 FilterGradientTensors filter_gradient_inputs(CaseBuilder& builder, const Parameters& p) {
   return {builder.normal("d_filter.log_a", CaseRole::input, f32, {p.heads, p.modes, 2}),
           builder.normal("d_filter.gain", CaseRole::input, f32, {p.heads, p.modes, 2}),
@@ -44,108 +33,6 @@ ParameterTensors parameter_gradients(CaseBuilder& builder, const Parameters& p, 
   t.shift_c = updated("d_parameters.shift_c", {p.width, 2 * p.modes});
   t.shift_d = updated("d_parameters.shift_d", {p.width});
   return t;
-}
-
-std::vector<Feature> training_needs(ConvAlgorithm algorithm) {
-  std::vector<Feature> needs = algorithm_needs(algorithm);
-  needs.push_back(Feature::training);
-  return needs;
-}
-
-Parameters mixer_parameters(const MixerShape& m, Random& random) {
-  return make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, random);
-}
-
-H3MixerArgs mixer_args(const MixerShape& m, ConvAlgorithm algorithm, const Tensor& qkv, const H3Filter& filter,
-                       const Tensor& y) {
-  H3MixerArgs args;
-  args.qkv = qkv;
-  args.filter = filter;
-  args.head_dim = m.head_dim;
-  args.head_order = m.order;
-  args.algorithm = algorithm;
-  args.y = y;
-  return args;
-}
-
-// Multiplications and additions of the recurrence.
-double mixer_flops(const MixerShape& m) {
-  return static_cast<double>(m.width * m.batch * m.tokens) * m.head_dim * static_cast<double>(6 * m.state);
-}
-
-// The forward pass without a carried state; `keeps`: with the states that the backward pass starts from.
-void add_forward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm, bool keeps = false,
-                      const std::vector<DType>& dtypes = activation_dtypes) {
-  add_case(
-      list, "h3_mixer", fmt::format("{}_training_{}{}", m.name(), keeps ? "keeping_" : "", algorithm_name(algorithm)),
-      dtypes,
-      [=](CaseBuilder& builder) {
-        const FilterTensors filter = filter_inputs(builder, mixer_parameters(m, builder.random()));
-        const DType act = builder.activation();
-        const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
-        const int y = builder.output("y", act, {m.width, m.batch, m.tokens});
-        const std::int64_t superchunks = (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
-        const int entry = keeps ? builder.output("entry_states", f32, {m.width, m.batch, superchunks, m.state}) : -1;
-        const auto record_as = [=](ConvAlgorithm chosen) {
-          return [=](Encoder& encoder, std::span<const Tensor> t) {
-            H3MixerArgs args = mixer_args(m, chosen, t[qkv], filter.view(t), t[y]);
-            args.entry_states = optional_tensor(t, entry);
-            encoder.h3_mixer(args);
-          };
-        };
-        CaseData data = builder.done(record_as(algorithm), mixer_flops(m));
-        data.record_oracle = record_as(ConvAlgorithm::automatic);
-        return data;
-      },
-      training_needs(algorithm));
-}
-
-enum class EntryStates { none, right, any };  // `any` numbers serve benchmarks
-
-void add_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm,
-                       EntryStates given = EntryStates::none, const std::vector<DType>& dtypes = activation_dtypes) {
-  add_case(
-      list, "h3_mixer_backward",
-      fmt::format("{}_{}{}", m.name(), algorithm_name(algorithm), given == EntryStates::none ? "" : "_states"),
-      dtypes,
-      [=](CaseBuilder& builder) {
-        const Parameters p = mixer_parameters(m, builder.random());
-        const FilterTensors filter = filter_inputs(builder, p);
-        const DType act = builder.activation();
-        const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
-        const int d_y = builder.normal("d_y", CaseRole::input, act, {m.width, m.batch, m.tokens});
-        const std::int64_t superchunks = (m.tokens + H3Filter::superchunk - 1) / H3Filter::superchunk;
-        const Shape state_shape = {m.width, m.batch, superchunks, m.state};
-        int states = -1;
-        if (given == EntryStates::any) states = builder.normal("entry_states", CaseRole::input, f32, state_shape);
-        if (given == EntryStates::right) {
-          states = builder.floats("entry_states", CaseRole::input, f32, state_shape,
-                                  entry_states(builder, m, filter, qkv));
-        }
-        const int d_qkv = builder.output("d_qkv", act, {3 * m.width, m.batch, m.tokens});
-        const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
-        for (const int index : {d_filter.log_a, d_filter.gain, d_filter.shift_taps}) {
-          builder.tensor(index).tolerance = "h3_mixer_backward.filter";
-        }
-        builder.tensor(d_filter.d).tolerance = "h3_mixer_backward.filter.d";
-        const auto record_as = [=](ConvAlgorithm chosen) {
-          return [=](Encoder& encoder, std::span<const Tensor> t) {
-            encoder.h3_mixer_backward({.qkv = t[qkv],
-                                       .filter = filter.view(t),
-                                       .head_dim = m.head_dim,
-                                       .head_order = m.order,
-                                       .algorithm = chosen,
-                                       .d_y = t[d_y],
-                                       .d_qkv = t[d_qkv],
-                                       .d_filter = d_filter.view(t),
-                                       .entry_states = optional_tensor(t, states)});
-          };
-        };
-        CaseData data = builder.done(record_as(algorithm), 3 * mixer_flops(m));  // z again, then two adjoints
-        data.record_oracle = record_as(ConvAlgorithm::automatic);
-        return data;
-      },
-      training_needs(algorithm));
 }
 
 void add_discretize_backward_case(CaseList& list, std::int64_t width, int head_dim, std::int64_t state,
@@ -193,20 +80,8 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::bench) {
     const MixerShape m{768, 1, 64, 8, 1024, {}};
     for (const ConvAlgorithm algorithm : {chunked, fft}) {
-      add_forward_case(list, m, algorithm);
-      add_backward_case(list, m, algorithm);
-    }
-    // 64K tokens of 768 channels, from many short sequences to one long one; then one that does not fill its last
-    // chunk, and a million tokens.
-    const std::vector<MixerShape> large = {{768, 1, 64, 256, 256, {}}, {768, 1, 64, 128, 512, {}},
-                                           {768, 1, 64, 64, 1024, {}}, {768, 1, 64, 32, 2048, {}},
-                                           {768, 1, 64, 16, 4096, {}}, {768, 1, 64, 8, 8192, {}},
-                                           {768, 1, 64, 2, 32768, {}}, {768, 1, 64, 1, 131072, {}},
-                                           {768, 1, 64, 64, 1000, {}}, {768, 1, 64, 1, 1048576, {}}};
-    const std::vector<DType> halves = {DType::bf16, DType::f16};
-    for (const MixerShape& shape : large) {
-      for (const bool keeps : {false, true}) add_forward_case(list, shape, chunked, keeps, halves);
-      add_backward_case(list, shape, chunked, EntryStates::any, halves);
+      add_mixer_training_case(list, m, algorithm, MixerPass::forward);
+      add_mixer_training_case(list, m, algorithm, MixerPass::backward);
     }
     add_discretize_backward_case(list, 768, 1, 64, 768, bilinear);
     add_kernel_backward_case(list, 768, 64, 1024);
@@ -228,12 +103,14 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   };
   for (std::size_t i = 0; i < (set == CaseSet::quick ? 1 : mixers.size()); ++i) {
     for (const ConvAlgorithm algorithm : {chunked, fft}) {
-      add_forward_case(list, mixers[i], algorithm);
-      add_backward_case(list, mixers[i], algorithm);
+      add_mixer_training_case(list, mixers[i], algorithm, MixerPass::forward);
+      add_mixer_training_case(list, mixers[i], algorithm, MixerPass::backward);
     }
-    if (set == CaseSet::full && i < 3) add_backward_case(list, mixers[i], ConvAlgorithm::automatic);
+    if (set == CaseSet::full && i < 3) {
+      add_mixer_training_case(list, mixers[i], ConvAlgorithm::automatic, MixerPass::backward);
+    }
   }
-  add_forward_case(list, {3, 1, 64, 2, 100, {}}, chunked, true);
+  add_mixer_training_case(list, {3, 1, 64, 2, 100, {}}, chunked, MixerPass::keeping);
 
   // On tensor cores: whole and odd chunks; several sequences a tile, in a run of tokens or not; a warp a sequence,
   // and warps that take turns; lengths that are no multiple of 8.
@@ -252,7 +129,7 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
                                       {5, 200},
                                       {3, 511},
                                       {1, 5000}}) {
-    add_backward_case(list, {2, 1, 64, batch, tokens, {}}, chunked, EntryStates::right);
+    add_mixer_training_case(list, {2, 1, 64, batch, tokens, {}}, chunked, MixerPass::backward_from_states);
     if (set == CaseSet::quick) break;
   }
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
@@ -267,10 +144,13 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
                                                      {2, 1, 64, 5, 200, {}},
                                                      {2, 1, 6, 3, 511, {}},
                                                      {40, 1, 64, 1, 129, {}}}) {
-    add_forward_case(list, m, chunked, true);
-    add_forward_case(list, m, ConvAlgorithm::automatic);
+    add_mixer_training_case(list, m, chunked, MixerPass::keeping);
+    add_mixer_training_case(list, m, ConvAlgorithm::automatic, MixerPass::forward);
   }
-  add_forward_case(list, {2, 1, 40, 2, 2100, {}}, fft, true);
+  add_mixer_training_case(list, {2, 1, 40, 2, 2100, {}}, fft, MixerPass::keeping);
+  for (const ConvAlgorithm algorithm : {chunked, fft}) {
+    add_mixer_training_case(list, {2, 1, 64, 3, 2100, {}}, algorithm, MixerPass::step);
+  }
   add_discretize_backward_case(list, 1, 1, 8, 1, bilinear);
   add_discretize_backward_case(list, 16, 4, 16, 2, zoh);
   add_discretize_backward_case(list, 7, 1, 2, 7, zoh);

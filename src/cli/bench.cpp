@@ -1,138 +1,77 @@
-// riverhorse bench: the command line, the ceilings, and what is done in which order.
+// riverhorse bench: the command line, and what is done in which order.
 #include "cli/bench.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 #include <memory>
 #include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/log.h"
+#include "cli/bench_peers.h"
 #include "cli/commands.h"
 
 namespace riverhorse::cli {
 namespace {
 
-// Values of a fixed pseudo-random sequence in [-1, 1): zeros would let a GPU save power and look faster.
-std::vector<float> noise(std::int64_t count) {
-  std::vector<float> values(static_cast<std::size_t>(count));
-  std::uint32_t state = 12345;
-  for (float& value : values) {
-    state = state * 1664525u + 1013904223u;
-    value = static_cast<float>(state >> 8) * 0x1p-23f - 1.0f;
-  }
-  return values;
-}
-
-// Milliseconds of one operation: several a submission, until the submission takes a while, median over submissions.
-double time_operation(Device& device, const RecordFunction& operation) {
-  constexpr double long_enough_ms = 5.0;
-  constexpr double budget_ms = 1500.0;
-  constexpr int most_submissions = 30;
-  const bool has_clock = device.supports(Feature::timestamps).supported;
-  const auto record = [&](int count) {
-    return device.record(
-        [&, count](Encoder& encoder) {
-          for (int i = 0; i < count; ++i) operation(encoder);
-        },
-        {.timestamps = has_clock});
+// Flags that the chosen benchmark does not read.
+void refuse_others(const BenchOptions& options) {
+  const auto refuse = [&](bool given, const char* flag, std::initializer_list<const char*> readers) {
+    if (!given || std::find(readers.begin(), readers.end(), options.what) != readers.end()) return;
+    fail(StatusCode::invalid_argument, "{} is not for bench {}, but for {}", flag, options.what,
+         fmt::join(readers, ", "));
   };
-  const auto run = [&](Recording& recording) {
-    const auto start = Clock::now();
-    device.wait(device.submit(recording));
-    const double wall = milliseconds_since(start);
-    return has_clock ? recording.total_time_ms() : wall;
-  };
-  int count = 1;
-  auto recording = record(count);
-  // Until the clocks are up: an idle GPU runs at a fraction of its rate for the first tenths of a second.
-  const auto warm_up = Clock::now();
-  do {
-    run(*recording);
-  } while (milliseconds_since(warm_up) < 300.0);
-  const double single = std::max(run(*recording), 1e-4);
-  count = std::clamp(static_cast<int>(long_enough_ms / single), 1, 64);
-  if (count > 1) {
-    recording = record(count);
-    run(*recording);
-  }
-  std::vector<double> times;
-  const auto start = Clock::now();
-  while (times.size() < 3 || (times.size() < most_submissions && milliseconds_since(start) < budget_ms)) {
-    times.push_back(run(*recording) / count);
-  }
-  return median(std::move(times));
-}
-
-bool is_software(const DeviceInfo& info) { return info.type == DeviceType::software || info.type == DeviceType::cpu; }
-
-void measure_copy(Device& device, BenchCeilings& ceilings) {
-  const std::uint64_t wanted = is_software(device.info()) ? 32ull << 20 : 256ull << 20;
-  const std::uint64_t bytes = std::min(
-      {wanted, device.max_tensor_bytes(), std::max<std::uint64_t>(device.memory_free_bytes() / 4, 1u << 20)});
-  const auto count = static_cast<std::int64_t>(bytes / 4);
-  const Tensor in = device.allocate_tensor(DType::f32, {count});
-  const Tensor out = device.allocate_tensor(DType::f32, {count});
-  const std::vector<float> values = noise(count);
-  device.upload(in, std::as_bytes(std::span(values)));
-  const double ms = time_operation(device, [&](Encoder& encoder) { encoder.copy({in, out}); });
-  ceilings.copy_tensor_bytes = static_cast<std::uint64_t>(count) * 4;
-  ceilings.copy_bytes_per_second = 2.0 * static_cast<double>(ceilings.copy_tensor_bytes) / (ms * 1e-3);
-  ceilings.copy_method = "copy f32 to f32";
-  if (!device.supports(Feature::f16).supported) return;
-
-  // Some drivers copy through a slower engine than their shader cores; a conversion is always a shader.
-  const Tensor narrow = device.allocate_tensor(DType::f16, {count});
-  const double convert_ms = time_operation(device, [&](Encoder& encoder) { encoder.copy({in, narrow}); });
-  const double rate = 6.0 * static_cast<double>(count) / (convert_ms * 1e-3);
-  if (rate > ceilings.copy_bytes_per_second) {
-    ceilings.copy_bytes_per_second = rate;
-    ceilings.copy_method = "copy f32 to f16";
-  }
-}
-
-double measure_gemm(Device& device, DType dtype, std::int64_t size) {
-  const Shape square{size, size};
-  const Tensor noise_f32 = device.allocate_tensor(DType::f32, square);
-  const std::vector<float> values = noise(size * size);
-  device.upload(noise_f32, std::as_bytes(std::span(values)));
-  const Tensor x = device.allocate_tensor(dtype, square);
-  const Tensor weight = device.allocate_tensor(dtype, square);
-  const Tensor y = device.allocate_tensor(dtype, square);
-  device.run([&](Encoder& encoder) {
-    encoder.copy({noise_f32, x});
-    encoder.copy({noise_f32, weight});
-  });
-  LinearArgs args;
-  args.x = x;
-  args.weight = weight;
-  args.y = y;
-  const double ms = time_operation(device, [&](Encoder& encoder) { encoder.linear(args); });
-  const auto edge = static_cast<double>(size);
-  return 2.0 * edge * edge * edge / (ms * 1e-3);
-}
-
-void run(BenchOptions options) {
   if (options.what == "prefill" && options.batch > 1) {
     fail(StatusCode::invalid_argument, "--batch is for decode and train: a prefill reads one text at a time");
   }
-  const bool trains = options.what == "train";
+  refuse(options.seconds > 0, "--seconds", {"ops", "mixer", "fft_conv", "train"});
+  refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
+  refuse(!options.states.empty(), "--state", {"mixer"});
+  refuse(options.compare, "--compare", {"mixer"});
+  refuse(!options.peers.empty(), "--peers", {"mixer", "fft_conv", "train"});
+  if (options.seconds > 0 && options.repetitions > 0) {
+    fail(StatusCode::invalid_argument, "--seconds and --repetitions both say how often: give one of them");
+  }
+}
+
+// The device is closed at the end: what others measure on it afterwards finds its memory free.
+BenchReport our_report(BenchOptions& options) {
+  const bool trains = options.what == "train", convolves = options.what == "mixer" || options.what == "fft_conv";
   const std::shared_ptr<Device> device =
       trains ? open_training_device(options.device) : open_chosen_device(options.device);
+  if (convolves && !options.dtype_given && device->supports(Feature::bf16).supported) options.dtype = DType::bf16;
   device->require_activation(options.dtype);
   BenchReport report;
   report.device = device->info();
   const bool all_types = options.what == "ops" && !options.dtype_given;
-  report.ceilings =
-      measure_ceilings(*device, all_types || options.dtype == DType::f16, all_types || options.dtype == DType::bf16);
-  report.rows = options.what == "ops"       ? bench_ops(*device, options)
-                : options.what == "prefill" ? bench_prefill(device, options)
-                : trains                    ? bench_train(device, options)
-                                            : bench_decode(device, options);
+  const CopyMeter copy(*device);
+  report.ceilings = measure_ceilings(*device, copy, all_types || options.dtype == DType::f16,
+                                     all_types || options.dtype == DType::bf16);
+  report.rows = options.what == "ops"        ? bench_ops(*device, options, copy)
+                : options.what == "mixer"    ? bench_mixer(*device, options, copy)
+                : options.what == "fft_conv" ? bench_fft_conv(*device, options, copy)
+                : options.what == "prefill"  ? bench_prefill(device, options)
+                : trains                     ? bench_train(device, options)
+                                             : bench_decode(device, options);
+  return report;
+}
+
+void run(BenchOptions options) {
+  refuse_others(options);
+  if (options.what == "train") {
+    if (options.tokens == 0) options.tokens = 1024;
+    if (options.batch == 0) options.batch = 8;
+  }
+  BenchReport report = our_report(options);
+  if (!options.peers.empty()) {
+    const std::vector<BenchRow> peers = bench_peers(report.device, options, report.rows);
+    report.rows.insert(report.rows.end(), peers.begin(), peers.end());
+  }
   const std::string json = bench_json(options, report);
   if (!options.output.empty()) {
     AtomicFileWriter file(options.output);
@@ -156,49 +95,61 @@ double median(std::vector<double> values) {
   return values[middle];
 }
 
-BenchCeilings measure_ceilings(Device& device, bool with_f16, bool with_bf16) {
-  BenchCeilings ceilings;
-  measure_copy(device, ceilings);
-  const DeviceType type = device.info().type;
-  ceilings.gemm_size = type == DeviceType::software ? 256 : type == DeviceType::discrete_gpu ? 4096 : 1024;
-  ceilings.gemm_f32_flops = measure_gemm(device, DType::f32, ceilings.gemm_size);
-  if (with_f16 && device.supports(Feature::f16).supported) {
-    ceilings.gemm_f16_flops = measure_gemm(device, DType::f16, ceilings.gemm_size);
-  }
-  if (with_bf16 && device.supports(Feature::bf16).supported) {
-    ceilings.gemm_bf16_flops = measure_gemm(device, DType::bf16, ceilings.gemm_size);
-  }
-  return ceilings;
-}
-
 void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand(
-      "bench", "Measure operations, prefill, decoding or training, next to the copy and GEMM rates of the same run");
-  command->add_option("what", options->what, "ops, prefill, decode or train")
+      "bench",
+      "Measure operations, long convolutions, prefill, decoding or training, next to the copy and GEMM rates of the "
+      "same run");
+  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode or train")
       ->required()
-      ->check(CLI::IsMember({"ops", "prefill", "decode", "train"}));
+      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "train"}));
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
   add_device_options(*command, options->device);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
+  add_recompute_option(*command, options->recompute);
   command
       ->add_option("--tokens", options->tokens,
-                   "prefill, train: length of the text (default: 1024); decode: tokens drawn (default: 128)")
+                   "prefill, train: length of the text (default: 1024); decode: tokens drawn (default: 128); mixer, "
+                   "fft_conv: length of the sequences (default: many lengths)")
       ->check(CLI::PositiveNumber);
   command->add_option("--prompt-tokens", options->prompt_tokens, "decode: length of the text before (default: 1024)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--batch", options->batch, "Sequences at once (default: decode 1, train 8)")
+  command
+      ->add_option(
+          "--batch", options->batch,
+          "Sequences at once (default: decode 1, train 8; with mixer and fft_conv, as many as make 64K tokens)")
       ->check(CLI::PositiveNumber);
   command->add_option("--repetitions", options->repetitions, "prefill, train: how often (default: chosen)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--filter", options->filter, "ops: only the cases whose name contains this")->type_name("TEXT");
+  command->add_option("--width", options->width, "mixer, fft_conv: channels (default: 768)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--state", options->states, "mixer: state size N, or several: 16,64 (default: 64)")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 256));
+  command->add_flag("--compare", options->compare, "mixer: chunked and fft, for N = 16, 64 and 128 (or --state)");
+  command
+      ->add_option(
+          "--seconds", options->seconds,
+          "ops, mixer, fft_conv, train: repeat each for so long, and a copy before it; the median of the last "
+          "half is what the device sustains")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--filter", options->filter, "ops, mixer, fft_conv: only the rows whose name contains this")
+      ->type_name("TEXT");
+  command
+      ->add_option(
+          "--peers", options->peers,
+          "mixer, fft_conv, train: rows of PyTorch (and FlashFFTConv) too, by this Python (default: python3)")
+      ->type_name("PYTHON")
+      ->expected(0, 1);
   command->add_option("--output", options->output, "Also write the JSON to this file")->type_name("FILE");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, command] {
     options->dtype_given = command->count("--dtype") > 0;
+    if (command->count("--peers") > 0 && options->peers.empty()) options->peers = "python3";
     run(*options);
   });
 }

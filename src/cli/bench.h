@@ -3,6 +3,8 @@
 // device reached in this very run: a figure without its ceiling says nothing.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -10,27 +12,34 @@
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/op_cases_shapes.h"
+#include "backend/op_timing.h"
 #include "cli/options.h"
 #include "model/checkpoint.h"
 
 namespace riverhorse::cli {
 
 struct BenchOptions {
-  std::string what;  // "ops", "prefill", "decode" or "train"
+  std::string what;  // "ops", "mixer", "fft_conv", "prefill", "decode" or "train"
   ModelOptions model;
   std::string preset = "125m";
   DeviceChoiceOptions device;
   DType dtype = DType::f32;
   bool dtype_given = false;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
-  std::int64_t tokens = 0;         // prefill, train: length of the text; decode: tokens drawn; 0: chosen
-  std::int64_t prompt_tokens = 0;  // decode: length of the text before
-  std::int64_t batch = 0;          // decode, train: sequences stepped together; 0: chosen
-  int repetitions = 0;             // 0: chosen
-  std::string filter;              // ops: only cases whose id contains this
-  std::string output;              // also write the JSON there
+  Recompute recompute = Recompute::none;  // train
+  std::int64_t tokens = 0;                // prefill, train: length of the text; decode: tokens drawn; 0: chosen
+  std::int64_t prompt_tokens = 0;         // decode: length of the text before
+  std::int64_t batch = 0;                 // decode, train: sequences stepped together; 0: chosen
+  int repetitions = 0;                    // 0: chosen
+  std::string filter;                     // ops: only cases whose id contains this
+  std::string output;                     // also write the JSON there
   bool json = false;
+  double seconds = 0;                // ops, mixer, fft_conv, train: how long each row is repeated; 0: shortly
+  std::int64_t width = 0;            // mixer, fft_conv: channels; 0: chosen
+  std::vector<std::int64_t> states;  // mixer: N; none: chosen
+  bool compare = false;              // mixer: chunked and fft
+  std::string peers;                 // mixer, fft_conv, train: the Python that measures peers; empty: none does
 };
 
 // Rates of the device, measured in this run.
@@ -48,8 +57,24 @@ struct BenchCeilings {
   }
 };
 
+class CopyMeter {
+ public:
+  explicit CopyMeter(Device& device);
+  double measure(double seconds = 0) const;  // bytes a second
+  // Once, as this was made.
+  double bytes_per_second() const { return bytes_per_second_; }
+  std::uint64_t tensor_bytes() const { return in_.size_bytes(); }
+  std::string method() const { return fmt::format("copy f32 to {}", dtype_name(out_.dtype)); }
+
+ private:
+  Device& device_;
+  Tensor in_, out_;
+  double bytes_per_second_ = 0;
+};
+
 struct BenchRow {
-  std::string name;  // "linear.r1024_k768_m3072", "decode"
+  std::string implementation;  // of a peer; empty: ours
+  std::string name;            // "linear.r1024_k768_m3072", "decode"
   DType dtype = DType::f32;
   std::string shape;     // what `name` does not say: "125m, 1 sequence, position 1024"
   std::string skipped;   // why there are no figures; empty when there are
@@ -58,8 +83,18 @@ struct BenchRow {
   double bytes = 0;      // that must move at least
   double flops = 0;
   int repetitions = 0;
-  std::int64_t tokens = 0;  // read or drawn in that time, by all sequences together; 0: not a token benchmark
-  bool gemm_bound = false;  // its ceiling is the GEMM rate
+  std::int64_t tokens = 0;         // read or drawn in that time, by all sequences together; 0: not a token benchmark
+  bool gemm_bound = false;         // its ceiling is the GEMM rate
+  std::uint64_t memory_bytes = 0;  // that tensors have on the device meanwhile; 0: not known
+
+  // Of convolutions.
+  std::string operation;  // of a peer: "plain", "gated" or "mixer"
+  std::optional<ConvolutionShape> convolution;
+  std::string conv;                        // the mixer's way that was asked for
+  std::vector<std::string> parts;          // what ran, by the device's own names: "h3_mixer.chunked"
+  std::vector<CaseResult::Output> errors;  // relative L2 against the cpu backend in f32; none: not compared
+  ConvolutionShape compared = {};          // the part of the shape that was
+  double copy_bytes_per_second = 0;        // measured directly before; 0: not, but once in this run
 
   double best_ms() const { return device_ms > 0 ? device_ms : wall_ms; }
 };
@@ -80,8 +115,14 @@ std::string benchmark_model_name(const BenchOptions& options);
 // Ids all over the vocabulary, always the same.
 std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_size);
 
-BenchCeilings measure_ceilings(Device& device, bool with_f16, bool with_bf16);
-std::vector<BenchRow> bench_ops(Device& device, const BenchOptions& options);
+bool is_software(const DeviceInfo& info);
+BenchCeilings measure_ceilings(Device& device, const CopyMeter& copy, bool with_f16, bool with_bf16);
+// Times the case; the row lacks what the case does not know of: its name and shape.
+BenchRow measured_row(Device& device, const OpCase& op_case, const BenchOptions& options, const CopyMeter& copy);
+
+std::vector<BenchRow> bench_ops(Device& device, const BenchOptions& options, const CopyMeter& copy);
+std::vector<BenchRow> bench_mixer(Device& device, const BenchOptions& options, const CopyMeter& copy);
+std::vector<BenchRow> bench_fft_conv(Device& device, const BenchOptions& options, const CopyMeter& copy);
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const BenchOptions& options);

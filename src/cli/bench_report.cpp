@@ -1,8 +1,10 @@
 // The report of a benchmark, for machines and for people.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cli/bench.h"
 #include "cli/device_json.h"
@@ -18,8 +20,52 @@ Json positive_or_null(double value) { return value > 0 ? Json(value) : Json(null
 
 double percent(double rate, double ceiling) { return ceiling > 0 ? 100.0 * rate / ceiling : 0; }
 
+// Of the run, or measured directly before the row.
+double copy_rate(const BenchRow& row, const BenchCeilings& ceilings) {
+  return row.copy_bytes_per_second > 0 ? row.copy_bytes_per_second : ceilings.copy_bytes_per_second;
+}
+
+// The ways that a mixer took: "chunked", or "chunked + recurrence" where its backward pass took another.
+std::string ways_of(const BenchRow& row) {
+  std::set<std::string> ways;
+  for (const std::string& part : row.parts) {
+    const std::size_t dot = part.find('.');
+    if (part.rfind("h3_mixer", 0) == 0 && dot != std::string::npos) ways.insert(part.substr(dot + 1));
+  }
+  return fmt::format("{}", fmt::join(ways, " + "));
+}
+
+double worst_error(const BenchRow& row) {
+  double worst = 0;
+  for (const CaseResult::Output& output : row.errors) worst = std::max(worst, output.relative_error);
+  return worst;
+}
+
+void add_convolution(Json& json, const BenchRow& row) {
+  const auto sizes = [&](const ConvolutionShape& shape) {
+    Json each = {{"batch", shape.batch}, {"length", shape.tokens}, {"width", shape.width}};
+    if (shape.state > 0) each["state"] = shape.state;
+    return each;
+  };
+  json.update(sizes(*row.convolution));
+  if (!row.conv.empty()) json["conv"] = row.conv;
+  if (!row.skipped.empty()) return;
+  if (!row.conv.empty()) json["ran"] = ways_of(row);
+  if (row.errors.empty()) return;
+  json["relative_error"] = worst_error(row);
+  if (!row.implementation.empty()) return;
+  Json errors = Json::object();
+  for (const CaseResult::Output& output : row.errors) errors[output.name] = output.relative_error;
+  json["relative_errors"] = errors;
+  json["compared"] = sizes(row.compared);
+}
+
 Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
-  Json json = {{"name", row.name}, {"dtype", dtype_name(row.dtype)}, {"shape", row.shape}};
+  Json json = Json::object();
+  if (!row.implementation.empty()) json["implementation"] = row.implementation;
+  if (!row.operation.empty()) json["operation"] = row.operation;
+  json.update({{"name", row.name}, {"dtype", dtype_name(row.dtype)}, {"shape", row.shape}});
+  if (row.convolution) add_convolution(json, row);
   if (!row.skipped.empty()) {
     json["skipped"] = row.skipped;
     return json;
@@ -31,7 +77,8 @@ Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
   json["bytes"] = row.bytes;
   json["flops"] = row.flops;
   json["bytes_per_second"] = positive_or_null(bytes_rate);
-  json["percent_of_copy"] = positive_or_null(percent(bytes_rate, ceilings.copy_bytes_per_second));
+  json["percent_of_copy"] = positive_or_null(percent(bytes_rate, copy_rate(row, ceilings)));
+  if (row.copy_bytes_per_second > 0) json["copy_bytes_per_second"] = row.copy_bytes_per_second;
   json["flops_per_second"] = positive_or_null(flops_rate);
   json["percent_of_gemm"] = positive_or_null(percent(flops_rate, ceilings.gemm_flops(row.dtype)));
   json["ceiling"] = row.gemm_bound ? "gemm" : "copy";
@@ -41,6 +88,7 @@ Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
     json["tokens_per_second_device"] = positive_or_null(per_second(tokens, row.device_ms));
     json["tokens_per_second_wall"] = positive_or_null(per_second(tokens, row.wall_ms));
   }
+  if (row.memory_bytes > 0) json["memory_bytes"] = row.memory_bytes;
   return json;
 }
 
@@ -55,6 +103,7 @@ std::string bench_json(const BenchOptions& options, const BenchReport& report) {
   const Json root = {{"schema", "riverhorse-bench-1"},
                      {"version", RIVERHORSE_VERSION},
                      {"benchmark", options.what},
+                     {"seconds", positive_or_null(options.seconds)},
                      {"device", device_json(report.device)},
                      {"ceilings",
                       {{"copy_bytes_per_second", ceilings.copy_bytes_per_second},
@@ -81,12 +130,16 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
 
   std::size_t width = 4;
   const auto label = [](const BenchRow& row) {
-    return row.shape.empty() ? row.name : row.name + " (" + row.shape + ")";
+    const std::string who = row.implementation.empty() ? "" : row.implementation + ": ";
+    return who + (row.shape.empty() ? row.name : row.name + " (" + row.shape + ")");
   };
   for (const BenchRow& row : report.rows) width = std::max(width, label(row).size());
   text += fmt::format("{:<{}} {:<5} {:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", "", width, "dtype", "device ms",
                       "wall ms", "MB", "GB/s", "% copy", "GFLOP/s", "% GEMM");
-  text += options.what == "ops" ? "\n" : fmt::format(" {:>12} {:>12}\n", "tok/s device", "tok/s wall");
+  const bool convolves = options.what == "mixer" || options.what == "fft_conv";
+  if (convolves) text += fmt::format(" {:>11} {:>8}", "repetitions", "error");
+  if (options.what == "mixer") text += "  ran";
+  text += convolves || options.what == "ops" ? "\n" : fmt::format(" {:>12} {:>12}\n", "tok/s device", "tok/s wall");
   for (const BenchRow& row : report.rows) {
     text += fmt::format("{:<{}} {:<5} ", label(row), width, dtype_name(row.dtype));
     if (!row.skipped.empty()) {
@@ -96,13 +149,14 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
     const double bytes_rate = per_second(row.bytes, row.best_ms()), flops_rate = per_second(row.flops, row.best_ms());
     text += fmt::format("{:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", number(row.device_ms, 4),
                         number(row.wall_ms, 3), number(row.bytes * 1e-6, 1), number(bytes_rate * 1e-9, 2),
-                        number(percent(bytes_rate, ceilings.copy_bytes_per_second), 1), number(flops_rate * 1e-9, 1),
+                        number(percent(bytes_rate, copy_rate(row, ceilings)), 1), number(flops_rate * 1e-9, 1),
                         number(percent(flops_rate, ceilings.gemm_flops(row.dtype)), 1));
     if (row.tokens > 0) {
       const auto tokens = static_cast<double>(row.tokens);
       text += fmt::format(" {:>12} {:>12}", number(per_second(tokens, row.device_ms), 1),
                           number(per_second(tokens, row.wall_ms), 1));
     }
+    if (row.convolution) text += fmt::format(" {:>11} {:>8.1e}  {}", row.repetitions, worst_error(row), ways_of(row));
     text += "\n";
   }
   return text;

@@ -1,19 +1,21 @@
 // riverhorse bench train: optimiser steps of a whole model on random text.
 #include <fmt/format.h>
 
+#include <climits>
+
 #include "cli/bench.h"
 #include "train/trainer_core.h"
 #include "train/training_flops.h"
 
 namespace riverhorse::cli {
 std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const BenchOptions& options) {
-  const std::int64_t length = options.tokens > 0 ? options.tokens : 1024;
-  const std::int64_t batch = options.batch > 0 ? options.batch : 8;
+  const std::int64_t length = options.tokens, batch = options.batch;
   const Checkpoint checkpoint = benchmark_checkpoint(options);
   TrainerCoreOptions core_options;
   core_options.micro_batch = {batch, length};
   core_options.dtype = options.dtype;
   core_options.conv = options.conv;
+  core_options.recompute = options.recompute;
   TrainerCore core(device, checkpoint, core_options);
   const std::vector<std::int32_t> ids = benchmark_ids(batch * length, checkpoint.config.vocab_size);
   const std::vector<std::int32_t> targets = next_token_targets(ids, length);
@@ -28,15 +30,18 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
     if (left_out > most_left_out || (left_out == 0 && milliseconds_since(warm_up) > 300.0)) break;
   }
   const auto start = Clock::now();
-  const int most = options.repetitions > 0 ? options.repetitions : 30;
+  const int most = options.repetitions > 0 ? options.repetitions : options.seconds > 0 ? INT_MAX : 30;
+  const double budget_ms = options.seconds > 0 ? 1000 * options.seconds : 10000;
   left_out = 0;
   for (int i = 0; i < most && !interrupted(); ++i) {
-    constexpr double budget_ms = 10000;
     if (options.repetitions == 0 && i >= 3 && milliseconds_since(start) > budget_ms) break;
     const auto before = Clock::now();
     left_out += core.step(ids, targets, 1.0).skipped ? 1 : 0;
     times.push_back(milliseconds_since(before));
   }
+
+  const std::size_t steps = times.size();
+  if (options.seconds > 0) times.erase(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2));
 
   double parameters = 0;
   for (const ParameterSpec& spec : parameter_table(checkpoint.config)) {
@@ -48,7 +53,9 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   row.name = "train";
   row.dtype = options.dtype;
   row.shape = fmt::format("{}, {} x {} tokens", benchmark_model_name(options), batch, length);
-  if (left_out > 0) row.shape += fmt::format(", {} of {} steps left out", left_out, times.size());
+  if (options.recompute != Recompute::none)
+    row.shape += fmt::format(", recompute {}", recompute_name(options.recompute));
+  if (left_out > 0) row.shape += fmt::format(", {} of {} steps left out", left_out, steps);
   row.wall_ms = median(times);
   row.repetitions = static_cast<int>(times.size());
   row.tokens = batch * length;
@@ -56,6 +63,7 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   // Of the update: parameters, both moments and gradients are read, all but the gradients written.
   row.bytes = 28 * parameters;
   row.gemm_bound = true;
+  row.memory_bytes = device->memory_usage().used_bytes;
   return {row};
 }
 

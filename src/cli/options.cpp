@@ -82,6 +82,17 @@ void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {
       ->check(CLI::IsMember({"auto", "chunked", "fft"}));
 }
 
+void add_recompute_option(CLI::App& command, Recompute& level) {
+  static const std::map<std::string, Recompute> names = {
+      {"none", Recompute::none}, {"mixer", Recompute::mixer}, {"block", Recompute::block}};
+  command
+      .add_option_function<std::string>(
+          "--recompute", [&level](const std::string& name) { level = names.at(name); },
+          "train: what the backward pass makes again instead of keeping it: none, mixer or block (default: none)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"none", "mixer", "block"}));
+}
+
 std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {
   return open_checked_device(checked_options(options));
 }

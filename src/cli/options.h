@@ -12,6 +12,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "model/recompute.h"
 
 namespace CLI {
 class App;
@@ -42,6 +43,8 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
 void add_dtype_option(CLI::App& command, DType& dtype);
 // --conv C
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
+// --recompute LEVEL
+void add_recompute_option(CLI::App& command, Recompute& level);
 
 // Chooses and opens the device; runs the self test at the first use of a device and driver, and falls back to the
 // safer shaders, saying so, when it fails. Errors: as choose_device and open_device; unsupported when the safer

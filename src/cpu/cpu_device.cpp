@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <string>
 
 #include "backend/check.h"
@@ -119,7 +120,7 @@ class CpuDevice final : public Device {
            size_bytes >> 20, available >> 20);
     }
     const std::uint64_t held = memory_->used;
-    if (memory_limit_bytes_ > 0 && size_bytes > memory_limit_bytes_ - std::min(memory_limit_bytes_, held)) {
+    if (size_bytes > left_of_limit()) {
       fail(
           StatusCode::out_of_memory,
           "{:.1f} MiB were asked for, and {:.1f} of the {:.1f} MiB that the cpu backend may use are in use: choose a "
@@ -140,7 +141,7 @@ class CpuDevice final : public Device {
   MemoryUsage memory_usage() const override {
     return {.allocated_bytes = memory_->used, .used_bytes = memory_->used, .peak_used_bytes = memory_->peak};
   }
-  std::uint64_t memory_free_bytes() const override { return available_memory_bytes(); }
+  std::uint64_t memory_free_bytes() const override { return std::min(available_memory_bytes(), left_of_limit()); }
   std::uint64_t max_tensor_bytes() const override { return info_.memory_total_bytes; }
 
   void upload(const Tensor& tensor, std::span<const std::byte> bytes) override {
@@ -199,6 +200,11 @@ class CpuDevice final : public Device {
   }
 
  private:
+  std::uint64_t left_of_limit() const {
+    if (memory_limit_bytes_ == 0) return std::numeric_limits<std::uint64_t>::max();
+    return memory_limit_bytes_ - std::min<std::uint64_t>(memory_limit_bytes_, memory_->used);
+  }
+
   DeviceInfo info_;
   std::shared_ptr<MemoryCount> memory_;
   std::uint64_t memory_limit_bytes_;  // 0: none

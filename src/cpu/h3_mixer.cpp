@@ -222,7 +222,8 @@ void h3_mix_head(const H3HeadArgs& args) {
 
 void CpuEncoder::record_h3_mixer(const H3MixerArgs& args) {
   require_f32("h3_mixer", {&args.qkv, &args.y});
-  add("h3_mixer", [args] {
+  constexpr std::string_view names[] = {"h3_mixer.recurrence", "h3_mixer.chunked", "h3_mixer.fft"};
+  add(names[static_cast<int>(args.algorithm)], [args] {
     const std::int64_t width = args.y.shape[0];
     const std::int64_t batch = args.y.shape[1];
     const std::int64_t tokens = args.y.shape[2];
@@ -258,7 +259,8 @@ void CpuEncoder::record_h3_mixer(const H3MixerArgs& args) {
 // A head's sequences one after the other: the sums over them have one order.
 void CpuEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   require_f32("h3_mixer_backward", {&args.qkv, &args.d_y, &args.d_qkv});
-  add("h3_mixer_backward", [args] {
+  const bool by_fft = args.algorithm == ConvAlgorithm::fft;
+  add(by_fft ? "h3_mixer_backward.fft" : "h3_mixer_backward.recurrence", [args] {
 #pragma omp parallel for schedule(dynamic)
     for (std::int64_t head = 0; head < args.filter.a.shape[0]; ++head) mix_head_backward(args, head);
   });

@@ -37,26 +37,25 @@ std::int64_t ParameterArena::Place::count() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-ParameterArena::ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType operands)
-    : device_(std::move(device)) {
-  const std::vector<ParameterSpec> table = parameter_table(checkpoint.config);
+ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands)
+    : device_(memory.device()) {
+  const std::vector<ParameterSpec> table = parameter_table(config);
   std::int64_t end = 0;
   for (std::size_t i = 0; i < parameter_groups.size(); ++i) {
     end = aligned(end);
     ranges_[i].first = end;
     for (const ParameterSpec& spec : table) {
       if (parameter_group(spec.name) != parameter_groups[i]) continue;
-      const bool follows = checkpoint.config.ssm_gating && follows_projection(spec.name);
+      const bool follows = config.ssm_gating && follows_projection(spec.name);
       const Place place{follows ? end : aligned(end), spec.shape, spec.matrix};
       end = place.begin + place.count();
       places_.emplace(spec.name, place);
     }
     ranges_[i].second = end;
   }
-  values_ = device_->allocate_tensor(DType::f32, {end});
-  gradients_ = device_->allocate_tensor(DType::f32, {end});
-  if (operands != DType::f32) operands_ = device_->allocate_tensor(operands, {end});
-  upload_values(checkpoint.file.tensors);
+  values_ = memory.allocate(MemoryCategory::parameters, DType::f32, {end});
+  gradients_ = memory.allocate(MemoryCategory::gradients, DType::f32, {end});
+  if (operands != DType::f32) operands_ = memory.allocate(MemoryCategory::operands, operands, {end});
 }
 
 Tensor ParameterArena::view(const Tensor& whole, const std::vector<std::string>& names) const {
@@ -99,12 +98,12 @@ void ParameterArena::upload(const Tensor& whole, const std::map<std::string, Hos
   }
 }
 
-void ParameterArena::upload_values(const std::map<std::string, HostTensor>& tensors) const {
-  upload(values_, tensors);
+void ParameterArena::load(const std::map<std::string, HostTensor>& parameters) const {
+  upload(values_, parameters);
   if (!operands_) return;
   for (const auto& [name, place] : places_) {
     if (!place.matrix) continue;
-    upload_converted(*device_, tensors.at(name), operands_.slice(place.begin, place.count()), name);
+    upload_converted(*device_, parameters.at(name), operands_.slice(place.begin, place.count()), name);
   }
 }
 

@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
 #include "model/checkpoint.h"
+#include "model/training_memory.h"
 
 namespace riverhorse {
 
@@ -28,9 +28,11 @@ ParameterGroup parameter_group(const std::string& name);
 
 class ParameterArena {
  public:
-  // Uploads the checkpoint's parameters; `operands` is f32, f16 or bf16. Errors: bad_file, for a matrix that
-  // `operands` cannot hold too; out_of_memory.
-  ParameterArena(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType operands);
+  // Of zeros; `operands` is f32, f16 or bf16. Errors: out_of_memory.
+  ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands);
+
+  // Writes the parameters and the operands of them. Errors: bad_file, for a matrix that `operands` cannot hold too.
+  void load(const std::map<std::string, HostTensor>& parameters) const;
 
   // By today's name, in the shape that the checkpoint has; `joined`: names of neighbours, as one tensor with their
   // first dimensions added. Errors: internal, for a name that is not there or neighbours that are none.
@@ -63,7 +65,6 @@ class ParameterArena {
     bool matrix = false;
     std::int64_t count() const;
   };
-  void upload_values(const std::map<std::string, HostTensor>& tensors) const;  // and the operands of them
   Tensor view(const Tensor& whole, const std::vector<std::string>& names) const;
 
   std::shared_ptr<Device> device_;

@@ -5,8 +5,8 @@
 //   r1 = r + dropout(branch);  x1 = norm1(r1);  branch = Wo mixer(Wqkv x1 + bqkv) + bo
 //   r2 = r1 + dropout(branch); x2 = norm2(r2);  branch = W2 gelu(W1 x2 + b1) + b2
 //
-// and xf = norm_f(r + dropout(branch)), loss = cross entropy of E xf. The first branch is dropout(E[ids]). Every
-// stage that the backward pass reads is kept. Sequences begin with an empty state.
+// and xf = norm_f(r + dropout(branch)), loss = cross entropy of E xf. The first branch is dropout(E[ids]). Stages
+// that the backward pass reads are kept or made again, as `Recompute` says. Sequences begin with an empty state.
 //
 // Mixed precision: with an activation dtype of f16 or bf16, activations, their gradients and the matrices that they
 // meet are of it, and everything else stays f32: the parameters that the optimiser updates (of which the matrices are
@@ -14,11 +14,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "model/config.h"
 #include "model/parameter_arena.h"
+#include "model/recompute.h"
+#include "model/training_memory.h"
 
 namespace riverhorse {
 
@@ -28,14 +32,23 @@ struct TrainingShape {
   std::int64_t rows() const { return batch * length; }
 };
 
+struct TrainingModelOptions {
+  TrainingShape shape;
+  DType activations = DType::f32;
+  ConvAlgorithm conv = ConvAlgorithm::automatic;
+  Recompute recompute = Recompute::none;
+};
+
 class TrainingModel {
  public:
-  // Errors: unsupported (a device that does not train, or not in `activations`, a field of the configuration that
-  // only inference knows), out_of_memory, bad_file.
-  TrainingModel(std::shared_ptr<Device> device, const Checkpoint& checkpoint, TrainingShape shape, DType activations,
-                ConvAlgorithm conv);
+  // With parameters of zeros. Errors: unsupported (a device that does not train, or not in those activations, a field
+  // of the configuration that only inference knows), out_of_memory.
+  TrainingModel(const TrainingMemory& memory, const ModelConfig& config, const TrainingModelOptions& options);
 
-  Device& device() const { return *device_; }
+  // Writes the parameters. Errors: bad_file.
+  void load(const Checkpoint& checkpoint) const;
+
+  Device& device() const { return *memory_.device(); }
   const ModelConfig& config() const { return config_; }
   const TrainingShape& shape() const { return shape_; }
   DType activations() const { return act_; }
@@ -71,8 +84,8 @@ class TrainingModel {
     H3Parameters ssm, d_ssm;
     H3Filter filter;
     H3FilterGradient d_filter;
-    // Kept for the backward pass.
-    Tensor residual1, residual2;      // (R, D) f32: r1, r2
+    // What the backward pass reads; kept, or shared with other layers.
+    Tensor residual1, residual2;      // (R, D) f32: r1, which is always kept, and r2
     Tensor statistics1, statistics2;  // (R, 2) f32
     Tensor x1, x2;                    // (R, D) act
     Tensor qkv_rows;                  // (R, 3 D) act, after rotary; of an H3 layer (3 D, R), of S4D with q = k = 1
@@ -85,30 +98,43 @@ class TrainingModel {
   Norm norm(const std::string& prefix) const;
   Linear linear(const std::vector<std::string>& prefixes) const;
   H3Parameters ssm(const std::string& mixer, bool gradients) const;
-  Layer make_layer(std::int64_t index) const;
-  Tensor activation(Shape shape) const;
+  // The stage `name` of one layer; from the level `remade_at` on that of all layers that ask for it.
+  Tensor stage(Recompute remade_at, const std::string& name, DType dtype, Shape shape);
+  void add_stages(Layer& layer);
+  void add_filter(Layer& layer) const;
+  Layer make_layer(std::int64_t index);
+  void allocate_shared();
   // The part of such rows, or of their gradient, that the projection writes.
   Tensor projected(const Layer& layer, const Tensor& qkv_rows) const;
 
   // Sites of dropout: the embedding, two residual additions and the attention of each layer, the last addition.
   Dropout dropout(double p, std::int64_t site, bool training) const;
   Dropout residual_dropout(std::int64_t site, bool training) const;
+  // What leads to the MLP; `again` begins with r1, which is there.
+  enum class Pass { evaluation, training, again };
   void record_forward(Encoder& encoder, bool training) const;
-  void record_mixer(Encoder& encoder, std::int64_t index, bool training) const;
+  void record_mixer_sublayer(Encoder& encoder, std::int64_t index, const Tensor& residual, Pass pass) const;
+  void record_mixer(Encoder& encoder, std::int64_t index, Pass pass) const;
+  void record_hidden(Encoder& encoder, const Layer& layer) const;
+  // What the backward pass of the layer reads and was not kept.
+  void record_again(Encoder& encoder, std::int64_t index) const;
   void record_mixer_backward(Encoder& encoder, std::int64_t index) const;
   void record_loss(Encoder& encoder, bool training) const;
   void record_backward(Encoder& encoder) const;
 
-  std::shared_ptr<Device> device_;
+  TrainingMemory memory_;
   ModelConfig config_;
   TrainingShape shape_;
   DType act_;
   ConvAlgorithm conv_;
+  Recompute recompute_;
   ParameterArena arena_;
   Tensor embedding_, d_embedding_;  // (V, D) act, f32
   Tensor head_, d_head_;            // (V, D) act, f32; the embedding when tied
   Norm norm_f_;
   std::vector<Layer> layers_;
+  std::map<std::string, Tensor> shared_stages_;
+  H3Parameters identity_shift_, d_identity_shift_;  // of S4D: its shift SSM, and where the gradients go
 
   Tensor ids_, targets_, scale_, random_, loss_, correct_;
   Tensor embedded_;                         // (R, D) f32: E[ids]

@@ -2,13 +2,15 @@
 
 namespace riverhorse {
 
-TrainerCoreOptions core_options(const TrainerOptions& options) {
+TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation) {
   TrainerCoreOptions core;
   core.micro_batch = {options.batch, options.length};
   core.dtype = options.dtype;
   core.conv = options.conv;
+  core.recompute = options.recompute;
   core.optimizer = options.optimizer;
   core.seed = static_cast<std::uint64_t>(options.seed);
+  core.evaluation = evaluation;
   return core;
 }
 

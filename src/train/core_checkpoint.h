@@ -6,7 +6,8 @@
 
 namespace riverhorse {
 
-TrainerCoreOptions core_options(const TrainerOptions& options);
+// `evaluation`: as TrainerCoreOptions.
+TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation = false);
 
 // Puts the moments, of which there are none before the first step, the counts and the loss scale of `checkpoint` into
 // `core`, which was made from its model. Frees the checkpoint's tensors: from here on they are in the core.

@@ -27,13 +27,16 @@ void check_optimizer(const OptimizerOptions& options) {
           "0 (never) or above");
 }
 
-Optimizer::Optimizer(std::shared_ptr<Device> device, const ParameterArena& arena, const OptimizerOptions& options)
-    : device_(std::move(device)), arena_(arena), options_(options) {
+Optimizer::Optimizer(const TrainingMemory& memory, const ParameterArena& arena, const OptimizerOptions& options)
+    : device_(memory.device()), arena_(arena), options_(options) {
   check_optimizer(options_);
-  m_ = device_->allocate_tensor(DType::f32, arena_.values().shape);
-  v_ = device_->allocate_tensor(DType::f32, arena_.values().shape);
-  norm_ = device_->allocate_tensor(DType::f32, {1}, MemoryUse::readback);
-  rows_ = device_->allocate_tensor(DType::i32, {parameter_groups.size(), sizeof(AdamwRow) / 4}, MemoryUse::upload);
+  const auto state = [&](DType dtype, Shape shape, MemoryUse use = MemoryUse::device) {
+    return memory.allocate(MemoryCategory::optimizer, dtype, shape, use);
+  };
+  m_ = state(DType::f32, arena_.values().shape);
+  v_ = state(DType::f32, arena_.values().shape);
+  norm_ = state(DType::f32, {1}, MemoryUse::readback);
+  rows_ = state(DType::i32, {parameter_groups.size(), sizeof(AdamwRow) / 4}, MemoryUse::upload);
 }
 
 double Optimizer::learning_rate(ParameterGroup group) const {

@@ -33,7 +33,7 @@ void check_optimizer(const OptimizerOptions& options);
 class Optimizer {
  public:
   // Errors: invalid_argument, out_of_memory.
-  Optimizer(std::shared_ptr<Device> device, const ParameterArena& arena, const OptimizerOptions& options);
+  Optimizer(const TrainingMemory& memory, const ParameterArena& arena, const OptimizerOptions& options);
 
   const OptimizerOptions& options() const { return options_; }
 

@@ -53,7 +53,7 @@ std::string report_line(const StepReport& report) {
 Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const TokenSource& data,
                  const TokenSource* validation, std::filesystem::path run)
     : checkpoint_(std::move(start)),
-      core_(std::move(device), checkpoint_.model, core_options(checkpoint_.state.options)),
+      core_(std::move(device), checkpoint_.model, core_options(checkpoint_.state.options, validation != nullptr)),
       batches_(data, checkpoint_.state.options.length, static_cast<std::uint64_t>(checkpoint_.state.options.seed),
                checkpoint_.state.options.reset_state_at_documents),
       validation_(validation),
@@ -69,7 +69,6 @@ Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const
     if (validation_documents_ && validation_documents_->count() == 0) {
       fail(StatusCode::invalid_argument, "the validation data has no document of two tokens or more");
     }
-    core_.prepare_evaluation();
   }
   if (state.step > 0 && data.size() != state.data_tokens) {
     fail(StatusCode::invalid_argument,

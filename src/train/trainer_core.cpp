@@ -14,6 +14,30 @@ std::int64_t count_scored(std::span<const std::int32_t> targets) {
   return std::count_if(targets.begin(), targets.end(), [](std::int32_t target) { return target >= 0; });
 }
 
+double mebibytes(std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p20; }
+
+// Memory for a training that fits into what `device` has free.
+TrainingMemory fitting_memory(const std::shared_ptr<Device>& device, const ModelConfig& config,
+                              const TrainerCoreOptions& options) {
+  const MemoryPlan plan = TrainerCore::estimate_memory(device, config, options);
+  const std::uint64_t needed = plan.total_bytes(), available = device->memory_free_bytes();
+  log_info(fmt::format("memory of the training, recompute {}; {:.1f} MiB of {} are free{}",
+                       recompute_name(options.recompute), mebibytes(available), device->info().id(), plan.table()));
+  if (needed <= available) return TrainingMemory(device);
+  std::string remedy;
+  if (options.recompute != Recompute::block) {
+    TrainerCoreOptions less = options;
+    less.recompute = Recompute::block;
+    const std::uint64_t least = TrainerCore::estimate_memory(device, config, less).total_bytes();
+    remedy = fmt::format("--recompute block (it needs {:.1f} MiB), ", mebibytes(least));
+  }
+  fail(StatusCode::out_of_memory,
+       "the training of {} sequences of {} tokens at once needs {:.1f} MiB, and {} has {:.1f} MiB free: choose {}a "
+       "smaller batch or length, or a smaller model",
+       options.micro_batch.batch, options.micro_batch.length, mebibytes(needed), device->info().id(),
+       mebibytes(available), remedy);
+}
+
 }  // namespace
 
 std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> ids, std::int64_t length) {
@@ -26,13 +50,27 @@ std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> ids, 
 
 TrainerCore::TrainerCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint,
                          const TrainerCoreOptions& options)
-    : device_(std::move(device)),
-      model_(device_, checkpoint, options.micro_batch, options.dtype, options.conv),
-      optimizer_(device_, model_.parameters(), options.optimizer),
+    : TrainerCore(fitting_memory(device, checkpoint.config, options), checkpoint.config, options) {
+  model_.load(checkpoint);
+}
+
+TrainerCore::TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options)
+    : memory_(memory),
+      device_(*memory_.device()),
+      model_(memory_, config, {options.micro_batch, options.dtype, options.conv, options.recompute}),
+      optimizer_(memory_, model_.parameters(), options.optimizer),
       seed_(options.seed) {
-  zero_ = device_->record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); }, {});
-  gradients_ = device_->record([&](Encoder& encoder) { model_.record_gradients(encoder); }, {});
-  update_ = device_->record([&](Encoder& encoder) { optimizer_.record(encoder); }, {});
+  zero_ = memory_.record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); });
+  gradients_ = memory_.record([&](Encoder& encoder) { model_.record_gradients(encoder); });
+  update_ = memory_.record([&](Encoder& encoder) { optimizer_.record(encoder); });
+  if (options.evaluation) record_evaluation();
+}
+
+MemoryPlan TrainerCore::estimate_memory(const std::shared_ptr<Device>& device, const ModelConfig& config,
+                                        const TrainerCoreOptions& options) {
+  MemoryPlan plan;
+  const TrainerCore estimated(TrainingMemory(device, plan), config, options);
+  return plan;
 }
 
 void TrainerCore::resume_at(std::int64_t steps, std::int64_t micro_batches, const LossScale& loss_scale) {
@@ -63,17 +101,17 @@ void TrainerCore::check(std::span<const std::int32_t> ids, std::span<const std::
 
 EvaluationResult TrainerCore::run(Recording& recording, std::span<const std::int32_t> ids,
                                   std::span<const std::int32_t> targets) {
-  std::copy(ids.begin(), ids.end(), device_->mapped_as<std::int32_t>(model_.ids()).begin());
-  std::copy(targets.begin(), targets.end(), device_->mapped_as<std::int32_t>(model_.targets()).begin());
-  const std::span<std::uint32_t> random = device_->mapped_as<std::uint32_t>(model_.random());
+  std::copy(ids.begin(), ids.end(), device_.mapped_as<std::int32_t>(model_.ids()).begin());
+  std::copy(targets.begin(), targets.end(), device_.mapped_as<std::int32_t>(model_.targets()).begin());
+  const std::span<std::uint32_t> random = device_.mapped_as<std::uint32_t>(model_.random());
   random[0] = static_cast<std::uint32_t>(seed_);
   random[1] = static_cast<std::uint32_t>(seed_ >> 32);
   random[2] = static_cast<std::uint32_t>(micro_batches_done_);
-  device_->wait(device_->submit(recording));
+  device_.wait(device_.submit(recording));
   EvaluationResult result;
   result.scored = count_scored(targets);
-  for (const float loss : device_->mapped_as<float>(model_.loss())) result.loss_sum += loss;
-  const std::span<const std::int32_t> correct = device_->mapped_as<std::int32_t>(model_.correct());
+  for (const float loss : device_.mapped_as<float>(model_.loss())) result.loss_sum += loss;
+  const std::span<const std::int32_t> correct = device_.mapped_as<std::int32_t>(model_.correct());
   for (std::size_t i = 0; i < correct.size(); ++i) result.correct += targets[i] >= 0 ? correct[i] : 0;
   return result;
 }
@@ -85,16 +123,16 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   StepResult result;
   result.scored = count_scored(targets);
   if (scaled()) result.loss_scale = loss_scale_.value;
-  device_->mapped_as<float>(model_.scale())[0] =
+  device_.mapped_as<float>(model_.scale())[0] =
       static_cast<float>(result.loss_scale / static_cast<double>(result.scored));
-  device_->submit(*zero_);
+  device_.submit(*zero_);
   for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
     result.loss += run(*gradients_, ids.subspan(begin, rows), targets.subspan(begin, rows)).loss_sum;
     ++micro_batches_done_;
   }
   result.loss /= static_cast<double>(result.scored);
   optimizer_.set_step(steps_done_ + 1, rate_factor, result.loss_scale);
-  device_->wait(device_->submit(*update_));
+  device_.wait(device_.submit(*update_));
   result.gradient_norm = optimizer_.norm();
   result.skipped = optimizer_.was_skipped();
   ++steps_done_;
@@ -139,8 +177,8 @@ double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const
   check(ids, targets, true);
   const auto scored = static_cast<double>(count_scored(targets));
   const double scale = scaled() ? loss_scale_.value : 1.0;
-  device_->mapped_as<float>(model_.scale())[0] = static_cast<float>(scale / scored);
-  device_->submit(*zero_);
+  device_.mapped_as<float>(model_.scale())[0] = static_cast<float>(scale / scored);
+  device_.submit(*zero_);
   return run(*gradients_, ids, targets).loss_sum / scored;
 }
 
@@ -157,13 +195,13 @@ std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
   return gradients;
 }
 
-void TrainerCore::prepare_evaluation() {
-  if (!evaluation_) evaluation_ = device_->record([&](Encoder& encoder) { model_.record_evaluation(encoder); }, {});
+void TrainerCore::record_evaluation() {
+  evaluation_ = memory_.record([&](Encoder& encoder) { model_.record_evaluation(encoder); });
 }
 
 EvaluationResult TrainerCore::evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
   check(ids, targets, false);
-  prepare_evaluation();
+  if (!evaluation_) record_evaluation();
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   EvaluationResult sum;
   for (std::size_t begin = 0; begin < ids.size(); begin += rows) {

@@ -19,8 +19,10 @@ struct TrainerCoreOptions {
   TrainingShape micro_batch;
   DType dtype = DType::f32;  // of activations and operands; f16 has a loss scale
   ConvAlgorithm conv = ConvAlgorithm::automatic;
+  Recompute recompute = Recompute::none;
   OptimizerOptions optimizer;
-  std::uint64_t seed = 0;  // of dropout
+  std::uint64_t seed = 0;   // of dropout
+  bool evaluation = false;  // evaluate() gets its memory at once, and not when it is first called
 };
 
 struct StepResult {
@@ -42,8 +44,12 @@ std::vector<std::int32_t> next_token_targets(std::span<const std::int32_t> ids, 
 
 class TrainerCore {
  public:
-  // Errors: as TrainingModel and Optimizer.
+  // Says in the log what memory it takes. Errors: as TrainingModel and Optimizer; out_of_memory before anything is
+  // allocated, when that is more than the device has free.
   TrainerCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const TrainerCoreOptions& options);
+  // That memory, without taking it. Errors: as above but for out_of_memory.
+  static MemoryPlan estimate_memory(const std::shared_ptr<Device>& device, const ModelConfig& config,
+                                    const TrainerCoreOptions& options);
 
   TrainingModel& model() { return model_; }
   const TrainingModel& model() const { return model_; }
@@ -65,12 +71,12 @@ class TrainerCore {
   // Host copies of what the arena holds, without the loss scale.
   std::map<std::string, HostTensor> unscaled_gradients() const;
 
-  // Allocates what evaluate() needs, which otherwise its first call does. Errors: out_of_memory.
-  void prepare_evaluation();
   // Loss over any number of micro-batches, as step(): no gradients, no dropout.
   EvaluationResult evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
 
  private:
+  TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options);
+  void record_evaluation();
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
   bool scaled() const { return model_.activations() == DType::f16; }
@@ -83,7 +89,8 @@ class TrainerCore {
   EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,
                        std::span<const std::int32_t> targets);
 
-  std::shared_ptr<Device> device_;
+  TrainingMemory memory_;
+  Device& device_;
   TrainingModel model_;
   Optimizer optimizer_;
   std::uint64_t seed_;
@@ -94,7 +101,7 @@ class TrainerCore {
   std::unique_ptr<Recording> zero_;
   std::unique_ptr<Recording> gradients_;
   std::unique_ptr<Recording> update_;
-  std::unique_ptr<Recording> evaluation_;  // made when it is first asked for
+  std::unique_ptr<Recording> evaluation_;
 };
 
 }  // namespace riverhorse

@@ -168,6 +168,10 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
                "scale",
                options.dtype, {"f32", "f16", "bf16"});
   visit_choice(visitor, "conv", "Long convolution", options.conv, {"auto", "chunked", "fft"});
+  visit_choice(visitor, "recompute",
+               "What the backward pass makes again instead of keeping it, for less memory and the same gradients: "
+               "none, all of a layer before its MLP (mixer), or all of it (block)",
+               options.recompute, {"none", "mixer", "block"});
 }
 
 nlohmann::ordered_json trainer_options_json(const TrainerOptions& options) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/ops.h"
+#include "model/recompute.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 
@@ -38,7 +39,8 @@ struct TrainerOptions {
   std::string prompt;                     // what they begin with
   std::int64_t seed = 0;                  // of the order of the data, dropout, and new weights
   ConvAlgorithm conv = ConvAlgorithm::automatic;
-  DType dtype = DType::f32;  // of activations and operands
+  DType dtype = DType::f32;               // of activations and operands
+  Recompute recompute = Recompute::none;  // what the backward pass makes again
 
   std::int64_t samples_per_step() const { return batch * accumulation; }
 };

@@ -113,13 +113,14 @@ void record_h3_mixer_chunked(VulkanEncoder& encoder, const H3MixerArgs& args, co
 }  // namespace
 
 void VulkanEncoder::record_h3_mixer(const H3MixerArgs& args) {
-  const OperationScope operation(*this, "h3_mixer");
+  const bool by_fft = args.algorithm == ConvAlgorithm::fft;
+  const OperationScope operation(*this, by_fft ? "h3_mixer.fft" : "h3_mixer.chunked");
   const MixerShape shape(args);
   if (shape.channels == 0 || shape.batch == 0 || shape.tokens == 0) return;
   if (preparing() && args.algorithm == ConvAlgorithm::automatic) {
     log_debug(fmt::format("h3_mixer of {} tokens on {}: chunked", shape.tokens, device_.info().name));
   }
-  if (args.algorithm == ConvAlgorithm::fft) {
+  if (by_fft) {
     record_h3_mixer_fft(*this, args, shape);
   } else {
     record_h3_mixer_chunked(*this, args, shape);

@@ -6,30 +6,17 @@ of the backward pass, median of 21, and TFLOP/s counted as ours are: 4 B H L^2 h
 backward. Needs PyTorch and an NVIDIA GPU; run it where the benchmark ran.
 """
 
-import statistics
-import sys
+import peer
 
+torch = peer.import_torch()
 try:
-    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 except ImportError as error:
-    sys.exit(f"attention.py: {error}; PyTorch 2.5 or newer is needed")
-if not torch.cuda.is_available():
-    sys.exit("attention.py: PyTorch finds no GPU")
+    peer.leave(f"{error}; PyTorch 2.5 or newer is needed")
 
 
-def time_ms(function, repeats=21):
-    """Median device time of one call."""
-    times = []
-    for repeat in range(repeats + 3):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        function()
-        end.record()
-        end.synchronize()
-        if repeat >= 3:
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+def time_ms(function):
+    return peer.median_ms(torch, function)[0]
 
 
 print(torch.cuda.get_device_name(), "PyTorch", torch.__version__, "cuDNN", torch.backends.cudnn.version())
@@ -50,5 +37,6 @@ for batch, heads, length, head_dim in [(32, 12, 1024, 64), (4, 12, 8192, 64)]:
             continue
         print(
             f"b{batch} h{heads} l{length} d{head_dim} bf16 {backend.name}: forward {forward:.3f} ms "
-            f"{flops / forward * 1e-9:.0f} TFLOP/s, backward {backward:.3f} ms {2.5 * flops / backward * 1e-9:.0f} TFLOP/s"
+            f"{flops / forward * 1e-9:.0f} TFLOP/s, backward {backward:.3f} ms "
+            f"{2.5 * flops / backward * 1e-9:.0f} TFLOP/s"
         )
