@@ -33,7 +33,7 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
   const FftPlan plan(length, limits_.shared_bytes);
   if (const auto direct =
           choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors, limits_.shared_bytes)) {
-    add("fft_conv", [=](cudaStream_t stream) {
+    add("fft_conv.direct", [=](cudaStream_t stream) {
       with_half(args.u.dtype, [&](auto type) {
         using T = decltype(type);
         launch_direct<false>(stream, *direct, data<const T>(args.u), data<float>(args.kernel), data<float>(args.skip),
@@ -45,7 +45,7 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
   const FftGroup group(plan, heads, rows.pairs());
   ScratchScope scope(*this);
   const Tensor spectra = group.spectra(*this, plan), points = group.points(*this, plan);
-  add("fft_conv", [=](cudaStream_t stream) {
+  add("fft_conv.fft", [=](cudaStream_t stream) {
     with_activation(args.u.dtype, [&](auto type) {
       using T = decltype(type);
       const Filters filters{data<float>(args.kernel), data<float>(args.skip), length};

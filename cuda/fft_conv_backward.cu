@@ -50,7 +50,7 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
     if (correlation.shared_bytes() <= limits_.shared_bytes) {
       ScratchScope scope(*this);
       const Tensor sums = scratch(DType::f32, {correlation.splits, heads, length});
-      add("fft_conv_backward", [=](cudaStream_t stream) {
+      add("fft_conv_backward.direct", [=](cudaStream_t stream) {
         with_half(args.u.dtype, [&](auto type) {
           using T = decltype(type);
           launch_direct_correlation(stream, correlation, data<const T>(args.u), data<const T>(args.d_y),
@@ -84,7 +84,7 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   const Tensor points = group.points(*this, plan), gradient_points = group.points(*this, plan);
   const Tensor sums = scratch(DType::f32, team_points);
   const Tensor parked = on_chip ? Tensor() : scratch(DType::f32, team_points);
-  add("fft_conv_backward", [=](cudaStream_t stream) {
+  add("fft_conv_backward.fft", [=](cudaStream_t stream) {
     with_activation(args.u.dtype, [&](auto type) {
       using T = decltype(type);
       const Filters filters{data<float>(args.kernel), data<float>(args.skip), length};

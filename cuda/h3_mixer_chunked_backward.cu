@@ -1,5 +1,5 @@
-// The H3 mixer's backward pass on tensor cores: 16-bit activations, head_dim 1, 32 modes, from an empty state. One
-// pass over q, k, v and d_y. With x_t = a x_{t-1} + w_t a mode and gain = c b, of one channel:
+// The H3 mixer's backward pass on tensor cores: 16-bit activations, head_dim 1, at most 32 modes, from an empty
+// state. One pass over q, k, v and d_y. With x_t = a x_{t-1} + w_t a mode and gain = c b, of one channel:
 //   k' = taps * k,  w = k' v,  z = K * w;   d_q = d_y z,  d_z = d_y q
 //   d_w = K run backwards over d_z;  d_v = d_w k',  d_k' = d_w v,  d_k = the taps run backwards over d_k'
 //
@@ -79,9 +79,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
   const float size = sqrtf(norm(filter.input));
   const float scale = size > 0 ? 16 * size : 1;  // of x where it is kept in 16 bits
   const auto entry = [&](TilePosition of) {
-    if (superchunk(of) == 0) return Complex<float>();
+    if (superchunk(of) == 0 || at.lane >= m.filter.modes) return Complex<float>();
     const std::int64_t row = (d * cut.batch + of.group) * cut.tiles + superchunk(of);
-    const float* parts = m.entry_states + (row * modes + at.lane) * 2;
+    const float* parts = m.entry_states + (row * m.filter.modes + at.lane) * 2;
     const float2 per_input = load_shared<float2>(shared + place::per_input + static_cast<std::uint32_t>(8 * at.lane));
     return Complex<float>(parts[0], parts[1]) * Complex<float>(per_input.x, per_input.y);
   };
@@ -437,8 +437,9 @@ static_assert(place::block_bytes(3) <= 99 << 10);
 }  // namespace
 
 bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits) {
-  return dtype_size_bytes(args.d_y.dtype) == 2 && args.head_dim == 1 && args.filter.a.shape[1] == modes &&
-         warps_that_fit(limits) > 0 && (args.entry_states || args.d_y.shape[2] <= H3Filter::superchunk);
+  return dtype_size_bytes(args.d_y.dtype) == 2 && args.head_dim == 1 && args.filter.a.shape[1] <= modes &&
+         args.filter.shift_taps.shape[1] <= chunk && warps_that_fit(limits) > 0 &&
+         (args.entry_states || args.d_y.shape[2] <= H3Filter::superchunk);
 }
 
 void run_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream_t stream) {

@@ -8,7 +8,8 @@
 
 namespace riverhorse::cuda {
 
-// 16-bit activations, head_dim 1, 32 modes, enough shared memory, and a text of 1024 tokens or its entry states.
+// 16-bit activations, head_dim 1, at most 32 modes and 64 taps, enough shared memory, and a text of 1024 tokens or
+// its entry states.
 bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits);
 void run_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream_t stream);
 

@@ -11,7 +11,7 @@ template <typename T>
 struct ChunkedBackward {
   const T *q, *k, *v, *d_y;   // (D, B, L)
   T *d_q, *d_k, *d_v;         // likewise
-  const float* entry_states;  // (D, B, cut.tiles, 32, 2); may be null with a single tile
+  const float* entry_states;  // (D, B, cut.tiles, n, 2); may be null with a single tile
   Cut cut;
   bool aligned, in_turn;  // as for the forward pass
   Filter filter;
@@ -26,18 +26,21 @@ struct ChannelFilter {
 
   template <typename T>
   __device__ ChannelFilter(const ChunkedBackward<T>& m, std::int64_t d, int lane) {
-    const std::int64_t mode = d * modes + lane, powers = mode * H3Filter::power_count;
-    a = load_complex(m.powers, powers);
-    a8 = load_complex(m.powers, powers + 3);
-    a16 = load_complex(m.powers, powers + 4);
-    a32 = load_complex(m.powers, powers + 5);
-    a64 = load_complex(m.powers, powers + 6);
-    input = m.filter.input(mode);
-    output = m.filter.output(mode);
+    if (lane < m.filter.modes) {  // the rest stays zero, and so does what it does
+      const std::int64_t mode = d * m.filter.modes + lane, powers = mode * H3Filter::power_count;
+      a = load_complex(m.powers, powers);
+      a8 = load_complex(m.powers, powers + 3);
+      a16 = load_complex(m.powers, powers + 4);
+      a32 = load_complex(m.powers, powers + 5);
+      a64 = load_complex(m.powers, powers + 6);
+      input = m.filter.input(mode);
+      output = m.filter.output(mode);
+    }
     for (int i = 0; i < 2; ++i) {
-      const unsigned index = threadIdx.x + i * blockDim.x;
-      const float* values = index < chunk ? m.filter.taps : m.toeplitz;
-      taps_and_lags[i] = index < 2 * chunk ? values[d * chunk + index % chunk] : 0.0f;
+      const unsigned index = threadIdx.x + i * blockDim.x, lag = index % chunk;
+      taps_and_lags[i] = 0;
+      if (index < chunk && lag < m.filter.state) taps_and_lags[i] = m.filter.taps[d * m.filter.state + lag];
+      if (index >= chunk && index < 2 * chunk) taps_and_lags[i] = m.toeplitz[d * chunk + lag];
     }
   }
   __device__ Complex<float> gain() const {
@@ -117,9 +120,15 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
                        int warps, int lane) {
   constexpr int parts = 48;    // of a warp, each a number a lane
   constexpr int quarters = 4;  // of the lags
-  const std::int64_t mode = d * modes + lane, powers = mode * H3Filter::power_count;
-  const Complex<float> a = load_complex(m.powers, powers), a16 = load_complex(m.powers, powers + 4),
-                       a32 = load_complex(m.powers, powers + 5), a64 = load_complex(m.powers, powers + 6);
+  const std::int64_t mode = d * m.filter.modes + lane, powers = mode * H3Filter::power_count;
+  const bool is_mode = lane < m.filter.modes;
+  Complex<float> a, a16, a32, a64;
+  if (is_mode) {
+    a = load_complex(m.powers, powers);
+    a16 = load_complex(m.powers, powers + 4);
+    a32 = load_complex(m.powers, powers + 5);
+    a64 = load_complex(m.powers, powers + 6);
+  }
   float* const all = reinterpret_cast<float*>(shared);
   double* const lag_values = reinterpret_cast<double*>(all + warps * parts * warp_size);
   Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [quarter][2][lane]
@@ -142,7 +151,7 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
     double sum = 0;
     for (int w = 0; w < warps; ++w) sum += sum_of_lag(all + (w * parts + (of_taps ? 0 : 20)) * warp_size, l);
     if (of_taps) {
-      m.d_taps[d * chunk + l] = static_cast<float>(sum);
+      if (l < m.filter.state) m.d_taps[d * m.filter.state + l] = static_cast<float>(sum);
     } else {
       lag_values[l] = sum;
       if (l == 0) m.d_skip[d] = static_cast<float>(sum);
@@ -167,7 +176,7 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
     partial[(2 * quarter + 1) * warp_size + lane] = by_log_a;
   }
   __syncthreads();
-  if (warp != 0) return;
+  if (warp != 0 || !is_mode) return;
 
   Complex<double> by_gain, by_log_a;
   for (int quarter = 0; quarter < quarters; ++quarter) {

@@ -101,6 +101,12 @@ TEST_F(BenchCli, MixerInSixteenBitsSaysWhichKernelRanOn_cuda) {
     if (row["name"] == "forward") ran.push_back(row["ran"]);
   }
   EXPECT_EQ(ran, (std::vector<std::string>{"chunked", "fft", "recurrence", "fft"}));  // 64 modes are too many
+  const ChildResult convolution = run(
+      words("bench fft_conv --backend cuda --no-selftest --tokens 64 --batch 8 --width 16 --json --filter forward"));
+  expect_success(convolution);
+  const Json row = convolution.json()["rows"][0];
+  EXPECT_EQ(row["ran"], "direct");
+  EXPECT_TRUE(row.contains("relative_error")) << "two of the sequences go the same way";
 }
 
 TEST_F(BenchCli, FftConvHasBothPasses) {
@@ -119,6 +125,11 @@ TEST_F(BenchCli, ShapesThatMakeNoSenseAreRefused) {
   expect_failure(run(words("bench fft_conv --state 16")), 2, "--state is not for bench fft_conv");
   expect_failure(run(words("bench decode --seconds 2")), 2, "--seconds");
   expect_failure(run(words("bench ops --compare")), 2, "--compare");
+  expect_failure(run(words("bench mixer --compare --conv fft")), 2, "--conv");
+  expect_failure(run(words("bench fft_conv --conv fft")), 2, "--conv is not for bench fft_conv");
+  expect_failure(run(words("bench mixer --repetitions 3")), 2, "--repetitions");
+  expect_failure(run(words("bench train --filter step")), 2, "--filter");
+  expect_failure(run(words("bench ops --tokens 8")), 2, "--tokens");
   expect_failure(run(words("bench prefill --width 2")), 2, "--width");
   expect_failure(run(words("bench ops --peers")), 2, "--peers");
   expect_failure(run(words("bench train --seconds 2 --repetitions 3")), 2, "--repetitions");

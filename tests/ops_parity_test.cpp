@@ -9,6 +9,7 @@
 #include <set>
 
 #include "backend/op_cases.h"
+#include "backend/op_cases_shapes.h"
 #include "direct_device.h"
 #include "ops_devices.h"
 
@@ -139,6 +140,32 @@ TEST(case_table, unsupported_cases_say_what_is_missing) {
   for (const OpCase& op_case : op_cases(CaseSet::quick)) {
     const std::string reason = why_unsupported(cpu_device(), op_case);
     EXPECT_EQ(op_case.dtype != DType::f32, reason.find("f32 only") != std::string::npos) << op_case.id() << reason;
+  }
+}
+
+TEST(case_table, shapes_of_ones_choice) {
+  const double elements = 2 * 3 * 70;
+  const struct {
+    MixerPass pass;
+    int moved;            // numbers an element
+    std::size_t outputs;  // with the state that is carried, and what is left behind
+  } passes[] = {{MixerPass::carrying, 4, 3}, {MixerPass::forward, 4, 1}, {MixerPass::keeping, 4, 2},
+                {MixerPass::backward, 7, 5}, {MixerPass::step, 11, 7},   {MixerPass::backward_from_states, 7, 5}};
+  for (const auto& [pass, moved, outputs] : passes) {
+    for (const ConvAlgorithm algorithm : {ConvAlgorithm::chunked, ConvAlgorithm::fft}) {
+      const OpCase op_case = mixer_case({2, 3, 70, 8}, pass, algorithm, DType::f32);
+      const CaseResult result = run_parity(cpu_device(), cpu_device(), op_case, test_seed);
+      EXPECT_TRUE(result.passed) << result.message;
+      EXPECT_EQ(result.errors.size(), outputs);
+      EXPECT_EQ(op_case.make(1).bytes, 4 * moved * elements) << op_case.id();
+      EXPECT_FALSE(parts_of(cpu_device(), op_case).empty());
+    }
+  }
+  for (const bool backward : {false, true}) {
+    const CaseResult result =
+        run_parity(cpu_device(), cpu_device(), fft_conv_case({2, 3, 70}, backward, DType::f32), test_seed);
+    EXPECT_TRUE(result.passed) << result.message;
+    EXPECT_EQ(result.errors.size(), backward ? 3u : 1u);
   }
 }
 

@@ -141,6 +141,9 @@ struct BenchResult {
   std::vector<std::string> parts;  // what the device ran, by its own names: "h3_mixer.chunked"
 };
 
+// What run_bench() has as `parts`, of a supported case.
+std::vector<std::string> parts_of(Device& device, const OpCase& op_case);
+
 struct BenchTiming {
   double seconds = 0;            // how long it is repeated, as time_operation() has it
   std::function<void()> before;  // runs when all is ready: a ceiling that is measured directly before

@@ -177,7 +177,7 @@ const OpTolerance& tolerance_of(const std::string& op) {
 }
 
 // The names of what is recorded, each once.
-std::vector<std::string> parts_of(Device& device, const RecordNth& operation) {
+std::vector<std::string> parts_recorded(Device& device, const RecordNth& operation) {
   const auto recording = device.record([&](Encoder& encoder) { operation(encoder, 0); }, {.op_timestamps = true});
   device.wait(device.submit(*recording));
   std::vector<std::string> names;
@@ -264,6 +264,12 @@ CaseResult run_parity(Device& device, Device& oracle, const OpCase& op_case, std
   return result;
 }
 
+std::vector<std::string> parts_of(Device& device, const OpCase& op_case) {
+  const CaseData data = op_case.make(1);
+  const Placed placed(device, data, false);
+  return parts_recorded(device, [&](Encoder& encoder, int) { data.record(encoder, placed.tensors()); });
+}
+
 BenchResult run_bench(Device& device, const OpCase& op_case, const BenchTiming& timing) {
   BenchResult result;
   result.message = why_unsupported(device, op_case);
@@ -292,7 +298,7 @@ BenchResult run_bench(Device& device, const OpCase& op_case, const BenchTiming& 
   const RecordNth operation = [&](Encoder& encoder, int i) {
     data.record(encoder, sets[static_cast<std::size_t>(i) % sets.size()].tensors());
   };
-  result.parts = parts_of(device, operation);
+  result.parts = parts_recorded(device, operation);
   const double one_ms = time_once(device, operation);
   // Enough copies of the tensors that those of a submission together exceed the caches.
   constexpr std::uint64_t beyond_caches = std::uint64_t{192} << 20;

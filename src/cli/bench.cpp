@@ -30,6 +30,11 @@ void refuse_others(const BenchOptions& options) {
     fail(StatusCode::invalid_argument, "--batch is for decode and train: a prefill reads one text at a time");
   }
   refuse(options.seconds > 0, "--seconds", {"ops", "mixer", "fft_conv", "train"});
+  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "train"});
+  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "train"});
+  refuse(options.repetitions > 0, "--repetitions", {"prefill", "train"});
+  refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "train"});
+  refuse(!options.filter.empty(), "--filter", {"ops", "mixer", "fft_conv"});
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
   refuse(options.compare, "--compare", {"mixer"});
@@ -130,7 +135,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--state", options->states, "mixer: state size N, or several: 16,64 (default: 64)")
       ->delimiter(',')
       ->check(CLI::Range(2, 256));
-  command->add_flag("--compare", options->compare, "mixer: chunked and fft, for N = 16, 64 and 128 (or --state)");
+  command->add_flag("--compare", options->compare, "mixer: chunked and fft, for N = 16, 64 and 128 (or --state)")
+      ->excludes(command->get_option("--conv"));
   command
       ->add_option(
           "--seconds", options->seconds,

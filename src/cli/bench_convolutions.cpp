@@ -23,13 +23,25 @@ struct Measurement {
   }
 };
 
-// As many channels of one or two of the sequences as the cpu goes through within a moment.
+// One or two of the sequences, as many of their channels as the cpu goes through within a moment. A transform costs
+// it less than a recurrence, and needs more channels for a device to take the same way as with all of them.
 ConvolutionShape part_to_compare(ConvolutionShape shape) {
-  constexpr std::int64_t most_elements = 1 << 17;
-  shape.batch = std::min<std::int64_t>(shape.batch, shape.tokens <= most_elements ? 2 : 1);
-  shape.width = std::clamp<std::int64_t>(most_elements / (shape.batch * shape.tokens), 1,
-                                         std::min<std::int64_t>(shape.width, 4));
+  const std::int64_t most_elements = shape.state > 0 ? 1 << 17 : 1 << 21,
+                     most_width = shape.state > 0 ? 4 : shape.width;
+  shape.batch = std::min<std::int64_t>(shape.batch, shape.tokens <= 1 << 17 ? 2 : 1);
+  const std::int64_t width = most_elements / (shape.batch * shape.tokens);
+  shape.width = std::max<std::int64_t>(1, std::min({width, most_width, shape.width}));
   return shape;
+}
+
+// Errors of the outputs on a part of the shape; none where a device takes another way there.
+void compare(Device& device, Device& oracle, const Measurement& each, BenchRow& row) {
+  row.compared = part_to_compare(each.shape);
+  const OpCase part = each.at(row.compared);
+  if (parts_of(device, part) != row.parts) return;
+  const CaseResult comparison = run_parity(device, oracle, part, 1);
+  row.errors = comparison.errors;
+  if (!comparison.passed) log_warning(comparison.message);
 }
 
 std::vector<BenchRow> measure(Device& device, const BenchOptions& options, const CopyMeter& copy,
@@ -47,12 +59,7 @@ std::vector<BenchRow> measure(Device& device, const BenchOptions& options, const
     row.shape = each.shape_text();
     row.convolution = each.shape;
     row.conv = each.conv;
-    if (row.skipped.empty()) {
-      row.compared = part_to_compare(each.shape);
-      const CaseResult comparison = run_parity(device, *oracle, each.at(row.compared), 1);
-      row.errors = comparison.errors;
-      if (!comparison.passed) log_warning(comparison.message);
-    }
+    if (row.skipped.empty()) compare(device, *oracle, each, row);
     rows.push_back(std::move(row));
   }
   if (progress) progress(list.size(), list.size());

@@ -25,12 +25,13 @@ double copy_rate(const BenchRow& row, const BenchCeilings& ceilings) {
   return row.copy_bytes_per_second > 0 ? row.copy_bytes_per_second : ceilings.copy_bytes_per_second;
 }
 
-// The ways that a mixer took: "chunked", or "chunked + recurrence" where its backward pass took another.
+// The ways that a convolution took: "chunked", or "chunked + recurrence" where its backward pass took another.
 std::string ways_of(const BenchRow& row) {
+  const std::string_view operation = row.conv.empty() ? "fft_conv" : "h3_mixer";
   std::set<std::string> ways;
   for (const std::string& part : row.parts) {
     const std::size_t dot = part.find('.');
-    if (part.rfind("h3_mixer", 0) == 0 && dot != std::string::npos) ways.insert(part.substr(dot + 1));
+    if (part.rfind(operation, 0) == 0 && dot != std::string::npos) ways.insert(part.substr(dot + 1));
   }
   return fmt::format("{}", fmt::join(ways, " + "));
 }
@@ -50,7 +51,7 @@ void add_convolution(Json& json, const BenchRow& row) {
   json.update(sizes(*row.convolution));
   if (!row.conv.empty()) json["conv"] = row.conv;
   if (!row.skipped.empty()) return;
-  if (!row.conv.empty()) json["ran"] = ways_of(row);
+  if (const std::string ways = ways_of(row); !ways.empty()) json["ran"] = ways;
   if (row.errors.empty()) return;
   json["relative_error"] = worst_error(row);
   if (!row.implementation.empty()) return;
@@ -137,8 +138,7 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
   text += fmt::format("{:<{}} {:<5} {:>10} {:>10} {:>9} {:>9} {:>7} {:>9} {:>7}", "", width, "dtype", "device ms",
                       "wall ms", "MB", "GB/s", "% copy", "GFLOP/s", "% GEMM");
   const bool convolves = options.what == "mixer" || options.what == "fft_conv";
-  if (convolves) text += fmt::format(" {:>11} {:>8}", "repetitions", "error");
-  if (options.what == "mixer") text += "  ran";
+  if (convolves) text += fmt::format(" {:>11} {:>8}  {}", "repetitions", "error", "ran");
   text += convolves || options.what == "ops" ? "\n" : fmt::format(" {:>12} {:>12}\n", "tok/s device", "tok/s wall");
   for (const BenchRow& row : report.rows) {
     text += fmt::format("{:<{}} {:<5} ", label(row), width, dtype_name(row.dtype));
@@ -156,7 +156,10 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
       text += fmt::format(" {:>12} {:>12}", number(per_second(tokens, row.device_ms), 1),
                           number(per_second(tokens, row.wall_ms), 1));
     }
-    if (row.convolution) text += fmt::format(" {:>11} {:>8.1e}  {}", row.repetitions, worst_error(row), ways_of(row));
+    if (row.convolution) {
+      const std::string error = row.errors.empty() ? "-" : fmt::format("{:.1e}", worst_error(row));
+      text += fmt::format(" {:>11} {:>8}  {}", row.repetitions, error, ways_of(row));
+    }
     text += "\n";
   }
   return text;
