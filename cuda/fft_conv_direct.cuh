@@ -33,7 +33,7 @@
 
 namespace riverhorse::cuda {
 
-constexpr int direct_warps = 4, direct_threads = direct_warps * warp_size;
+constexpr int direct_warps = 4, direct_threads = direct_warps * warp_size;  // at most
 constexpr int direct_tile_rows = 32, direct_chunk = 64, direct_most_rows = 512;
 constexpr int direct_blocks = 3;  // of a multiprocessor: 64 KiB of rows each
 constexpr int lags_before = 8;    // entries of the table of lags before that of lag 0
@@ -57,6 +57,7 @@ struct DirectPlan {
   __host__ __device__ int last_adjoint_step(int tile) const {
     return chunks - 1 - (tile * direct_tile_rows >> sequences_log);
   }
+  int warps() const { return std::min(tiles(), direct_warps); }
   __host__ __device__ int rows_of_zeros() const { return max(direct_tile_rows - sequences(), 0); }
   __host__ __device__ int table_entries() const { return chunks * direct_chunk + 2 * lags_before; }
   // In shared memory: rows, after rows of zeros or, of the adjoint, before them; table, scales of the sequences, a
@@ -85,7 +86,8 @@ inline std::optional<DirectPlan> plan_direct(std::int32_t batch, std::int32_t he
   for (int log = 0; log == 0 || (chunks << log) <= direct_most_rows; ++log) {
     if (log > 0 && (1 << (log - 1)) >= batch) break;
     const DirectPlan plan{batch, heads, length, chunks, log, static_cast<int>(divide_up(batch, 1 << log))};
-    const std::int64_t blocks = std::int64_t{heads} * plan.groups, places = direct_blocks * multiprocessors;
+    const std::int64_t blocks = std::int64_t{heads} * plan.groups;
+    const std::int64_t places = direct_blocks * direct_warps / plan.warps() * multiprocessors;
     const std::int64_t steps = plan.steps_of_block() * std::max(blocks, places);
     if (plan.shared_bytes() <= shared_bytes && (!best || steps <= least)) {
       best = plan;
@@ -108,6 +110,17 @@ inline std::optional<DirectPlan> choose_direct(DType dtype, std::int32_t batch, 
   const auto plan = plan_direct(batch, heads, length, multiprocessors, shared_bytes);
   const std::int64_t points = heads * (divide_up(batch, 2) + 1) * transform.points();
   return plan && plan->steps() * points_of_step < points ? plan : std::nullopt;
+}
+
+// Of this block: fewer than direct_threads where it has fewer tiles.
+__device__ inline int block_threads() { return static_cast<int>(blockDim.x); }
+__device__ inline int block_warps() { return block_threads() / warp_size; }
+
+// The place of this warp among those of the block, there and back in turn: where the work shrinks from place to
+// place, all get the same.
+__device__ inline int place_in_turn(int turn) {
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  return turn * block_warps() + (turn % 2 == 0 ? warp : block_warps() - 1 - warp);
 }
 
 // Rows in device memory: (B, H, L).
@@ -133,7 +146,7 @@ __device__ void each_unit(const DirectPlan& plan, int s, Function&& function) {
 template <typename T>
 __device__ void load_rows(const DirectPlan& plan, const DirectRows<const T>& from, std::int64_t head, int group,
                           std::uint32_t rows_at) {
-  for (int s = static_cast<int>(threadIdx.x) / warp_size; s < plan.sequences(); s += direct_warps) {
+  for (int s = static_cast<int>(threadIdx.x) / warp_size; s < plan.sequences(); s += block_warps()) {
     const std::int64_t sequence = (static_cast<std::int64_t>(group) << plan.sequences_log) + s;
     const T* row = from.row(plan, sequence, head);
     const int count = sequence < plan.batch ? static_cast<int>(plan.length) : 0;
@@ -145,7 +158,7 @@ __device__ void load_rows(const DirectPlan& plan, const DirectRows<const T>& fro
 }
 
 __device__ inline void clear_rows(std::uint32_t at, int rows) {
-  for (int i = static_cast<int>(threadIdx.x); i < 8 * rows; i += direct_threads) {
+  for (int i = static_cast<int>(threadIdx.x); i < 8 * rows; i += block_threads()) {
     store_shared(at + static_cast<std::uint32_t>(16 * i), make_uint4(0, 0, 0, 0));
   }
 }
@@ -183,18 +196,18 @@ __device__ float make_lags(const float* kernel, float skip, const DirectPlan& pl
   const int thread = static_cast<int>(threadIdx.x), lags = static_cast<int>(plan.length);
   const auto weight = [=](int lag) { return kernel[lag] + (lag == 0 ? skip : 0.0f); };
   float most = 0;
-  for (int lag = thread; lag < lags; lag += direct_threads) most = fmaxf(most, fabsf(weight(lag)));
+  for (int lag = thread; lag < lags; lag += block_threads()) most = fmaxf(most, fabsf(weight(lag)));
   most = warp_max(most);
   if (thread % warp_size == 0) maxima[thread / warp_size] = most;
   __syncthreads();
-  for (int warp = 0; warp < direct_warps; ++warp) most = fmaxf(most, maxima[warp]);
+  for (int warp = 0; warp < block_warps(); ++warp) most = fmaxf(most, maxima[warp]);
   const PowerOfTwo scale(most);
   const auto store = [=](int lag, __half value) {
     table[2 * (lag + lags_before)] = value;
     table[2 * (lag + lags_before + (adjoint ? -1 : 1)) + 1] = value;
   };
-  for (int lag = thread + 1 - lags_before; lag < 0; lag += direct_threads) store(lag, from_float<__half>(0.0f));
-  for (int run = thread * rounding_run; run < plan.chunks * direct_chunk; run += direct_threads * rounding_run) {
+  for (int lag = thread + 1 - lags_before; lag < 0; lag += block_threads()) store(lag, from_float<__half>(0.0f));
+  for (int run = thread * rounding_run; run < plan.chunks * direct_chunk; run += block_threads() * rounding_run) {
     float dropped = 0;
 #pragma unroll
     for (int i = 0; i < rounding_run; ++i) {
@@ -209,7 +222,7 @@ __device__ float make_lags(const float* kernel, float skip, const DirectPlan& pl
 
 // From bf16 to f16 by a power of two, whose inverse goes to scales[sequence]: a warp those that it has loaded.
 __device__ inline void rows_to_half(const DirectPlan& plan, std::uint32_t rows_at, float* scales) {
-  for (int s = static_cast<int>(threadIdx.x) / warp_size; s < plan.sequences(); s += direct_warps) {
+  for (int s = static_cast<int>(threadIdx.x) / warp_size; s < plan.sequences(); s += block_warps()) {
     float most = 0;
     each_unit(plan, s, [&](int, std::uint32_t offset) {
       const auto words = load_shared<uint4>(rows_at + offset);
@@ -301,8 +314,7 @@ __global__ void __launch_bounds__(direct_threads, 4)
     convolve_direct(DirectPlan plan, DirectRows<const T> u, const float* kernel, const float* skip, bool gelu,
                     DirectRows<T> y) {
   SHARED_MEMORY(unsigned char, memory);
-  const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
-  const int g = lane / 4, t = lane % 4;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size, g = lane / 4, t = lane % 4;
   const auto groups = static_cast<unsigned>(plan.groups);
   const std::int64_t head = blockIdx.x / groups;
   const auto group = static_cast<int>(blockIdx.x % groups);
@@ -325,10 +337,10 @@ __global__ void __launch_bounds__(direct_threads, 4)
   const std::uint32_t lags_at =
       opaque(base) +
       static_cast<std::uint32_t>(plan.table_offset() + 4 * (lags_before + (adjoint ? 2 * t - g : g - 2 * t)));
-  // In turn from the longest tile on, there and back, all warps get the same.
+  // From the longest tile on.
 #pragma unroll 1
   for (int turn = 0;; ++turn) {
-    const int place = turn * direct_warps + (turn % 2 == 0 ? warp : direct_warps - 1 - warp);
+    const int place = place_in_turn(turn);
     if (place >= plan.tiles()) break;
     const int tile = adjoint ? place : plan.tiles() - 1 - place;
     float sums[2][8][4] = {};
@@ -366,9 +378,9 @@ __global__ void __launch_bounds__(direct_threads, 4)
 template <bool adjoint, typename T>
 void launch_direct(cudaStream_t stream, const DirectPlan& plan, const T* u, const float* kernel, const float* skip,
                    bool gelu, T* y) {
-  launch(convolve_direct<T, adjoint>, grid_of(std::int64_t{plan.heads} * plan.groups), direct_threads,
-         plan.shared_bytes(), stream, plan, DirectRows<const T>(u, plan.length), kernel, skip, gelu,
-         DirectRows<T>(y, plan.length));
+  launch(convolve_direct<T, adjoint>, grid_of(std::int64_t{plan.heads} * plan.groups),
+         static_cast<unsigned>(plan.warps() * warp_size), plan.shared_bytes(), stream, plan,
+         DirectRows<const T>(u, plan.length), kernel, skip, gelu, DirectRows<T>(y, plan.length));
 }
 
 // Calls `function` with a value of the type of 16 bits that stores `dtype`.

@@ -28,8 +28,9 @@ struct DirectCorrelation {
   __host__ __device__ int lags() const { return rows.chunks * direct_chunk; }
   __host__ __device__ int lower_offset() const { return u_offset + 2 * rows_bytes(); }
   __host__ __device__ int diagonals_offset() const { return lower_offset() + 2 * 4 * lags(); }
+  int warps() const { return std::min(rows.chunks, direct_warps); }
   std::size_t shared_bytes() const {
-    return static_cast<std::size_t>(diagonals_offset() + 4 * diagonal_sums * direct_threads);
+    return static_cast<std::size_t>(diagonals_offset() + 4 * diagonal_sums * warps() * warp_size);
   }
 
   // Of the same convolution as `plan`: as many sequences at a time as fit, blocks for all multiprocessors.
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(direct_threads, 2)
   float* const upper = lower + c.lags();
   float* const diagonals = reinterpret_cast<float*>(memory + c.diagonals_offset()) + warp * diagonal_sums * warp_size;
 
-  for (int i = thread; i < 2 * c.lags(); i += direct_threads) lower[i] = 0;
+  for (int i = thread; i < 2 * c.lags(); i += block_threads()) lower[i] = 0;
   clear_rows(base, DirectCorrelation::u_offset / row_bytes);
   const int tail = plan.tiles() * direct_tile_rows - plan.rows();
   for (const std::uint32_t at : {u_at, d_p_at}) {
@@ -105,10 +106,10 @@ __global__ void __launch_bounds__(direct_threads, 2)
     load_rows(plan, d_p, head, group, d_p_at);
     wait_for_copies<0>();
     __syncthreads();
-    // In turn from the most rows on, there and back, as in convolve_direct().
+    // From the most rows on.
 #pragma unroll 1
     for (int turn = 0;; ++turn) {
-      const int d = turn * direct_warps + (turn % 2 == 0 ? warp : direct_warps - 1 - warp);
+      const int d = place_in_turn(turn);
       if (d >= plan.chunks) break;
       float products[4][8][4] = {};
       const int shift = d << plan.sequences_log;
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(direct_threads, 2)
     }
     __syncthreads();
   }
-  for (int lag = thread; lag < plan.length; lag += direct_threads) {
+  for (int lag = thread; lag < plan.length; lag += block_threads()) {
     sums[(split * plan.heads + head) * plan.length + lag] = lower[lag] + upper[lag];
   }
 }
@@ -155,8 +156,8 @@ template <typename T>
 void launch_direct_correlation(cudaStream_t stream, const DirectCorrelation& c, const T* u, const T* d_p, float* sums,
                                float* d_kernel, float* d_skip) {
   const std::int64_t heads = c.rows.heads, length = c.rows.length;
-  launch(correlate_direct<T>, grid_of(heads * c.splits), direct_threads, c.shared_bytes(), stream, c,
-         DirectRows<const T>(u, length), DirectRows<const T>(d_p, length), sums);
+  launch(correlate_direct<T>, grid_of(heads * c.splits), static_cast<unsigned>(c.warps() * warp_size),
+         c.shared_bytes(), stream, c, DirectRows<const T>(u, length), DirectRows<const T>(d_p, length), sums);
   launch(add_correlations, element_grid(heads * length), element_threads, 0, stream, heads, length, c.splits, sums,
          d_kernel, d_skip);
 }
