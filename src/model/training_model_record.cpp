@@ -11,7 +11,7 @@ Tensor TrainingModel::projected(const Layer& layer, const Tensor& qkv_rows) cons
 
 Dropout TrainingModel::dropout(double p, std::int64_t site, bool training) const {
   if (!training || p == 0) return {};
-  return {static_cast<float>(p), static_cast<std::uint32_t>(site), random_};
+  return {static_cast<float>(p), static_cast<std::uint32_t>(site), device_random_};
 }
 
 // Site 3 i and 3 i + 1 before the norms of layer i, 3 i + 2 its attention; the last one before norm_f.
@@ -20,7 +20,9 @@ Dropout TrainingModel::residual_dropout(std::int64_t site, bool training) const 
 }
 
 void TrainingModel::record_forward(Encoder& encoder, bool training) const {
-  encoder.embed({ids_, embedding_, embedded_});
+  encoder.copy({ids_, device_ids_});
+  encoder.copy({random_, device_random_});
+  encoder.embed({device_ids_, embedding_, embedded_});
   const Tensor* residual = &embedded_;
   for (std::int64_t i = 0; i < config_.n_layer; ++i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
@@ -218,7 +220,7 @@ void TrainingModel::record_backward(Encoder& encoder) const {
     norm_backward(layer.norm1, layer.residual1, layer.statistics1, 3 * i,
                   i == 0 ? Linear() : layers_[static_cast<std::size_t>(i - 1)].fc2);
   }
-  encoder.embed_backward({ids_, d_residual_, d_embedding_});
+  encoder.embed_backward({device_ids_, d_residual_, d_embedding_});
 }
 
 void TrainingModel::record_evaluation(Encoder& encoder) const {
