@@ -44,13 +44,18 @@ __global__ void sum_column_parts(const T* matrix, std::int64_t rows, std::int64_
   }
 }
 
-// The sums of one matrix of parts, or of two that follow each other in memory, each added to an output. A block has
-// 32 columns of the matrix blockIdx.y; its warps take the parts in turn. Anonymous, as all kernels here that are no
-// templates: a copy a file.
+// What sums are added to, (columns) each; null from the one on that there is not.
+struct ColumnSums {
+  float* of_matrix[3];
+  int count() const { return of_matrix[1] == nullptr ? 1 : of_matrix[2] == nullptr ? 2 : 3; }
+};
+
+// The sums of one matrix of parts, or of several that follow each other in memory. A block has 32 columns of the
+// matrix blockIdx.y; its warps take the parts in turn. Anonymous, as all kernels here that are no templates: a copy a
+// file.
 namespace {
 constexpr int part_warps = 32;
-__global__ void add_parts(const float* parts, std::int64_t count, std::int64_t columns, float* out,
-                          float* second_out) {
+__global__ void add_parts(const float* parts, std::int64_t count, std::int64_t columns, ColumnSums outs) {
   __shared__ float sums[part_warps][warp_size];
   const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * warp_size + lane;
@@ -65,14 +70,15 @@ __global__ void add_parts(const float* parts, std::int64_t count, std::int64_t c
   if (warp != 0 || column >= columns) return;
   float total = 0;
   for (int other = 0; other < part_warps; ++other) total += sums[other][lane];
-  (blockIdx.y == 0 ? out : second_out)[column] += total;
+  float* const out = blockIdx.y == 0 ? outs.of_matrix[0] : blockIdx.y == 1 ? outs.of_matrix[1] : outs.of_matrix[2];
+  out[column] += total;
 }
 
-// `parts`: (count, columns), or (2, count, columns) where there is a second output.
-void launch_add_parts(cudaStream_t stream, const float* parts, std::int64_t count, std::int64_t columns, float* out,
-                      float* second_out = nullptr) {
-  launch(add_parts, grid_of(divide_up(columns, warp_size), second_out == nullptr ? 1 : 2),
-         dim3(warp_size, part_warps), 0, stream, parts, count, columns, out, second_out);
+// `parts`: (outs.count(), count, columns).
+void launch_add_parts(cudaStream_t stream, const float* parts, std::int64_t count, std::int64_t columns,
+                      const ColumnSums& outs) {
+  launch(add_parts, grid_of(divide_up(columns, warp_size), outs.count()), dim3(warp_size, part_warps), 0, stream,
+         parts, count, columns, outs);
 }
 }  // namespace
 
@@ -91,7 +97,7 @@ void add_column_sums(cudaStream_t stream, const T* matrix, std::int64_t rows, st
   } else {
     start(sum_column_parts<T, 1>, 1);
   }
-  launch_add_parts(stream, parts, count, columns, out);
+  launch_add_parts(stream, parts, count, columns, {{out, nullptr, nullptr}});
 }
 
 // A block a row.

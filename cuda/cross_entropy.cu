@@ -3,7 +3,9 @@
 //
 // Memory is the limit of that kernel, so a row is read once and kept on the chip until its gradients are written:
 // half of what a multiprocessor has, registers and shared memory together, holds a row of some 50,000 logits, and
-// while one block makes exponentials the other one reads or writes.
+// while one block makes exponentials the other one reads or writes. The time that this leaves over is that of
+// instructions, so that these are few: exponentials take the place of the logits, and what only the target needs, one
+// thread does.
 #include <algorithm>
 #include <cfloat>
 
@@ -32,6 +34,19 @@ constexpr int blocks_at_once = 2;             // on a multiprocessor
 constexpr std::size_t reserved_bytes = 1536;  // of shared memory, a block: CUDA's 1 KiB, and the sums of warps
 constexpr float log2_e = 1.4426950408889634f;
 
+// exp(logit - maximum), with `shift` = -log2_e maximum; 0 where that is below 2^-126, which exp2f would take three
+// more instructions to tell.
+__device__ float exponential(float logit, float shift) {
+  const float exponent = fmaf(logit, log2_e, shift);
+#ifdef RIVERHORSE_CUDA_EMULATED
+  return exp2f(exponent);
+#else
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+  return result;
+#endif
+}
+
 // A thread's logits of a row: every `threads`-th group of `count` neighbours. The first groups are kept in registers,
 // the next in shared memory, and what fits in neither is read again each time.
 template <int count>
@@ -57,29 +72,75 @@ class OwnLogits {
     commit_copies();
 #pragma unroll
     for (int step = 0; step < kept_steps; ++step) {
-      if (group_of(step) < groups_) kept_[step] = row_[group_of(step)];
+      kept_[step] = group_of(step) < groups_ ? row_[group_of(step)] : Group{};
     }
     wait_for_copies<0>();  // its own only, so that no barrier is needed
   }
 
-  // function(group, the index of its first logit)
-  template <typename Function>
-  __device__ void for_each(Function&& function) const {
+  struct Largest {
+    float value;
+    int index;  // of the first logit of the first group that has it
+  };
+  __device__ Largest largest() {
+    Largest largest = {-FLT_MAX, 0};
+    for_each<false>([&](const Group& group, int index, bool) {
+      float value = group.values[0];
 #pragma unroll
-    for (int step = 0; step < kept_steps; ++step) {
-      if (group_of(step) < groups_) function(kept_[step], group_of(step) * count);
-    }
-#pragma unroll 2
-    for (int step = 0; step < shared_steps_; ++step) {
-      const int group = group_of(kept_steps + step);
-      if (group < groups_) function(shared_[step * threads + threadIdx.x], group * count);
-    }
-    for (int group = group_of(kept_steps + shared_steps_); group < groups_; group += threads) {
-      function(row_[group], group * count);
-    }
+      for (int i = 1; i < count; ++i) value = fmaxf(value, group.values[i]);
+      if (value > largest.value) largest = {value, index};
+    });
+    return largest;
+  }
+
+  // Puts exponentials in the place of the logits; returns their sum.
+  __device__ float exponentiate(float shift) {
+    float sum = 0;
+    for_each<true>([&](Group& group, int, bool) { sum += exponentials(group, shift); });
+    return sum;
+  }
+
+  // function(group, the index of its first logit), of exponentials
+  template <typename Function>
+  __device__ void for_each_exponentiated(float shift, Function&& function) {
+    for_each<false>([&](Group& group, int index, bool is_kept) {
+      if (!is_kept) exponentials(group, shift);
+      function(group, index);
+    });
   }
 
  private:
+  static __device__ float exponentials(Group& group, float shift) {
+    float sum = 0;
+#pragma unroll
+    for (float& value : group.values) {
+      value = exponential(value, shift);
+      sum += value;
+    }
+    return sum;
+  }
+
+  // function(group, the index of its first logit, whether it is kept). What it changes stays in the groups that are.
+  template <bool changes, typename Function>
+  __device__ void for_each(Function&& function) {
+#pragma unroll
+    for (int step = 0; step < kept_steps; ++step) {
+      if (group_of(step) < groups_) function(kept_[step], group_of(step) * count, true);
+    }
+#pragma unroll 2
+    for (int step = 0; step < shared_steps_; ++step) {
+      const int index = group_of(kept_steps + step);
+      if (index >= groups_) break;
+      Group& kept = shared_[step * threads + threadIdx.x];
+      Group group = kept;
+      function(group, index * count, true);
+      if constexpr (changes) kept = group;
+    }
+    for (int index = group_of(kept_steps + shared_steps_); index < groups_; index += threads) {
+      Group group = row_[index];
+      function(group, index * count, false);
+    }
+  }
+
   static __device__ int group_of(int step) { return step * threads + static_cast<int>(threadIdx.x); }
 
   const Group* row_;
@@ -107,48 +168,55 @@ __global__ void __launch_bounds__(threads, blocks_at_once)
   __shared__ float of_warps[threads / warp_size][2];
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * vocabulary;
   const float* row = all_logits + begin;
+  auto* d_logits = reinterpret_cast<Neighbours<T, count>*>(all_d_logits + begin);
   const std::int32_t target = targets[blockIdx.x];
-  // A target beyond the columns shows as a loss that is not a number. Read before gradients take the logits' place.
-  const float of_target = target < 0 ? 0.0f : target < vocabulary ? row[target] : nanf("");
-  const OwnLogits<count> logits(row, vocabulary, shared, shared_steps);
-
-  float maximum = -FLT_MAX;
-  logits.for_each([&](const Group& group, int) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) maximum = fmaxf(maximum, group.values[i]);
-  });
-  maximum = block_max(maximum);
-
-  // Of exp(logit - maximum), and of how many logits before the target are as large as the largest.
-  float sums[2] = {};
-  const float shift = -log2_e * maximum;
-  logits.for_each([&](const Group& group, int index) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      sums[0] += exp2f(fmaf(group.values[i], log2_e, shift));
-      if (group.values[i] == maximum && index + i < target) sums[1] += 1.0f;
+  if (target < 0) {
+    if (threadIdx.x == 0) loss[blockIdx.x] = 0;
+    if (threadIdx.x == 0 && correct != nullptr) correct[blockIdx.x] = 0;
+    Neighbours<T, count> zeros;
+    for (T& zero : zeros.values) zero = from_float<T>(0.0f);
+    for (int i = static_cast<int>(threadIdx.x); all_d_logits != nullptr && i < vocabulary / count; i += threads) {
+      d_logits[i] = zeros;
     }
-  });
+    return;
+  }
+
+  // Read before gradients take the logits' place. A target beyond the columns shows as a loss that is not a number.
+  const bool within = target < vocabulary;
+  const int place = target % count;
+  const float of_target = within ? row[target] : nanf("");
+  float largest_before = -FLT_MAX;  // in the group of the target
+#pragma unroll
+  for (int i = 1; i < count; ++i) {
+    if (within && i <= place) largest_before = fmaxf(largest_before, row[target - i]);
+  }
+  OwnLogits<count> logits(row, vocabulary, shared, shared_steps);
+  const auto own = logits.largest();
+  const float maximum = block_max(own.value), shift = -log2_e * maximum;
+  // Of the exponentials, and of the threads with a logit as large as the largest in a group before that of the
+  // target.
+  float sums[2] = {logits.exponentiate(shift), own.value == maximum && own.index + count <= target ? 1.0f : 0.0f};
   block_sums(sums, of_warps);
   const float total = sums[0];
-  if (threadIdx.x == 0) {
-    loss[blockIdx.x] = target < 0 ? 0.0f : logf(total) + (maximum - of_target);
-    if (correct != nullptr) correct[blockIdx.x] = target >= 0 && of_target == maximum && sums[1] == 0.0f ? 1 : 0;
+
+  const bool has_target = static_cast<int>(threadIdx.x) == target / count % threads;
+  if (has_target) {
+    loss[blockIdx.x] = logf(total) + (maximum - of_target);
+    const bool first_largest = of_target == maximum && largest_before < maximum && sums[1] == 0.0f;
+    if (correct != nullptr) correct[blockIdx.x] = first_largest ? 1 : 0;
   }
   if (all_d_logits == nullptr) return;
 
-  const float row_scale = *scale, shift_of_all = shift - log2f(total);
-  auto* d_logits = reinterpret_cast<Neighbours<T, count>*>(all_d_logits + begin);
-  logits.for_each([&](const Group& group, int index) {
+  const float row_scale = *scale, factor = row_scale / total;
+  logits.for_each_exponentiated(shift, [&](const Group& group, int index) {
     Neighbours<T, count> gradients;
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const float probability = exp2f(fmaf(group.values[i], log2_e, shift_of_all));
-      const float gradient = row_scale * (index + i == target ? probability - 1.0f : probability);
-      gradients.values[i] = from_float<T>(target < 0 ? 0.0f : gradient);
-    }
+    for (int i = 0; i < count; ++i) gradients.values[i] = from_float<T>(factor * group.values[i]);
     d_logits[index / count] = gradients;
   });
+  if (has_target && within) {
+    all_d_logits[begin + target] = from_float<T>(row_scale * (exponential(of_target, shift) / total - 1.0f));
+  }
 }
 
 template <typename T, int count>

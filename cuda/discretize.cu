@@ -1,6 +1,7 @@
 // From the parameters that are learnt to the filter that is used, and the gradient's way back; the formulae are in
-// src/cpu/discretize.cpp. In double, like there: a few numbers a mode, made once a step. A thread has a mode of a
-// head, a lag of a head, or a lag of a channel.
+// src/cpu/discretize.cpp. In double, like there: a few numbers a mode, made once a step. Work is little and latency
+// is all, so each way is one launch, whose blocks have parts of different kinds: forward a head each, or lags of
+// channels.
 #include <algorithm>
 
 #include "complex.cuh"
@@ -14,11 +15,8 @@ namespace {
 
 using Number = Complex<double>;
 
-// Few threads with much work each: small blocks, so that all multiprocessors get some.
+// Backward: few threads with much work each, in small blocks, so that all multiprocessors get some.
 constexpr int block_threads = 64;
-dim3 small_blocks(std::int64_t count) {
-  return grid_of(std::min<std::int64_t>(divide_up(count, block_threads), 1 << 16));
-}
 
 __device__ Number complex_exp(Number z) {
   const double size = exp(z.re);
@@ -78,10 +76,31 @@ struct FilterGradients {
         taps(data<float>(g.shift_taps)) {}
 };
 
+// Where the tensors of H3Filter begin, to be written.
+struct FilterParts {
+  float *a, *b, *c, *d, *powers, *toeplitz, *taps;
+  std::int64_t heads, modes, width, state;  // H, n, D, N
+
+  explicit FilterParts(const H3Filter& filter)
+      : a(data<float>(filter.a)),
+        b(data<float>(filter.b)),
+        c(data<float>(filter.c)),
+        d(data<float>(filter.d)),
+        powers(data<float>(filter.powers)),
+        toeplitz(data<float>(filter.toeplitz)),
+        taps(data<float>(filter.shift_taps)),
+        heads(filter.a.shape[0]),
+        modes(filter.a.shape[1]),
+        width(filter.shift_taps.shape[0]),
+        state(filter.shift_taps.shape[1]) {}
+};
+
 __device__ Number load(const float* values, std::int64_t index) { return {values[2 * index], values[2 * index + 1]}; }
-__device__ void store(float* values, std::int64_t index, Number value) {
+// Returns what it is rounded to.
+__device__ Number store(float* values, std::int64_t index, Number value) {
   values[2 * index] = static_cast<float>(value.re);
   values[2 * index + 1] = static_cast<float>(value.im);
+  return {static_cast<float>(value.re), static_cast<float>(value.im)};
 }
 __device__ void accumulate(float* values, std::int64_t index, Number value) {
   values[2 * index] += static_cast<float>(value.re);
@@ -95,60 +114,117 @@ struct Mode {
 
 // `shared`: of A and B, `own`: of C.
 __device__ Mode mode_of(const Parameters& p, std::int64_t head, std::int64_t shared, std::int64_t own) {
+  // All loads first, so that they are on their way together.
+  const float log_dt = p.log_dt[head], inv_a_real = p.inv_a_real[shared], a_imag = p.a_imag[shared];
+  const Number b = load(p.b, shared);
   Mode mode;
-  mode.dt = exp(static_cast<double>(p.log_dt[head]));
-  mode.z = mode.dt * Number(-exp(static_cast<double>(p.inv_a_real[shared])), p.a_imag[shared]);
-  const Number half = 0.5 * mode.z;
+  mode.c = load(p.c, own);
+  mode.dt = exp(static_cast<double>(log_dt));
+  mode.z = mode.dt * Number(-exp(static_cast<double>(inv_a_real)), a_imag);
   if (p.bilinear) {
-    mode.a = (Number(1) + half) / (Number(1) - half);
+    const Number half = 0.5 * mode.z;
     mode.psi = Number(1) / (Number(1) - half);
+    mode.a = (Number(1) + half) * mode.psi;
   } else {
     mode.a = complex_exp(mode.z);
     mode.psi = exp_minus_one(mode.z) / mode.z;
   }
-  mode.b = mode.dt * (load(p.b, shared) * mode.psi);
-  mode.c = load(p.c, own);
+  mode.b = mode.dt * (b * mode.psi);
   return mode;
 }
 
-__global__ void discretize_modes(Parameters p, std::int64_t heads, std::int64_t modes, float* a, float* b, float* c,
-                                 float* d, float* powers) {
-  for (std::int64_t own = first_element(); own < heads * modes; own += element_stride()) {
-    const std::int64_t head = own / modes;
-    const Mode mode = mode_of(p, head, (head % p.rows) * modes + own % modes, own);
-    store(a, 2 * own, mode.a);
-    store(a, 2 * own + 1, mode.a - load(a, 2 * own));
-    store(b, own, mode.b);
-    store(c, own, mode.c);
-    Number a_power = mode.a;
-    for (int exponent = 0; exponent < H3Filter::power_count; ++exponent) {
-      store(powers, own * H3Filter::power_count + exponent, a_power);
-      a_power = a_power * a_power;
-    }
-    if (own % modes == 0) d[head] = p.d[head];
+// A block has a head: a warp its modes, 32 at a time, and all threads the sums over them. A lag of the Toeplitz
+// matrix is low + low_lags high, so that two small tables have all powers of a mode: gain a^low and a^(low_lags
+// high).
+constexpr int head_threads = 128;
+constexpr int modes_at_once = warp_size;
+constexpr int low_lags = 8, high_lags = H3Filter::chunk / low_lags;
+constexpr int sum_parts = head_threads / H3Filter::chunk;
+
+// A Number without a constructor, as shared memory must be.
+struct Entry {
+  double re, im;
+  __device__ void operator=(Number number) {
+    re = number.re;
+    im = number.im;
+  }
+  __device__ operator Number() const { return {re, im}; }
+};
+
+// Writes a mode; returns its a. Its gain is that of the b and c that others read, rounded.
+__device__ Number write_mode(const Mode& mode, const FilterParts& out, std::int64_t own, Entry& gain) {
+  const Number rounded = store(out.a, 2 * own, mode.a);
+  store(out.a, 2 * own + 1, mode.a - rounded);
+  const Number b = store(out.b, own, mode.b);
+  gain = store(out.c, own, mode.c) * b;
+  return mode.a;
+}
+
+__device__ void write_powers(Number a, float* powers) {
+#pragma unroll 1
+  for (int exponent = 0; exponent < H3Filter::power_count; ++exponent) {
+    store(powers, exponent, a);
+    a = a * a;
   }
 }
 
-__global__ void make_toeplitz(Filter filter, float* toeplitz) {
-  for (std::int64_t i = first_element(); i < filter.heads * H3Filter::chunk; i += element_stride()) {
-    const std::int64_t head = i / H3Filter::chunk, lag = i % H3Filter::chunk;
-    double sum = lag == 0 ? filter.d[head] : 0.0;
-    for (std::int64_t index = head * filter.modes; index < (head + 1) * filter.modes; ++index) {
-      sum += 2 * (filter.gain(index) * power(filter.exact_a(index), lag)).re;
+__device__ void make_head(const Parameters& p, const FilterParts& out, std::int64_t head) {
+  __shared__ Entry all_a[modes_at_once], gains[modes_at_once];
+  // One more, so that a warp finds the entries of a mode in different banks.
+  __shared__ Entry powers[low_lags + high_lags][modes_at_once + 1];
+  __shared__ double parts[sum_parts][H3Filter::chunk];
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int lag = thread % H3Filter::chunk, part = thread / H3Filter::chunk;
+  double sum = 0;
+  for (std::int64_t begin = 0; begin < out.modes; begin += modes_at_once) {
+    const auto count = static_cast<int>(min(std::int64_t{modes_at_once}, out.modes - begin));
+    const std::int64_t own = head * out.modes + begin + thread;
+    if (thread < count) {
+      const Mode mode = mode_of(p, head, (head % p.rows) * out.modes + begin + thread, own);
+      all_a[thread] = write_mode(mode, out, own, gains[thread]);
     }
-    toeplitz[i] = static_cast<float>(sum);
+    __syncthreads();
+    const int mode = thread % modes_at_once;
+#pragma unroll 1
+    for (int row = thread / modes_at_once; row < low_lags + high_lags; row += head_threads / modes_at_once) {
+      if (mode >= count) break;
+      const Number a = all_a[mode], gain = gains[mode];
+      powers[row][mode] = row < low_lags ? gain * power(a, row) : power(a, (row - low_lags) * low_lags);
+    }
+    __syncthreads();
+    for (int i = part; i < count; i += sum_parts) {
+      const Number low = powers[lag % low_lags][i], high = powers[low_lags + lag / low_lags][i];
+      sum += (low * high).re;
+    }
+    if (thread < count) write_powers(all_a[thread], out.powers + own * H3Filter::power_count * 2);
+    __syncthreads();
   }
+  parts[part][lag] = sum;
+  __syncthreads();
+  if (part != 0) return;
+  double total = 0;
+  for (int i = 0; i < sum_parts; ++i) total += parts[i][lag];
+  const float d = p.d[head];
+  out.toeplitz[head * H3Filter::chunk + lag] = static_cast<float>(2 * total + (lag == 0 ? d : 0.0f));
+  if (lag == 0) out.d[head] = d;
 }
 
-__global__ void make_taps(Parameters p, std::int64_t width, std::int64_t state, float* taps) {
-  for (std::int64_t i = first_element(); i < width * state; i += element_stride()) {
-    const std::int64_t channel = i / state, lag = i % state;
-    double sum = lag == 0 ? p.shift_d[channel] : 0.0;
-    for (std::int64_t m = 0; m + lag < state; ++m) {
-      sum += static_cast<double>(p.shift_b[channel * state + m]) * p.shift_c[channel * state + m + lag];
-    }
-    taps[i] = static_cast<float>(sum);
+__device__ void make_tap(const Parameters& p, const FilterParts& out, std::int64_t i) {
+  const std::int64_t channel = i / out.state, lag = i % out.state;
+  double sum = lag == 0 ? p.shift_d[channel] : 0.0;
+#pragma unroll 8
+  for (std::int64_t m = channel * out.state; m + lag < (channel + 1) * out.state; ++m) {
+    sum += static_cast<double>(p.shift_b[m]) * p.shift_c[m + lag];
   }
+  out.taps[i] = static_cast<float>(sum);
+}
+
+// Blocks of heads first, then those of taps.
+__global__ void __launch_bounds__(head_threads) make_filter(Parameters p, FilterParts out) {
+  const std::int64_t block = blockIdx.x;
+  if (block < out.heads) return make_head(p, out, block);
+  const std::int64_t tap = (block - out.heads) * head_threads + threadIdx.x;
+  if (tap < out.width * out.state) make_tap(p, out, tap);
 }
 
 struct ModeGradient {
@@ -176,29 +252,25 @@ __device__ ModeGradient mode_gradient(const Parameters& p, const FilterGradients
 }
 
 // A thread has a mode of a row of A and B: the heads that share it one after the other.
-__global__ void modes_backward(Parameters p, FilterGradients d_filter, std::int64_t heads, std::int64_t modes,
-                               Gradients out) {
-  for (std::int64_t shared = first_element(); shared < p.rows * modes; shared += element_stride()) {
-    Number d_input, d_continuous;
-    for (std::int64_t head = shared / modes; head < heads; head += p.rows) {
-      const std::int64_t own = head * modes + shared % modes;
-      const ModeGradient gradient = mode_gradient(p, d_filter, head, shared, own);
-      d_input += gradient.d_input;
-      d_continuous += gradient.d_continuous;
-      accumulate(out.c, own, gradient.d_c);
-    }
-    accumulate(out.b, shared, d_input);
-    out.inv_a_real[shared] += static_cast<float>(-exp(static_cast<double>(p.inv_a_real[shared])) * d_continuous.re);
-    out.a_imag[shared] += static_cast<float>(d_continuous.im);
+__device__ void modes_backward(const Parameters& p, const FilterGradients& d_filter, const Gradients& out,
+                               std::int64_t heads, std::int64_t modes, std::int64_t shared) {
+  Number d_input, d_continuous;
+  for (std::int64_t head = shared / modes; head < heads; head += p.rows) {
+    const std::int64_t own = head * modes + shared % modes;
+    const ModeGradient gradient = mode_gradient(p, d_filter, head, shared, own);
+    d_input += gradient.d_input;
+    d_continuous += gradient.d_continuous;
+    accumulate(out.c, own, gradient.d_c);
   }
+  accumulate(out.b, shared, d_input);
+  out.inv_a_real[shared] += static_cast<float>(-exp(static_cast<double>(p.inv_a_real[shared])) * d_continuous.re);
+  out.a_imag[shared] += static_cast<float>(d_continuous.im);
 }
 
 // A warp has a head, a lane every 32nd mode of it.
-__global__ void heads_backward(Parameters p, FilterGradients d_filter, std::int64_t heads, std::int64_t modes,
-                               Gradients out) {
-  const std::int64_t head = first_element() / warp_size;
+__device__ void head_backward(const Parameters& p, const FilterGradients& d_filter, const Gradients& out,
+                              std::int64_t head, std::int64_t modes) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  if (head >= heads) return;  // the whole warp
   double d_log_dt = 0;
   for (std::int64_t mode = lane; mode < modes; mode += warp_size) {
     d_log_dt += mode_gradient(p, d_filter, head, (head % p.rows) * modes + mode, head * modes + mode).d_log_dt;
@@ -209,37 +281,60 @@ __global__ void heads_backward(Parameters p, FilterGradients d_filter, std::int6
   out.d[head] += d_filter.d[head];
 }
 
-__global__ void taps_backward(Parameters p, FilterGradients d_filter, std::int64_t width, std::int64_t state,
-                              Gradients out) {
-  for (std::int64_t i = first_element(); i < width * state; i += element_stride()) {
-    const std::int64_t channel = i / state, m = i % state;
-    const float* d_taps = d_filter.taps + channel * state;
-    double b_sum = 0, c_sum = 0;
-    for (std::int64_t lag = 0; m + lag < state; ++lag) {
-      b_sum += static_cast<double>(d_taps[lag]) * p.shift_c[channel * state + m + lag];
-    }
-    for (std::int64_t lag = 0; lag <= m; ++lag) {
-      c_sum += static_cast<double>(d_taps[lag]) * p.shift_b[channel * state + m - lag];
-    }
-    out.shift_b[i] += static_cast<float>(b_sum);
-    out.shift_c[i] += static_cast<float>(c_sum);
-    if (m == 0) out.shift_d[channel] += d_taps[0];
+__device__ void tap_backward(const Parameters& p, const FilterGradients& d_filter, const Gradients& out,
+                             std::int64_t state, std::int64_t i) {
+  const std::int64_t channel = i / state, m = i % state;
+  const float* d_taps = d_filter.taps + channel * state;
+  double b_sum = 0, c_sum = 0;
+#pragma unroll 8
+  for (std::int64_t lag = 0; m + lag < state; ++lag) {
+    b_sum += static_cast<double>(d_taps[lag]) * p.shift_c[i + lag];
   }
+#pragma unroll 8
+  for (std::int64_t lag = 0; lag <= m; ++lag) {
+    c_sum += static_cast<double>(d_taps[lag]) * p.shift_b[i - lag];
+  }
+  out.shift_b[i] += static_cast<float>(b_sum);
+  out.shift_c[i] += static_cast<float>(c_sum);
+  if (m == 0) out.shift_d[channel] += d_taps[0];
+}
+
+// Blocks of taps first, whose threads have most to do, then those of modes, then those of heads.
+struct BackwardBlocks {
+  std::int64_t taps, modes, heads;
+
+  BackwardBlocks(const Parameters& p, const Filter& filter)
+      : taps(divide_up(filter.width * filter.state, block_threads)),
+        modes(divide_up(p.rows * filter.modes, block_threads)),
+        heads(divide_up(filter.heads * warp_size, block_threads)) {}
+};
+
+__global__ void __launch_bounds__(block_threads)
+    filter_backward(Parameters p, FilterGradients d_filter, Filter filter, BackwardBlocks blocks, Gradients out) {
+  std::int64_t block = blockIdx.x;
+  if (block < blocks.taps) {
+    const std::int64_t tap = block * block_threads + threadIdx.x;
+    if (tap < filter.width * filter.state) tap_backward(p, d_filter, out, filter.state, tap);
+    return;
+  }
+  block -= blocks.taps;
+  if (block < blocks.modes) {
+    const std::int64_t shared = block * block_threads + threadIdx.x;
+    if (shared < p.rows * filter.modes) modes_backward(p, d_filter, out, filter.heads, filter.modes, shared);
+    return;
+  }
+  block -= blocks.modes;
+  const std::int64_t head = (block * block_threads + threadIdx.x) / warp_size;
+  if (head < filter.heads) head_backward(p, d_filter, out, head, filter.modes);  // or not, a whole warp
 }
 
 }  // namespace
 
 void CudaEncoder::record_discretize(const DiscretizeArgs& args) {
   add("discretize", [args](cudaStream_t stream) {
-    const Parameters p(args.parameters);
-    const Filter filter(args.filter);
-    launch(discretize_modes, small_blocks(filter.heads * filter.modes), block_threads, 0, stream, p, filter.heads,
-           filter.modes, data<float>(args.filter.a), data<float>(args.filter.b), data<float>(args.filter.c),
-           data<float>(args.filter.d), data<float>(args.filter.powers));
-    launch(make_toeplitz, small_blocks(filter.heads * H3Filter::chunk), block_threads, 0, stream, filter,
-           data<float>(args.filter.toeplitz));
-    launch(make_taps, small_blocks(filter.width * filter.state), block_threads, 0, stream, p, filter.width,
-           filter.state, data<float>(args.filter.shift_taps));
+    const FilterParts out(args.filter);
+    launch(make_filter, grid_of(out.heads + divide_up(out.width * out.state, head_threads)), head_threads, 0, stream,
+           Parameters(args.parameters), out);
   });
 }
 
@@ -247,14 +342,9 @@ void CudaEncoder::record_discretize_backward(const DiscretizeBackwardArgs& args)
   add("discretize_backward", [args](cudaStream_t stream) {
     const Parameters p(args.parameters);
     const Filter filter(args.filter);
-    const FilterGradients d_filter(args.d_filter);
-    const Gradients out(args.d_parameters);
-    launch(modes_backward, small_blocks(p.rows * filter.modes), block_threads, 0, stream, p, d_filter, filter.heads,
-           filter.modes, out);
-    launch(heads_backward, grid_of(divide_up(filter.heads * warp_size, block_threads)), block_threads, 0, stream, p,
-           d_filter, filter.heads, filter.modes, out);
-    launch(taps_backward, small_blocks(filter.width * filter.state), block_threads, 0, stream, p, d_filter,
-           filter.width, filter.state, out);
+    const BackwardBlocks blocks(p, filter);
+    launch(filter_backward, grid_of(blocks.taps + blocks.modes + blocks.heads), block_threads, 0, stream, p,
+           FilterGradients(args.d_filter), filter, blocks, Gradients(args.d_parameters));
   });
 }
 

@@ -5,7 +5,8 @@
 // neighbours of it in registers from the one time that they are read. Backward, with z the normalised row and
 // u = d_out weight:
 //   d = scale (u - mean(u) - z mean(u z));  d_weight = sum over rows of d_out z;  d_bias = that of d_out.
-// The sums over rows are made in the same pass: a thread adds up its columns over the rows of its block.
+// The sums over rows, that of d_x too, are made in the same pass: a thread adds up its columns over the rows of its
+// block.
 #include <algorithm>
 #include <initializer_list>
 
@@ -174,7 +175,8 @@ struct NormBackward {
   const float* weight;
   float* d_residual;
   T* d_x;
-  float* parts;  // (2, blocks, width): of d_weight, of d_bias
+  float* parts;  // (2, blocks, width): of d_weight, of d_bias; (3, blocks, width) with those of d_x_sum
+  bool sums_d_x;
 
   NormBackward(const ResidualNormBackwardArgs& args, const Tensor& parts_tensor)
       : d_out(data<T>(args.d_out)),
@@ -186,7 +188,8 @@ struct NormBackward {
         weight(data<float>(args.norm.weight)),
         d_residual(data<float>(args.d_residual)),
         d_x(data<T>(args.d_x)),
-        parts(data<float>(parts_tensor)) {}
+        parts(data<float>(parts_tensor)),
+        sums_d_x(args.d_x_sum) {}
 };
 
 // A group of a row, and the statistics of the row.
@@ -218,8 +221,9 @@ __global__ void __launch_bounds__(most_threads) rows_backward(NormBackward<T> no
   const std::int64_t begin = blockIdx.x * backward_rows, end = min(norm.rows, begin + backward_rows);
   float* const d_weight = norm.parts + blockIdx.x * norm.width;
   float* const d_bias = d_weight + gridDim.x * norm.width;
+  float* const d_x_sum = d_bias + gridDim.x * norm.width;
   const auto inverse_width = 1.0f / static_cast<float>(norm.width);
-  Floats own_d_weight = {}, own_d_bias = {};
+  Floats own_d_weight = {}, own_d_bias = {}, own_d_x_sum = {};
   Group first, next;
   if (own < norm.width) next = Group(norm, begin, own);
   for (std::int64_t row = begin; row < end; ++row) {
@@ -269,11 +273,21 @@ __global__ void __launch_bounds__(most_threads) rows_backward(NormBackward<T> no
       }
       store(norm.d_residual + row * norm.width + i, d_residual);
       if (norm.d_x != nullptr) store(norm.d_x + row * norm.width + i, d_x);
+      if (!norm.sums_d_x) return;
+      Floats d_x_sums = is_first ? own_d_x_sum : row == begin ? Floats{} : load<float, count>(d_x_sum + i);
+#pragma unroll
+      for (int c = 0; c < count; ++c) d_x_sums.values[c] += to_float(d_x.values[c]);
+      if (is_first) {
+        own_d_x_sum = d_x_sums;
+      } else {
+        store(d_x_sum + i, d_x_sums);
+      }
     });
   }
   if (own < norm.width) {
     store(d_weight + own, own_d_weight);
     store(d_bias + own, own_d_bias);
+    if (norm.sums_d_x) store(d_x_sum + own, own_d_x_sum);
   }
 }
 
@@ -330,7 +344,7 @@ void CudaEncoder::record_residual_norm_backward(const ResidualNormBackwardArgs& 
   const std::int64_t rows = args.d_out.shape[0], width = args.d_out.shape[1];
   const std::int64_t blocks = divide_up(rows, backward_rows);
   ScratchScope scope(*this);
-  const Tensor parts = scratch(DType::f32, {2, blocks, width});
+  const Tensor parts = scratch(DType::f32, {args.d_x_sum ? 3 : 2, blocks, width});
   add("residual_norm_backward", [=](cudaStream_t stream) {
     const bool vectors =
         by_four(width, {args.d_out, args.residual_out, args.norm.weight, args.d_residual, args.d_x, parts});
@@ -339,7 +353,8 @@ void CudaEncoder::record_residual_norm_backward(const ResidualNormBackwardArgs& 
       launch(vectors ? rows_backward<T, 4> : rows_backward<T, 1>, grid_of(blocks), threads_of(width, vectors ? 4 : 1),
              0, stream, NormBackward<T>(args, parts));
     });
-    launch_add_parts(stream, data<float>(parts), blocks, width, data<float>(args.d_weight), data<float>(args.d_bias));
+    const ColumnSums sums = {{data<float>(args.d_weight), data<float>(args.d_bias), data<float>(args.d_x_sum)}};
+    launch_add_parts(stream, data<float>(parts), blocks, width, sums);
   });
 }
 

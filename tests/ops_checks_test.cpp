@@ -140,6 +140,22 @@ TEST(checks, rotary_and_attention) {
   EXPECT_REFUSED(encoder.attention_step({qkv, 2, slots, positions, cache, f32({2, 3, 8})}), "a step is one token");
 }
 
+TEST(checks, the_sum_of_a_gradient_needs_the_gradient) {
+  ResidualNormBackwardArgs args;
+  args.d_out = f32({3, 8});
+  args.residual_out = f32({3, 8});
+  args.statistics = f32({3, 2});
+  args.norm = {f32({8}), f32({8})};
+  args.d_residual = f32({3, 8});
+  args.d_weight = f32({8});
+  args.d_bias = f32({8});
+  args.d_x_sum = f32({8});
+  EXPECT_REFUSED(encoder.residual_norm_backward(args), "residual_norm_backward", "d_x_sum", "without the d_x");
+  args.d_x = f32({3, 8});
+  args.d_x_sum = f32({7});
+  EXPECT_REFUSED(encoder.residual_norm_backward(args), "d_x_sum has shape (7)", "(8)");
+}
+
 TEST(checks, states_that_the_backward_pass_of_the_mixer_begins_at) {
   H3MixerBackwardArgs args;
   args.filter = {f32({2, 4, 4}),     f32({2, 4, 2}), f32({2, 4, 2}), f32({2}),

@@ -209,6 +209,11 @@ void loss_of_simple_logits(Device& device) {
   const std::vector<double> expected = {std::log(4.0), nine - 9, nine, nines - 9, 200, 0};
   for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(result.loss[i], expected[i], 1e-5) << "row " << i;
   EXPECT_EQ(result.correct, (std::vector<std::int32_t>{1, 1, 0, 0, 0, 0}));
+
+  // Two largest far from each other, the target the first or the second of them.
+  std::vector<float> far(2 * 12, 0.0f);
+  for (const std::size_t i : {1, 10, 12 + 1, 12 + 10}) far[i] = 9;
+  EXPECT_EQ(loss_of(device, far, 12, {1, 10}).correct, (std::vector<std::int32_t>{1, 0}));
 }
 
 void loss_is_that_of_the_golden_file(Device& device) {

@@ -320,6 +320,7 @@ void add_h3_cases(CaseList& list, CaseSet set) {
     add_discretize_case(list, 7, 1, 2, 7, Discretization::zoh);
     add_discretize_case(list, 129, 1, 64, 1, Discretization::zoh);
     add_discretize_case(list, 8, 8, 32, 1, Discretization::bilinear);
+    add_discretize_case(list, 3, 1, 74, 3, Discretization::bilinear);
     add_kernel_case(list, 1, 8, 1);
     add_kernel_case(list, 7, 64, 37);
     add_kernel_case(list, 3, 2, 129);

@@ -88,10 +88,11 @@ struct NormShape {
   bool with_x = true;
   float p = 0;
   bool in_place = false;
+  bool no_sum = false;  // backward, with x: without d_x_sum
 
   std::string name() const {
-    return fmt::format("r{}_d{}{}{}{}", rows, width, with_x ? "_add" : "", p > 0 ? "_dropout" : "",
-                       in_place ? "_inplace" : "");
+    return fmt::format("r{}_d{}{}{}{}{}", rows, width, with_x ? "_add" : "", p > 0 ? "_dropout" : "",
+                       in_place ? "_inplace" : "", no_sum ? "_nosum" : "");
   }
 };
 
@@ -144,6 +145,7 @@ void add_residual_norm_backward_case(CaseList& list, const NormShape& n) {
         const int d_x = n.with_x ? builder.output("d_x", builder.activation(), shape) : -1;
         const int d_weight = builder.normal("d_weight", updated, f32, {n.width});
         const int d_bias = builder.normal("d_bias", updated, f32, {n.width});
+        const int d_x_sum = n.with_x && !n.no_sum ? builder.normal("d_x_sum", updated, f32, {n.width}) : -1;
         return builder.done(
             [=](Encoder& encoder, std::span<const Tensor> t) {
               encoder.residual_norm_backward({.d_out = t[d_out],
@@ -154,7 +156,8 @@ void add_residual_norm_backward_case(CaseList& list, const NormShape& n) {
                                               .d_residual = t[d_residual],
                                               .d_x = optional_tensor(t, d_x),
                                               .d_weight = t[d_weight],
-                                              .d_bias = t[d_bias]});
+                                              .d_bias = t[d_bias],
+                                              .d_x_sum = optional_tensor(t, d_x_sum)});
             },
             static_cast<double>(20 * n.rows * n.width));
       },
@@ -301,6 +304,7 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   add_residual_norm_backward_case(list, {1134, 37, true, 0.1f});
   add_residual_norm_backward_case(list, {129, 768, true, 0.1f});
   add_residual_norm_backward_case(list, {65, 128, false});
+  add_residual_norm_backward_case(list, {.rows = 65, .width = 128, .no_sum = true});
 }
 
 void add_basic_gradient_cases(GradientList& list) {

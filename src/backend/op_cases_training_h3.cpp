@@ -157,6 +157,7 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
   add_discretize_backward_case(list, 129, 1, 64, 1, bilinear);
   add_discretize_backward_case(list, 127, 1, 16, 127, zoh);
   add_discretize_backward_case(list, 24, 4, 32, 3, bilinear);
+  add_discretize_backward_case(list, 3, 1, 74, 3, bilinear);
   add_kernel_backward_case(list, 1, 8, 1);
   add_kernel_backward_case(list, 7, 64, 37);
   add_kernel_backward_case(list, 37, 2, 127);

@@ -51,6 +51,8 @@ void Encoder::residual_norm_backward(const ResidualNormBackwardArgs& args) {
   if (args.d_x) check.tensor("d_x", args.d_x, args.d_out.dtype, {rows, width});
   check.tensor("d_weight", args.d_weight, DType::f32, {width});
   check.tensor("d_bias", args.d_bias, DType::f32, {width});
+  check.require(args.d_x || !args.d_x_sum, "d_x_sum is given without the d_x that it is a sum of");
+  if (args.d_x_sum) check.tensor("d_x_sum", args.d_x_sum, DType::f32, {width});
   check.separate("d_residual", args.d_residual, "d_out", args.d_out);
   check.separate("d_residual", args.d_residual, "residual_out", args.residual_out);
   check.separate("d_x", args.d_x, "d_residual", args.d_residual);

@@ -56,6 +56,8 @@ struct ResidualNormBackwardArgs {
   Tensor d_x;         // (R, D) act, written; empty where x was
   Tensor d_weight;    // (D) f32, added to
   Tensor d_bias;      // (D) f32, added to
+  // (D) f32, added to: the sum over rows of d_x as it is written, the gradient of a bias that x ends with; or empty.
+  Tensor d_x_sum = {};
 };
 
 // ------------------------------------------------------------------------------------------------------ linear

@@ -73,6 +73,10 @@ void CpuEncoder::record_residual_norm_backward(const ResidualNormBackwardArgs& a
     add_column_sums(rows, width, floats(args.d_bias), [&](std::int64_t row, std::int64_t column) {
       return static_cast<double>(d_out[row * width + column]);
     });
+    if (!args.d_x_sum) return;
+    add_column_sums(rows, width, floats(args.d_x_sum), [&](std::int64_t row, std::int64_t column) {
+      return static_cast<double>(d_x[row * width + column]);
+    });
   });
 }
 

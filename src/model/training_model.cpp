@@ -63,6 +63,8 @@ void TrainingModel::allocate_shared() {
   targets_ = batch(DType::i32, {rows}, MemoryUse::upload);
   scale_ = batch(DType::f32, {1}, MemoryUse::upload);
   random_ = batch(DType::i32, {3}, MemoryUse::upload);
+  device_ids_ = batch(DType::i32, {rows}, MemoryUse::device);
+  device_random_ = batch(DType::i32, {3}, MemoryUse::device);
   loss_ = batch(DType::f32, {rows}, MemoryUse::readback);
   correct_ = batch(DType::i32, {rows}, MemoryUse::readback);
 

@@ -137,6 +137,7 @@ class TrainingModel {
   H3Parameters identity_shift_, d_identity_shift_;  // of S4D: its shift SSM, and where the gradients go
 
   Tensor ids_, targets_, scale_, random_, loss_, correct_;
+  Tensor device_ids_, device_random_;       // copies, as kernels would read those of the host once a block
   Tensor embedded_;                         // (R, D) f32: E[ids]
   Tensor branch_;                           // (R, D) act: what goes onto the residual stream next
   Tensor residual_f_, statistics_f_, x_f_;  // as a layer's

@@ -11,7 +11,7 @@ Tensor TrainingModel::projected(const Layer& layer, const Tensor& qkv_rows) cons
 
 Dropout TrainingModel::dropout(double p, std::int64_t site, bool training) const {
   if (!training || p == 0) return {};
-  return {static_cast<float>(p), static_cast<std::uint32_t>(site), random_};
+  return {static_cast<float>(p), static_cast<std::uint32_t>(site), device_random_};
 }
 
 // Site 3 i and 3 i + 1 before the norms of layer i, 3 i + 2 its attention; the last one before norm_f.
@@ -20,7 +20,9 @@ Dropout TrainingModel::residual_dropout(std::int64_t site, bool training) const 
 }
 
 void TrainingModel::record_forward(Encoder& encoder, bool training) const {
-  encoder.embed({ids_, embedding_, embedded_});
+  encoder.copy({ids_, device_ids_});
+  encoder.copy({random_, device_random_});
+  encoder.embed({device_ids_, embedding_, embedded_});
   const Tensor* residual = &embedded_;
   for (std::int64_t i = 0; i < config_.n_layer; ++i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
@@ -148,7 +150,6 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
   out.weight = layer.out.weight;
   out.d_x = d_y;
   out.d_weight = layer.out.d_weight;
-  out.d_bias = layer.out.d_bias;
   encoder.linear_backward(out);
   if (layer.attention) {
     const int heads = static_cast<int>(config_.attn_n_head.value());
@@ -184,15 +185,17 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
   encoder.linear_backward(in);
 }
 
-// d_x_ holds the gradient of the norm's output at each step, d_branch_ that of the branch before it.
+// d_x_ holds the gradient of the norm's output at each step, d_branch_ that of the branch before it, which ends with
+// a projection: the gradient of its bias, the sum over rows of d_branch_, is made where that is written.
 void TrainingModel::record_backward(Encoder& encoder) const {
   const auto norm_backward = [&](const Norm& norm, const Tensor& residual_out, const Tensor& statistics,
-                                 std::int64_t site) {
+                                 std::int64_t site, const Linear& projection) {
     encoder.residual_norm_backward({d_x_, residual_out, statistics, residual_dropout(site, true), norm.weights,
-                                    d_residual_, site == 0 ? Tensor{} : d_branch_, norm.d_weight, norm.d_bias});
+                                    d_residual_, site == 0 ? Tensor{} : d_branch_, norm.d_weight, norm.d_bias,
+                                    projection.d_bias});
   };
   encoder.zero({d_residual_});
-  norm_backward(norm_f_, residual_f_, statistics_f_, 3 * config_.n_layer);
+  norm_backward(norm_f_, residual_f_, statistics_f_, 3 * config_.n_layer, layers_.back().fc2);
   for (std::int64_t i = config_.n_layer - 1; i >= 0; --i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
     record_again(encoder, i);
@@ -203,7 +206,6 @@ void TrainingModel::record_backward(Encoder& encoder) const {
     fc2.pre_activation = layer.pre_activation;
     fc2.d_x = d_hidden_;
     fc2.d_weight = layer.fc2.d_weight;
-    fc2.d_bias = layer.fc2.d_bias;
     encoder.linear_backward(fc2);
     LinearBackwardArgs fc1;
     fc1.d_y = d_hidden_;
@@ -213,11 +215,12 @@ void TrainingModel::record_backward(Encoder& encoder) const {
     fc1.d_weight = layer.fc1.d_weight;
     fc1.d_bias = layer.fc1.d_bias;
     encoder.linear_backward(fc1);
-    norm_backward(layer.norm2, layer.residual2, layer.statistics2, 3 * i + 1);
+    norm_backward(layer.norm2, layer.residual2, layer.statistics2, 3 * i + 1, layer.out);
     record_mixer_backward(encoder, i);
-    norm_backward(layer.norm1, layer.residual1, layer.statistics1, 3 * i);
+    norm_backward(layer.norm1, layer.residual1, layer.statistics1, 3 * i,
+                  i == 0 ? Linear() : layers_[static_cast<std::size_t>(i - 1)].fc2);
   }
-  encoder.embed_backward({ids_, d_residual_, d_embedding_});
+  encoder.embed_backward({device_ids_, d_residual_, d_embedding_});
 }
 
 void TrainingModel::record_evaluation(Encoder& encoder) const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -99,25 +100,23 @@ void TrainerCore::check(std::span<const std::int32_t> ids, std::span<const std::
   if (count_scored(targets) == 0) fail(StatusCode::invalid_argument, "no token of the batch has a target");
 }
 
-EvaluationResult TrainerCore::run(Recording& recording, std::span<const std::int32_t> ids,
-                                  std::span<const std::int32_t> targets) {
+void TrainerCore::write_micro_batch(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
   std::copy(ids.begin(), ids.end(), device_.mapped_as<std::int32_t>(model_.ids()).begin());
   std::copy(targets.begin(), targets.end(), device_.mapped_as<std::int32_t>(model_.targets()).begin());
   const std::span<std::uint32_t> random = device_.mapped_as<std::uint32_t>(model_.random());
   random[0] = static_cast<std::uint32_t>(seed_);
   random[1] = static_cast<std::uint32_t>(seed_ >> 32);
   random[2] = static_cast<std::uint32_t>(micro_batches_done_);
-  device_.wait(device_.submit(recording));
-  EvaluationResult result;
-  result.scored = count_scored(targets);
-  for (const float loss : device_.mapped_as<float>(model_.loss())) result.loss_sum += loss;
-  const std::span<const std::int32_t> correct = device_.mapped_as<std::int32_t>(model_.correct());
-  for (std::size_t i = 0; i < correct.size(); ++i) result.correct += targets[i] >= 0 ? correct[i] : 0;
-  return result;
+}
+
+double TrainerCore::loss_sum() const {
+  const std::span<const float> losses = device_.mapped_as<float>(model_.loss());
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets,
                              double rate_factor) {
+  device_.submit(*zero_);  // meanwhile the rest of what the host does first
   check(ids, targets, false);
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   StepResult result;
@@ -125,14 +124,18 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   if (scaled()) result.loss_scale = loss_scale_.value;
   device_.mapped_as<float>(model_.scale())[0] =
       static_cast<float>(result.loss_scale / static_cast<double>(result.scored));
-  device_.submit(*zero_);
-  for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
-    result.loss += run(*gradients_, ids.subspan(begin, rows), targets.subspan(begin, rows)).loss_sum;
-    ++micro_batches_done_;
-  }
-  result.loss /= static_cast<double>(result.scored);
   optimizer_.set_step(steps_done_ + 1, rate_factor, result.loss_scale);
-  device_.wait(device_.submit(*update_));
+  std::uint64_t last = 0;
+  for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
+    write_micro_batch(ids.subspan(begin, rows), targets.subspan(begin, rows));
+    const std::uint64_t ticket = device_.submit(*gradients_);
+    ++micro_batches_done_;
+    if (begin + rows == ids.size()) last = device_.submit(*update_);
+    device_.wait(ticket);  // for the losses, and as the next micro-batch is written over this one
+    result.loss += loss_sum();
+  }
+  device_.wait(last);
+  result.loss /= static_cast<double>(result.scored);
   result.gradient_norm = optimizer_.norm();
   result.skipped = optimizer_.was_skipped();
   ++steps_done_;
@@ -179,7 +182,9 @@ double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const
   const double scale = scaled() ? loss_scale_.value : 1.0;
   device_.mapped_as<float>(model_.scale())[0] = static_cast<float>(scale / scored);
   device_.submit(*zero_);
-  return run(*gradients_, ids, targets).loss_sum / scored;
+  write_micro_batch(ids, targets);
+  device_.wait(device_.submit(*gradients_));
+  return loss_sum() / scored;
 }
 
 std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
@@ -204,11 +209,14 @@ EvaluationResult TrainerCore::evaluate(std::span<const std::int32_t> ids, std::s
   if (!evaluation_) record_evaluation();
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   EvaluationResult sum;
+  sum.scored = count_scored(targets);
   for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
-    const EvaluationResult part = run(*evaluation_, ids.subspan(begin, rows), targets.subspan(begin, rows));
-    sum.loss_sum += part.loss_sum;
-    sum.scored += part.scored;
-    sum.correct += part.correct;
+    write_micro_batch(ids.subspan(begin, rows), targets.subspan(begin, rows));
+    device_.wait(device_.submit(*evaluation_));
+    sum.loss_sum += loss_sum();
+    // Of a token that is not scored it is 0.
+    const std::span<const std::int32_t> correct = device_.mapped_as<std::int32_t>(model_.correct());
+    sum.correct += std::accumulate(correct.begin(), correct.end(), std::int64_t{0});
   }
   return sum;
 }

@@ -85,9 +85,10 @@ class TrainerCore {
   // After a step whose gradients are not finite, the first of several in a row, as it downloads them all; says in the
   // log whose.
   void report_bad_gradients() const;
-  // Writes a micro-batch and runs `recording` on it; returns what it made of it.
-  EvaluationResult run(Recording& recording, std::span<const std::int32_t> ids,
-                       std::span<const std::int32_t> targets);
+  // For the next recording that is submitted; what was submitted before has been waited for.
+  void write_micro_batch(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
+  // Of the micro-batch that was run last, over its scored tokens.
+  double loss_sum() const;
 
   TrainingMemory memory_;
   Device& device_;
