@@ -1,4 +1,4 @@
-// Recording the backward pass of the long convolution: by products where the forward pass is, else by transforms.
+// Recording the backward pass of the long convolution: by products where those are shorter, else by transforms.
 // Through a gelu, p is made again and everything done in f32.
 #include "encoder.h"
 #include "fft_conv_backward.cuh"
@@ -44,8 +44,8 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   const std::int64_t length = args.u.shape[2];
   const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
-  if (const auto direct =
-          choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors, limits_.shared_bytes)) {
+  if (const auto direct = choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors,
+                                        limits_.shared_bytes, points_of_step_backward)) {
     const DirectCorrelation correlation(*direct, limits_.multiprocessors);
     if (correlation.shared_bytes() <= limits_.shared_bytes) {
       ScratchScope scope(*this);

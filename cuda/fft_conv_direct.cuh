@@ -102,14 +102,17 @@ inline std::optional<DirectPlan> plan_direct(std::int32_t batch, std::int32_t he
 // one; a point of a transform there and back, of which a pair of rows has 2 L to 4 L and a filter too, measured on an
 // H100 from 256 to 4096 tokens, 6 to 8 ps of all, 0.92 ns of one. Batches of one, whose tiles are half above the
 // diagonal, and lengths just above a power of two come out as they should.
-constexpr std::int64_t points_of_step = 75;
+//
+// Backward, products are two kernels of as many steps and take three times the time, transforms 1.7 to 2.8 times
+// theirs: measured, 64 x 1024 is quicker by products (0.47 ms, 0.67), 64 x 2048 by transforms (1.39 ms, 1.60).
+constexpr std::int64_t points_of_step = 75, points_of_step_backward = 150;
 inline std::optional<DirectPlan> choose_direct(DType dtype, std::int32_t batch, std::int32_t heads,
                                                const FftPlan& transform, std::int64_t length, int multiprocessors,
-                                               std::size_t shared_bytes) {
+                                               std::size_t shared_bytes, std::int64_t step = points_of_step) {
   if (dtype_size_bytes(dtype) != 2) return {};
   const auto plan = plan_direct(batch, heads, length, multiprocessors, shared_bytes);
   const std::int64_t points = heads * (divide_up(batch, 2) + 1) * transform.points();
-  return plan && plan->steps() * points_of_step < points ? plan : std::nullopt;
+  return plan && plan->steps() * step < points ? plan : std::nullopt;
 }
 
 // Of this block: fewer than direct_threads where it has fewer tiles.
