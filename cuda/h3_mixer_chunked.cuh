@@ -156,6 +156,15 @@ struct TileMover {
               first ? 0 : unit_size<T>, aligned);
   }
 
+  // Into the cache, ahead of a load that cannot begin yet.
+  __device__ __forceinline__ void prefetch_tile(const T* from, const TileRows& rows) const {
+    if constexpr (fast) {
+      constexpr int share = tile_rows * chunk / warp_size;  // of a lane
+      const int begin = (row * units + unit) * share;
+      if (begin < rows.left) prefetch(from + rows.first + begin);
+    }
+  }
+
   __device__ __forceinline__ void store(std::uint32_t tile, T* to, const TileRows& rows) const {
     const int element = unit * unit_size<T>;
     if constexpr (fast) {

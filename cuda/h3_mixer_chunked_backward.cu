@@ -277,6 +277,9 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
     }
     __syncwarp();
     load_next(queries, m.q);
+    if (const TilePosition next = walk().next(now); next.group < cut.groups) {
+      mover().prefetch_tile(line(m.v), rows(next));  // whose place is free only shortly before they are needed
+    }
 
     // d_w, d_v over v, d_k'
     {
@@ -333,6 +336,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
           }
         }
       }
+      load_tiles(tiles, constants + place::taps_back + at.back());
       {
         load_sums(taps, tap_sums + at.unit());
         std::uint32_t right[8][2];
@@ -342,7 +346,6 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix_chunked_backward(Chunk
       }
       uint4 first_row = make_uint4(0, 0, 0, 0);  // the chunk after those of the superchunk before
       if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + at.unit());
-      load_tiles(tiles, constants + place::taps_back + at.back());
       __syncwarp();
       if (in_turn) {
         const int next = (warp + 1) % warps;

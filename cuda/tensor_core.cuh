@@ -213,6 +213,8 @@ __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, i
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Has the line of that address come into the L2 cache.
+__device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 // Until at most `groups` of the groups committed are under way.
 template <int groups>
 __device__ __forceinline__ void wait_for_copies() {
@@ -291,6 +293,8 @@ inline std::byte* shared_pointer(std::uint32_t address) {
 inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(static_cast<const std::byte*>(pointer) - shared_pointer(0));
 }
+
+inline void prefetch(const void*) {}
 
 inline std::uint32_t opaque(std::uint32_t address) { return address; }
 inline std::int64_t opaque(std::int64_t offset) { return offset; }
