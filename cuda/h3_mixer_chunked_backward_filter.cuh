@@ -1,5 +1,5 @@
-// The two ends of the chunked backward pass of h3_mixer_chunked_backward.cu: what a block makes of the filter before,
-// and the filter's gradient that it makes of its sums after.
+// The two ends of the chunked backward pass of h3_mixer_chunked_backward_pass.cuh: what a block makes of the filter
+// before, and the filter's gradient that it makes of its sums after.
 #pragma once
 
 #include "filter.cuh"

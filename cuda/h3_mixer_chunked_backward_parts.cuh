@@ -1,4 +1,4 @@
-// The parts of the chunked backward pass of h3_mixer_chunked_backward.cu, which says what they are for.
+// The parts of the chunked backward pass of h3_mixer_chunked_backward_pass.cuh, which says what they are for.
 #pragma once
 
 #include "backend/ops.h"

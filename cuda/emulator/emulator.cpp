@@ -27,6 +27,18 @@ struct EmulatedEvent {
   std::chrono::steady_clock::time_point time;
 };
 
+namespace {
+
+// Of the device, in bytes, as tests of a smaller one ask for in the environment.
+std::size_t limit_of_device(const char* variable, std::size_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+std::size_t memory_total() { return limit_of_device("RIVERHORSE_EMULATED_MEMORY", std::size_t{4} << 30); }
+std::size_t shared_limit() { return limit_of_device("RIVERHORSE_EMULATED_SHARED_MEMORY", 227 << 10); }  // of a block
+
+}  // namespace
+
 namespace emulator {
 namespace {
 
@@ -188,7 +200,7 @@ void enqueue(cudaStream_t stream, std::function<void()> work) {
 }
 
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> thread) {
-  if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || shared_bytes > (227u << 10)) {
+  if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || shared_bytes > shared_limit()) {
     give_up("a launch beyond the limits of the hardware");
   }
   enqueue(stream, [grid, block, shared_bytes, thread = std::move(thread)] {
@@ -279,11 +291,6 @@ namespace {
 cudaError_t last_error = cudaSuccess;
 constexpr std::size_t alignment = 256;
 
-// As the test of a too small device asks for: RIVERHORSE_EMULATED_MEMORY bytes, else 4 GiB.
-std::size_t memory_total() {
-  const char* text = std::getenv("RIVERHORSE_EMULATED_MEMORY");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : std::size_t{4} << 30;
-}
 std::size_t memory_used = 0;
 std::mutex memory_mutex;
 
@@ -314,7 +321,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   std::snprintf(properties->name, sizeof properties->name, "CUDA emulated on the host");
   std::memcpy(properties->uuid.bytes, "riverhorse-emul", 16);
   properties->totalGlobalMem = memory_total();
-  properties->sharedMemPerBlockOptin = 227 << 10;
+  properties->sharedMemPerBlockOptin = shared_limit();
   properties->major = 9;
   properties->multiProcessorCount = 4;
   return cudaSuccess;
