@@ -27,7 +27,7 @@ inline bool mixer_is_chunked(const H3Filter& filter, int head_dim, std::int64_t 
 void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors);
 
 // Where the rows of a tile lie in memory, and what there is of them. A channel's tokens, of all sequences, are
-// counted in 32 bits: encoders hold tensors below 2^31 rows.
+// counted in 32 bits: the encoder's checks let no more through.
 struct TileRows {
   int first;         // token of the channel that the tile begins with
   int left;          // tokens from there on: of the run (at most 1024), or of a sequence that is shorter

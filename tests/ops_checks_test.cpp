@@ -113,6 +113,17 @@ TEST(checks, a_step_begins_at_qkv_or_at_the_residual_stream) {
   EXPECT_REFUSED(encoder.h3_step(args), "projection.weight is f16, not f32");
 }
 
+TEST(checks, tokens_of_a_mixer_fit_32_bits) {
+  H3MixerArgs args;
+  args.filter = small_filter(8);
+  args.qkv = Tensor{std::make_shared<Buffer>(std::uint64_t{1} << 40), 0, DType::f32, {24, 1 << 15, 1 << 16}};
+  EXPECT_REFUSED(encoder.h3_mixer(args), "32768 sequences of 65536 tokens", "at most 2147483647 tokens");
+  H3MixerBackwardArgs backward;
+  backward.filter = args.filter;
+  backward.qkv = args.qkv;
+  EXPECT_REFUSED(encoder.h3_mixer_backward(backward), "32768 sequences of 65536 tokens");
+}
+
 TEST(checks, entry_states_are_one_a_superchunk) {
   H3MixerArgs args;
   args.filter = small_filter(8);

@@ -46,6 +46,13 @@ class Check {
     shape(name, tensor, dimensions);
   }
 
+  // Kernels count the tokens of a channel in 32 bits.
+  void tokens(std::int64_t batch, std::int64_t length) const {
+    constexpr std::int64_t most = (std::int64_t{1} << 31) - 1;
+    require(batch <= most / length, "{} sequences of {} tokens; one call takes at most {} tokens: split the batch",
+            batch, length, most);
+  }
+
   void separate(std::string_view output_name, const Tensor& output, std::string_view input_name,
                 const Tensor& input) const {
     if (!output || !input || output.buffer != input.buffer) return;

@@ -113,6 +113,7 @@ void Encoder::h3_mixer(const H3MixerArgs& args) {
   check.activation("qkv", args.qkv, {3 * sizes.width, any, any});
   const std::int64_t batch = args.qkv.shape[1];
   const std::int64_t tokens = args.qkv.shape[2];
+  check.tokens(batch, tokens);
   if (args.slots || args.positions || args.state.shift || args.state.modes) {
     check.tensor("slots", args.slots, DType::i32, {batch});
     check_state(check, sizes, args.head_dim, args.positions, args.state);

@@ -1,17 +1,9 @@
 #include "backend/op_timing.h"
 
 #include <algorithm>
-#include <chrono>
-#include <vector>
 
 namespace riverhorse {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double milliseconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
 
 // Operations that are submitted together, again and again.
 class Repeated {
@@ -38,13 +30,18 @@ class Repeated {
   std::unique_ptr<Recording> recording_;
 };
 
+}  // namespace
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
 double median(std::vector<double> values) {
+  if (values.empty()) return 0;
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
-
-}  // namespace
 
 double time_once(Device& device, const RecordNth& operation) {
   Repeated single(device, operation, 1);

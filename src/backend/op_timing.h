@@ -1,11 +1,17 @@
 // How long an operation takes, by the device's clock where it has one. The one stopwatch of all benchmarks.
 #pragma once
 
+#include <chrono>
 #include <functional>
+#include <vector>
 
 #include "backend/backend.h"
 
 namespace riverhorse {
+
+using Clock = std::chrono::steady_clock;
+double milliseconds_since(Clock::time_point begin);
+double median(std::vector<double> values);  // 0 for none
 
 // Records the i-th operation of a submission: as often as one likes, on whichever buffers.
 using RecordNth = std::function<void(Encoder&, int i)>;

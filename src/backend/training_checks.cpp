@@ -100,6 +100,7 @@ void Encoder::h3_mixer_backward(const H3MixerBackwardArgs& args) {
   check.activation("qkv", args.qkv, {3 * sizes.width, any, any});
   const std::int64_t batch = args.qkv.shape[1];
   const std::int64_t tokens = args.qkv.shape[2];
+  check.tokens(batch, tokens);
   check.require(args.head_dim >= 1 && sizes.heads * args.head_dim == sizes.width,
                 "head_dim is {}, but the filter has {} channels in {} heads", args.head_dim, sizes.width,
                 sizes.heads);

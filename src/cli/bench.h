@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -104,10 +103,6 @@ struct BenchReport {
   BenchCeilings ceilings;
   std::vector<BenchRow> rows;
 };
-
-double median(std::vector<double> values);  // 0 for none
-using Clock = std::chrono::steady_clock;
-double milliseconds_since(Clock::time_point start);
 
 // The model that is measured: that of the options, or one with random weights of the preset; and how it is called.
 Checkpoint benchmark_checkpoint(const BenchOptions& options);

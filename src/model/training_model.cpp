@@ -24,7 +24,7 @@ const TrainingMemory& checked(const TrainingMemory& memory, const ModelConfig& c
     fail(StatusCode::invalid_argument, "a micro-batch of {} sequences of {} tokens; both must be positive",
          shape.batch, shape.length);
   }
-  constexpr std::int64_t most_rows = std::int64_t{1} << 31;  // no product of sizes overflows then
+  constexpr std::int64_t most_rows = (std::int64_t{1} << 31) - 1;  // as the mixer's; no product of sizes overflows
   if (shape.batch > most_rows / shape.length) {
     fail(StatusCode::invalid_argument, "a micro-batch of {} sequences of {} tokens; at most {} tokens are possible",
          shape.batch, shape.length, most_rows);
