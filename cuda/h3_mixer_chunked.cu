@@ -11,11 +11,13 @@
 //   * E w goes through shared memory to lanes that are modes, which walk over the 16 chunks and leave the state
 //     before each, rounded to 16 bits or in fp32, as an operand.
 //   * q, k, v arrive by asynchronous copies, one tile ahead of the one at work; a warp waits for its own only.
-// The matrices are made by each block from the 3 KB of taps, lags and powers of its channel, while its first tiles
-// are under way: tables in device memory (17 KB a channel) would cost traffic, and a kernel before this one.
+// The matrices are made by each block from the 3 KB of taps, lags and powers of a channel: tables in device memory
+// (17 KB a channel) would cost traffic, and a kernel before this one. A block walks over several channels; while it
+// works on the last tiles of one, the first of the next are under way, and its 3 KB are in registers.
 //
 // One sequence is the work of one warp. Where there are fewer sequences than tiles in one, the warps of a block take
-// its tiles in turn instead and hand the state on (`in_turn`).
+// its tiles in turn instead and hand the state on (`in_turn`): each first sums up what its tile adds to the state, so
+// that the next one waits for a product and not for a walk.
 //
 // Errors of 16-bit operands, relative to y: f16 about 3e-4, bf16 3e-3. In bf16 the taps are split in two terms:
 // rounded to one, rows whose k and v have a mean lose ten times as much. In fp32 about 1e-6. The carried state is
@@ -44,6 +46,44 @@ struct ChunkedMixing {
   float *modes, *entry_states;
 };
 
+// What a thread reads of a channel's filter: entries of powers and lines (Block), and what the walk from chunk to
+// chunk takes of the lane's mode.
+struct FilterShare {
+  static constexpr int power_count = matrix_powers * chunked_modes;
+  Complex<float> power[divide_up(power_count, chunked_threads)];
+  float value = 0;              // a tap, or a lag
+  Complex<float> decay, input;  // a^64, b
+
+  __device__ FilterShare(const Filter& filter, const float* powers, const float* toeplitz, std::int64_t channel) {
+    const auto modes = static_cast<int>(filter.modes), state = static_cast<int>(filter.state);
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size;
+    for (int i = 0; i * chunked_threads < power_count; ++i) {
+      const int index = thread + i * chunked_threads, mode = index % chunked_modes, exponent = index / chunked_modes;
+      if (mode >= modes || exponent >= matrix_powers) continue;
+      const std::int64_t from = channel * modes + mode;
+      power[i] =
+          exponent < 6 ? load_complex(powers, from * H3Filter::power_count + exponent) : 2.0f * filter.output(from);
+    }
+    if (thread >= chunk) {
+      value = toeplitz[channel * chunk + thread - chunk];
+    } else if (thread < state) {
+      value = filter.taps[channel * state + thread];
+    }
+    if (lane < modes) {
+      decay = load_complex(powers, (channel * modes + lane) * H3Filter::power_count + 6);
+      input = filter.input(channel * modes + lane);
+    }
+  }
+  __device__ void store(Complex<float>* powers, float* lines) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int i = 0; i * chunked_threads < power_count; ++i) {
+      const int index = thread + i * chunked_threads;
+      if (index < power_count) powers[index] = power[i];
+    }
+    lines[thread] = value;
+  }
+};
+
 // What of a tile is loaded together.
 enum class Part { all, keys_and_values, queries };
 
@@ -55,27 +95,31 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   using Block = Block<T>;
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
-  const std::int64_t channel = blockIdx.x;
   const Cut& cut = m.cut;
   const bool in_turn = !packed && m.in_turn;
   const std::uint32_t base = shared_address(memory);
 
   const TileWalk walk(in_turn, static_cast<int>(gridDim.y), chunked_warps, cut.tiles);
-  TilePosition now = walk.begin(static_cast<int>(blockIdx.y), warp);
-  TilePosition coming = now;  // the tile to load next
+  // A block has every gridDim.x-th channel.
+  const auto width = static_cast<int>(m.filter.width), stride = static_cast<int>(gridDim.x);
+  auto channel = static_cast<int>(blockIdx.x);
+  const auto line_of = [&](int of) { return opaque(static_cast<std::int64_t>(of) * cut.batch * cut.tokens); };
+  // The tile to load next.
+  TilePosition coming = walk.begin(static_cast<int>(blockIdx.y), warp);
+  int coming_channel = channel;
+  std::int64_t coming_line = line_of(channel);
   const auto stage = [=](int i) {
     const int index = warp * Block::stage_count + i % Block::stage_count;
     return base + static_cast<std::uint32_t>(Block::stages + index * Stage::bytes);
   };
 
-  const std::int64_t line = opaque(channel * cut.batch * cut.tokens);
   const auto load_parts = [&](auto mover, std::uint32_t to, Part part) {
     const TileRows rows = cut.rows<packed>(coming.group, coming.tile);
     if (part != Part::queries) {
-      mover.load_keys(to, m.k + line, rows, coming.tile == 0);
-      mover.load(to + Stage::values, m.v + line, rows);
+      mover.load_keys(to, m.k + coming_line, rows, coming.tile == 0);
+      mover.load(to + Stage::values, m.v + coming_line, rows);
     }
-    if (part != Part::keys_and_values) mover.load(to + Stage::queries, m.q + line, rows);
+    if (part != Part::keys_and_values) mover.load(to + Stage::queries, m.q + coming_line, rows);
   };
   const bool fast = m.aligned && (!packed || cut.in_runs);
   const auto load_tile = [&](int i, Part part) {
@@ -87,51 +131,27 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
         load_parts(TileMover<T, false>(lane, m.aligned), to, part);
       }
     }
-    if (part != Part::keys_and_values) coming = walk.next(coming);
+    if (part != Part::keys_and_values) {
+      coming = walk.next(coming);
+      if (Block::walks && coming.group >= cut.groups && coming_channel + stride < width) {
+        coming_channel += stride;
+        coming_line = line_of(coming_channel);
+        coming = walk.begin(static_cast<int>(blockIdx.y), warp);
+      }
+    }
     commit_copies();
   };
-  // The filter is read before the tiles: small, and all work waits for it.
   const auto modes = static_cast<int>(m.filter.modes);
-  constexpr int power_count = matrix_powers * chunked_modes;
-  Complex<float> power[divide_up(power_count, chunked_threads)];
-  for (int i = 0; i * chunked_threads < power_count; ++i) {
-    const int index = thread + i * chunked_threads, mode = index % chunked_modes, exponent = index / chunked_modes;
-    if (mode >= modes || exponent >= matrix_powers) continue;
-    const std::int64_t from = channel * modes + mode;
-    power[i] =
-        exponent < 6 ? load_complex(m.powers, from * H3Filter::power_count + exponent) : 2.0f * m.filter.output(from);
-  }
-  const auto state_size = static_cast<int>(m.filter.state);
-  float own_value = 0;  // a tap, or a lag
-  if (thread >= chunk) {
-    own_value = m.toeplitz[channel * chunk + thread - chunk];
-  } else if (thread < state_size) {
-    own_value = m.filter.taps[channel * state_size + thread];
-  }
-  Complex<float> decay, input, s;  // a^64, b, the carried state
-  if (lane < modes) {
-    decay = load_complex(m.powers, (channel * modes + lane) * H3Filter::power_count + 6);
-    input = m.filter.input(channel * modes + lane);
-  }
+  // The filter is read before the tiles: small, and all work waits for it.
+  FilterShare own(m.filter, m.powers, m.toeplitz, channel);
   if constexpr (Stage::one) load_tile(0, Part::keys_and_values);
   for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
 
   auto* const powers = reinterpret_cast<Complex<float>*>(memory + Block::powers);
   auto* const lines = reinterpret_cast<float*>(memory + Block::lines);
   auto* const tables = reinterpret_cast<ToeplitzEntry<T>*>(memory + Block::tables);
-  for (int i = 0; i * chunked_threads < power_count; ++i) {
-    const int index = thread + i * chunked_threads;
-    if (index < power_count) powers[index] = power[i];
-  }
-  lines[thread] = own_value;
   const auto turn_of = [=](int of) { return base + Block::barriers + static_cast<std::uint32_t>(16 * of); };
   if (lane == 0) make_barrier(turn_of(warp));
-  __syncthreads();
-  make_toeplitz<T>(lines, tables, tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
-  make_toeplitz<T>(lines + chunk, tables + tap_terms<T> * toeplitz_size, nullptr);
-  make_matrices<T>(reinterpret_cast<Pair<T>*>(memory), reinterpret_cast<Pair<T>*>(memory + Block::matrix), powers);
-  __syncthreads();
-  ChunkProducts<T> products(tables, lane);
 
   const std::uint32_t matrices_at = base + static_cast<std::uint32_t>(16 * lane);
   // Of the row with a sequence's last token, and what it has of it; kept only where it is not all.
@@ -153,92 +173,139 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     store_shared(to + unit_offset<T>(0, lane), unit);
   };
 
+  int round = 0, turn = 0;  // of the tiles of this warp, and of its turns
+  Complex<float> s;         // the carried state
 #pragma unroll 1
-  for (int round = 0; now.group < cut.groups; ++round, now = walk.next(now)) {
-    const std::uint32_t here = stage(round), states = here + Stage::states;
-    const std::uint32_t r_at = opaque(matrices_at), e_at = r_at + Block::matrix;
-    const bool begins = now.tile == 0, ends = carries && now.tile + 1 == cut.tiles;
-    std::int64_t state = 0;  // where the sequence's is kept
-    if constexpr (carries) state = m.slots[now.group] * m.filter.width + channel;
-    wait_for_copies<1>();
-    if (carries && begins) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
-    __syncwarp();
-    products.shift_keys(here, packed ? cut.begins : 0);
-    __syncwarp();  // k and v are read, and written over from here on
-    if constexpr (Stage::one) load_tile(round + 1, Part::keys_and_values);
-    products.project(states, e_at);
-    if (ends && last_tokens != 0) products.keep_row(here + Stage::last_row, last_row);
-    products.mix_inside();
-    __syncwarp();
-
-    // from chunk to chunk: lanes are modes
-    {
-      float2 u[tile_rows];
-#pragma unroll
-      for (int row = 0; row < tile_rows; ++row) {
-        u[row] = load_shared<float2>(states + static_cast<std::uint32_t>(row * state_row_bytes) +
-                                     ((8 * lane) ^ ((row & 7) << 5)));
-      }
+  do {
+    own.store(powers, lines);
+    __syncthreads();  // and nobody needs the matrices of the channel before
+    make_toeplitz<T>(lines, tables, tap_terms<T> == 2 ? tables + toeplitz_size : nullptr);
+    make_toeplitz<T>(lines + chunk, tables + tap_terms<T> * toeplitz_size, nullptr);
+    make_matrices<T>(reinterpret_cast<Pair<T>*>(memory), reinterpret_cast<Pair<T>*>(memory + Block::matrix), powers);
+    __syncthreads();
+    ChunkProducts<T> products(tables, lane);
+    const Complex<float> decay = own.decay, input = own.input;
+    Complex<float> decay_of_tile = decay;
+    if (in_turn) {
+      for (int i = 0; i < 4; ++i) decay_of_tile = decay_of_tile * decay_of_tile;
+    }
+    if (Block::walks && channel + stride < width) own = FilterShare(m.filter, m.powers, m.toeplitz, channel + stride);
+    const std::int64_t line = line_of(channel);
+    bool is_first = warp == 0;  // in the order of work
+#pragma unroll 1
+    for (TilePosition now = walk.begin(static_cast<int>(blockIdx.y), warp); now.group < cut.groups;
+         ++round, now = walk.next(now)) {
+      const std::uint32_t here = stage(round), states = here + Stage::states;
+      const std::uint32_t r_at = opaque(matrices_at), e_at = r_at + Block::matrix;
+      const bool begins = now.tile == 0, ends = carries && now.tile + 1 == cut.tiles;
+      std::int64_t state = 0;  // where the sequence's is kept
+      if constexpr (carries) state = m.slots[now.group] * m.filter.width + channel;
+      wait_for_copies<1>();
+      if (carries && begins) load_earlier_keys(here, state, m.positions[m.slots[now.group]]);
       __syncwarp();
-      const std::uint32_t carry = base + Block::carry + static_cast<std::uint32_t>(8 * lane);
-      if (in_turn && (round > 0 || warp > 0)) {
-        wait_at_barrier(turn_of(warp), warp > 0 ? round : round - 1);
-        const float2 carried = load_shared<float2>(carry);
-        s = {carried.x, carried.y};
-      }
-      const bool is_mode = lane < modes;
-      float* const kept = carries && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
-      if (begins) s = kept != nullptr ? load_complex(kept, 0) : Complex<float>();
-      if (m.entry_states != nullptr && is_mode) {
-        const int first = cut.first_sequence(now.group);
-        const int sequences = packed ? min(cut.batch - first, tile_rows >> cut.rows_log) : 1;
-        float* entry = m.entry_states + 2 * (((channel * cut.batch + first) * cut.tiles + now.tile) * modes + lane);
-        for (int n = 0; n < sequences; ++n, entry += 2 * modes)
-          *reinterpret_cast<float2*>(entry) = make_float2(s.re, s.im);
-      }
-      Complex<float> at_end = s;
-      if (ends) {
+      products.shift_keys(here, packed ? cut.begins : 0);
+      __syncwarp();  // k and v are read, and written over from here on
+      if constexpr (Stage::one) load_tile(round + 1, Part::keys_and_values);
+      products.project(states, e_at);
+      if (ends && last_tokens != 0) products.keep_row(here + Stage::last_row, last_row);
+      products.mix_inside();
+      __syncwarp();
+
+      // from chunk to chunk: lanes are modes
+      {
+        float2 u[tile_rows];
 #pragma unroll
         for (int row = 0; row < tile_rows; ++row) {
-          if (row < whole_rows) at_end = decay * at_end + input * Complex<float>(u[row].x, u[row].y);
+          u[row] = load_shared<float2>(states + static_cast<std::uint32_t>(row * state_row_bytes) +
+                                       ((8 * lane) ^ ((row & 7) << 5)));
         }
-      }
+        __syncwarp();
+        const std::uint32_t carry = base + Block::carry + static_cast<std::uint32_t>(8 * lane);
+        Complex<float> added;
+        if (in_turn) {
 #pragma unroll
-      for (int row = 0; row < tile_rows; ++row) {
-        if (packed && (cut.begins >> row & 1) != 0) s = {};
-        const int place = static_cast<int>(sizeof(Pair<T>)) * (lane ^ ((row & 7) << 2));
-        store_shared(states + static_cast<std::uint32_t>(row * state_row_bytes + place), pair_of<T>(s.re, s.im));
-        s = decay * s + input * Complex<float>(u[row].x, u[row].y);
-      }
-      if (in_turn) {
-        store_shared(carry, make_float2(s.re, s.im));
-        if (walk.after(now).group < cut.groups) signal_barrier(turn_of((warp + 1) % chunked_warps));
-      }
-      if (ends && kept != nullptr) {
-        const Decay one(m.filter, channel * modes + lane);
-        for (int token = 0; token < last_tokens; ++token) {
-          const std::uint32_t at = here + Stage::last_row + static_cast<std::uint32_t>(token / 2 * sizeof(Pair<T>));
-          const float2 pair = floats_of<T>(load_shared<Pair<T>>(at));
-          at_end = one(at_end) + (token % 2 == 0 ? pair.x : pair.y) * input;
+          for (int row = 0; row < tile_rows; ++row) {
+            added = decay * added + input * Complex<float>(u[row].x, u[row].y);
+            u[row] = make_float2(added.re, added.im);
+          }
         }
-        kept[0] = at_end.re;
-        kept[1] = at_end.im;
+        if (in_turn && !is_first) {
+          wait_at_barrier(turn_of(warp), turn++);
+          const float2 carried = load_shared<float2>(carry);
+          s = {carried.x, carried.y};
+        }
+        is_first = false;
+        const bool is_mode = lane < modes;
+        float* const kept = carries && is_mode ? m.modes + 2 * (state * modes + lane) : nullptr;
+        if (begins) s = kept != nullptr ? load_complex(kept, 0) : Complex<float>();
+        const auto hand_on = [&](Complex<float> next) {
+          store_shared(carry, make_float2(next.re, next.im));
+          if (walk.after(now).group < cut.groups) signal_barrier(turn_of((warp + 1) % chunked_warps));
+        };
+        if (in_turn) hand_on(decay_of_tile * s + added);
+        if (m.entry_states != nullptr && is_mode) {
+          const int first = cut.first_sequence(now.group);
+          const int sequences = packed ? min(cut.batch - first, tile_rows >> cut.rows_log) : 1;
+          float* entry = m.entry_states +
+                         2 * (((std::int64_t{channel} * cut.batch + first) * cut.tiles + now.tile) * modes + lane);
+          for (int n = 0; n < sequences; ++n, entry += 2 * modes)
+            *reinterpret_cast<float2*>(entry) = make_float2(s.re, s.im);
+        }
+        Complex<float> at_end = s;
+        const auto store_state = [&](int row) {
+          const int place = static_cast<int>(sizeof(Pair<T>)) * (lane ^ ((row & 7) << 2));
+          store_shared(states + static_cast<std::uint32_t>(row * state_row_bytes + place), pair_of<T>(s.re, s.im));
+        };
+        if (in_turn) {
+          Complex<float> before = s;
+#pragma unroll
+          for (int row = 0; row < tile_rows; ++row) {
+            store_state(row);
+            before = decay * before;
+            s = before + Complex<float>(u[row].x, u[row].y);
+            if (ends && row < whole_rows) at_end = s;
+          }
+        } else {
+          if (ends) {
+#pragma unroll
+            for (int row = 0; row < tile_rows; ++row) {
+              if (row < whole_rows) at_end = decay * at_end + input * Complex<float>(u[row].x, u[row].y);
+            }
+          }
+#pragma unroll
+          for (int row = 0; row < tile_rows; ++row) {
+            if (packed && (cut.begins >> row & 1) != 0) s = {};
+            store_state(row);
+            s = decay * s + input * Complex<float>(u[row].x, u[row].y);
+          }
+        }
+        if (ends && kept != nullptr) {
+          const Decay one(m.filter, channel * modes + lane);
+          for (int token = 0; token < last_tokens; ++token) {
+            const std::uint32_t at = here + Stage::last_row + static_cast<std::uint32_t>(token / 2 * sizeof(Pair<T>));
+            const float2 pair = floats_of<T>(load_shared<Pair<T>>(at));
+            at_end = one(at_end) + (token % 2 == 0 ? pair.x : pair.y) * input;
+          }
+          kept[0] = at_end.re;
+          kept[1] = at_end.im;
+        }
       }
+      if constexpr (Stage::one) wait_for_copies<1>();  // q
+      __syncwarp();
+      products.add_past(states, r_at);
+      products.gate(here + Stage::queries);
+      __syncwarp();
+      const TileRows rows = cut.rows<packed>(now.group, now.tile);
+      if (fast) {
+        TileMover<T, true>(lane, true).store(here + Stage::queries, m.y + line, rows);
+      } else {
+        TileMover<T, false>(lane, m.aligned).store(here + Stage::queries, m.y + line, rows);
+      }
+      __syncwarp();
+      load_tile(round + Block::stage_count, Stage::one ? Part::queries : Part::all);
     }
-    if constexpr (Stage::one) wait_for_copies<1>();  // q
-    __syncwarp();
-    products.add_past(states, r_at);
-    products.gate(here + Stage::queries);
-    __syncwarp();
-    const TileRows rows = cut.rows<packed>(now.group, now.tile);
-    if (fast) {
-      TileMover<T, true>(lane, true).store(here + Stage::queries, m.y + line, rows);
-    } else {
-      TileMover<T, false>(lane, m.aligned).store(here + Stage::queries, m.y + line, rows);
-    }
-    __syncwarp();
-    load_tile(round + Block::stage_count, Stage::one ? Part::queries : Part::all);
-  }
+    channel += stride;
+  } while (Block::walks && channel < width);
 }
 
 template <typename T>
@@ -268,10 +335,13 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
+  // A block of several channels reads the next one's tiles while it works on one's last. In fp32 it has one.
+  const std::int64_t columns =
+      !Block<T>::walks ? width : std::min(width, std::max<std::int64_t>(2 * multiprocessors / parts, 1));
   const auto kernel = cut.packed()       ? mix<T, true, false>
                       : args.state.modes ? mix<T, false, true>
                                          : mix<T, false, false>;
-  launch(kernel, grid_of(width, parts), chunked_threads, Block<T>::bytes, stream, mixing);
+  launch(kernel, grid_of(columns, parts), chunked_threads, Block<T>::bytes, stream, mixing);
 }
 
 }  // namespace

@@ -59,6 +59,7 @@ template <typename T>
 struct Block {
   static constexpr int matrix = chunk * 2 * chunked_modes * static_cast<int>(sizeof(T));
   static constexpr int stage_count = Stage<T>::one ? 1 : 2;
+  static constexpr bool walks = !Stage<T>::one;  // from channel to channel, as there are registers for it
   static constexpr int stages = 2 * matrix;
   static constexpr int carry = stages + chunked_warps * stage_count * Stage<T>::bytes;
   static constexpr int barriers = carry + chunked_modes * 8;  // of each warp, for its turn
@@ -103,30 +104,54 @@ __device__ int operand_place(int x, int column) {
   }
 }
 
-// R and E from the powers of a channel in shared memory, (matrix_powers, chunked_modes). By the threads of a block.
+// R and E from the powers of a channel in shared memory, (matrix_powers, chunked_modes). By the threads of a block. A
+// power is a product of few, and each thread has several rows of them that do not wait for each other.
 template <typename T>
 __device__ void make_matrices(Pair<T>* r, Pair<T>* e, const Complex<float>* powers) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const auto power_of_two = [=](int exponent, int mode) { return powers[exponent * chunked_modes + mode]; };
   {  // lanes are modes; a warp has 16 tokens
-    const Complex<float> a = power_of_two(0, lane);
+    const Complex<float> a = power_of_two(0, lane), squared = power_of_two(1, lane), fourth = power_of_two(2, lane);
     Complex<float> product = power_of_two(6, lane) * a;
     if ((warp & 1) != 0) product = product * power_of_two(4, lane);
     if ((warp & 2) != 0) product = product * power_of_two(5, lane);
+    Complex<float> four[4] = {product, product * a, product * squared, product * a * squared};
+#pragma unroll
     for (int i = 0; i < chunk / chunked_warps; ++i) {
-      r[operand_place<T>(lane, chunk / chunked_warps * warp + i)] = pair_of<T>(product.re, -product.im);
-      product = product * a;
+      r[operand_place<T>(lane, chunk / chunked_warps * warp + i)] = pair_of<T>(four[i % 4].re, -four[i % 4].im);
+      four[i % 4] = four[i % 4] * fourth;
     }
   }
-  for (int i = 0; i < chunked_modes / chunked_warps; ++i) {  // lanes are pairs of tokens; a warp has 8 modes
-    const int mode = chunked_modes / chunked_warps * warp + i, exponent = 31 - lane;
-    Complex<float> product(1);
-    for (int bit = 0; bit < 5; ++bit) {
-      if ((exponent >> bit & 1) != 0) product = product * power_of_two(bit + 1, mode);
+  {  // a thread has pairs of tokens 4 apart of one mode
+    const int mode = thread / 4, first = thread % 4;
+    const Complex<float> eighth = power_of_two(3, mode);
+    Complex<float> product((first & 1) != 0 ? Complex<float>(1) : power_of_two(1, mode));
+    if ((first & 2) == 0) product = product * power_of_two(2, mode);
+    Complex<float> before = product * power_of_two(0, mode);
+    constexpr int count = chunk / 8;
+    Pair<T> re[count], im[count];
+#pragma unroll
+    for (int i = count - 1; i >= 0; --i) {
+      re[i] = pair_of<T>(before.re, product.re);
+      im[i] = pair_of<T>(before.im, product.im);
+      product = product * eighth;
+      before = before * eighth;
     }
-    const Complex<float> before = product * power_of_two(0, mode);
-    e[operand_place<T>(lane, 2 * mode)] = pair_of<T>(before.re, product.re);
-    e[operand_place<T>(lane, 2 * mode + 1)] = pair_of<T>(before.im, product.im);
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      const int column = 2 * mode + part;
+      const Pair<T>(&from)[count] = part == 0 ? re : im;
+      if constexpr (sizeof(T) == 2) {  // four are 16 bytes
+#pragma unroll
+        for (int i = 0; i < count; i += 4) {
+          *reinterpret_cast<uint4*>(e + operand_place<T>(first + 4 * i, column)) =
+              make_uint4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < count; ++i) e[operand_place<T>(first + 4 * i, column)] = from[i];
+      }
+    }
   }
 }
 
