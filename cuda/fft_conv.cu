@@ -9,18 +9,16 @@ namespace {
 
 template <typename T>
 struct Outputs {
-  Pairs<T> y;
+  Rows<T> y;
   bool gelu;
-  struct Row {
-    RowPair<T> y;
+  struct OutputRow {
+    Row<T> y;
     bool gelu;
-    __device__ void store(std::int64_t n, Point p) const {
-      y.store(n, gelu ? Point(gelu_erf(p.re), gelu_erf(p.im)) : p);
-    }
+    __device__ void store(std::int64_t n, float p) const { y.store(n, gelu ? gelu_erf(p) : p); }
   };
-  __device__ Row row(Item item, std::int64_t from) const { return {y.row(item, from), gelu}; }
-  Outputs part(std::int32_t head, std::int32_t pair, std::int32_t pairs) const {
-    return {y.part(head, pair, pairs), gelu};
+  __device__ OutputRow row(Item item, std::int64_t from) const { return {y.row(item, from), gelu}; }
+  Outputs part(std::int32_t head, std::int32_t sequence, std::int32_t sequences) const {
+    return {y.part(head, sequence, sequences), gelu};
   }
 };
 
@@ -29,7 +27,6 @@ struct Outputs {
 void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
   const auto batch = static_cast<std::int32_t>(args.u.shape[0]), heads = static_cast<std::int32_t>(args.u.shape[1]);
   const std::int64_t length = args.u.shape[2];
-  const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
   if (const auto direct =
           choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors, limits_.shared_bytes)) {
@@ -42,15 +39,15 @@ void CudaEncoder::record_fft_conv(const FftConvArgs& args) {
     });
     return;
   }
-  const FftGroup group(plan, heads, rows.pairs());
+  const FftGroup group(plan, heads, batch);
   ScratchScope scope(*this);
   const Tensor spectra = group.spectra(*this, plan), points = group.points(*this, plan);
   add("fft_conv.fft", [=](cudaStream_t stream) {
     with_activation(args.u.dtype, [&](auto type) {
       using T = decltype(type);
       const Filters filters{data<float>(args.kernel), data<float>(args.skip), length};
-      const Pairs<const T> u{data<T>(args.u), rows};
-      const Outputs<T> y{{data<T>(args.y), rows}, args.gelu_erf};
+      const Rows<const T> u{data<T>(args.u), batch, length, length, heads * length};
+      const Outputs<T> y{{data<T>(args.y), batch, length, length, heads * length}, args.gelu_erf};
       launch_groups(stream, plan, group, heads, filters, u, y, data<Point>(spectra), data<Point>(points));
     });
   });

@@ -1,6 +1,6 @@
 // Causal convolutions with filters of any length by transforms, of which fft_conv, its backward pass and the mixer
-// are made. Rows b and b + 1 of a head share its real filter, so they are the real and the imaginary part of one
-// complex transform, and come out the same way. The transform has twice the length, so that nothing wraps around.
+// are made. A row is one transform of as many points, by the right-angle convolution (fft.cuh), so that nothing wraps
+// around into its real part.
 //
 // Up to the length that fits shared memory one kernel does all: load, transform, product, inverse, store. For longer
 // ones, passes of 32 points in registers go through device memory before and after it, which split a transform of 32
@@ -21,7 +21,7 @@ struct FftPlan {
   FftPlan(std::int64_t length, std::size_t shared_bytes) {
     int most = least_transform_log;
     while (most < most_transform_log && near_shared_bytes(most + 1) <= shared_bytes) ++most;
-    const int log = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(2 * length - 1)));
+    const int log = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(length - 1)));
     while (log - 5 * far_passes > most) ++far_passes;
     near_log = std::max(near_log, log - 5 * far_passes);
   }
@@ -36,58 +36,43 @@ struct FftPlan {
   }
 };
 
-// What a transform works on: the rows of sequences 2 `pair` and 2 `pair` + 1 of a head, or a part of them; `index` is
-// its place among all. Counts of rows fit 32 bits: encoders hold tensors below 2^31 rows.
+// What a transform works on: the row of a sequence and head, or a part of it; `index` is its place among all. Counts
+// of rows fit 32 bits: encoders hold tensors below 2^31 rows.
 struct Item {
-  std::int32_t index, head, pair;
+  std::int32_t index, head, sequence;
 };
-__device__ inline Item item_of(std::int32_t index, std::int32_t pairs, std::int32_t parts = 1) {
+__device__ inline Item item_of(std::int32_t index, std::int32_t sequences, std::int32_t parts = 1) {
   const std::int32_t whole = index / parts;
-  return {index, whole / pairs, whole % pairs};
+  return {index, whole / sequences, whole % sequences};
 }
 
+// What kernels load from and store to: row(item, from) has the item's points, counted from that one; real numbers
+// here, complex ones in Scratch.
+template <typename T>
+struct Row {
+  T* values;
+  std::int64_t length;  // how many there are
+  __device__ float operator()(std::int64_t n) const { return n < length ? to_float(values[n]) : 0.0f; }
+  __device__ void store(std::int64_t n, float value) const {
+    if (n < length) values[n] = from_float<T>(value);
+  }
+};
+
 // Rows of one length by head and sequence.
+template <typename T>
 struct Rows {
+  T* values;
   std::int32_t batch;
   std::int64_t length, head_stride, batch_stride;
 
-  __host__ __device__ std::int32_t pairs() const { return (batch + 1) / 2; }
-  __device__ std::int64_t first(Item item) const { return item.head * head_stride + item.pair * 2 * batch_stride; }
-  __device__ bool has_second(Item item) const { return item.pair * 2 + 1 < batch; }
-};
-
-// What kernels load from and store to: row(item, from) has the item's points, counted from that one.
-template <typename T>
-struct RowPair {
-  T *first, *second;
-  bool has_second;      // else `second` is `first`, so that loads need not ask
-  std::int64_t length;  // how many there are
-  __device__ Point operator()(std::int64_t n) const {
-    if (n >= length) return {};
-    const float re = to_float(first[n]), im = to_float(second[n]);
-    return {re, has_second ? im : 0.0f};
+  __device__ Row<T> row(Item item, std::int64_t from) const {
+    return {values + item.head * head_stride + item.sequence * batch_stride + from, length - from};
   }
-  __device__ void store(std::int64_t n, Point value) const {
-    if (n >= length) return;
-    first[n] = from_float<T>(value.re);
-    if (has_second) second[n] = from_float<T>(value.im);
-  }
-};
-
-template <typename T>
-struct Pairs {
-  T* values;
-  Rows rows;
-  __device__ RowPair<T> row(Item item, std::int64_t from) const {
-    T* first = values + rows.first(item) + from;
-    const bool has_second = rows.has_second(item);
-    return {first, has_second ? first + rows.batch_stride : first, has_second, rows.length - from};
-  }
-  // From that head and pair on, with at most so many pairs.
-  Pairs part(std::int32_t head, std::int32_t pair, std::int32_t pairs) const {
-    Pairs some = *this;
-    some.values += head * rows.head_stride + 2 * pair * rows.batch_stride;
-    some.rows.batch = std::min(2 * pairs, rows.batch - 2 * pair);
+  // From that head and sequence on, with at most so many sequences.
+  Rows part(std::int32_t head, std::int32_t sequence, std::int32_t sequences) const {
+    Rows some = *this;
+    some.values += head * head_stride + sequence * batch_stride;
+    some.batch = std::min(sequences, batch - sequence);
     return some;
   }
 };
@@ -111,8 +96,8 @@ struct Filters {
     const float* kernel;
     float skip;
     std::int64_t length;
-    __device__ Point operator()(std::int64_t n) const {
-      return n < length ? Point(kernel[n] + (n == 0 ? skip : 0.0f)) : Point();
+    __device__ float operator()(std::int64_t n) const {
+      return n < length ? kernel[n] + (n == 0 ? skip : 0.0f) : 0.0f;
     }
   };
   __device__ Row row(Item item, std::int64_t from) const {
@@ -132,24 +117,28 @@ __device__ std::int32_t index_of_team() {
   return static_cast<std::int32_t>(blockIdx.x * Fft::teams + threadIdx.x / Fft::threads);
 }
 
-template <typename Fft, bool half, typename Row>
+template <typename Fft, typename Row>
 __device__ void load_points(const Row& row, bool active, Point (&x)[Fft::values]) {
 #pragma unroll
-  for (int v = 0; v < Fft::values; ++v) {
-    x[v] = active && !(half && v >= Fft::values / 2) ? row(Fft::place(v)) : Point();
-  }
+  for (int v = 0; v < Fft::values; ++v) x[v] = active ? Point(row(Fft::place(v))) : Point();
 }
 
-template <typename Fft, bool half, typename Row>
+// `real`: to rows of real numbers, else to parts in scratch memory.
+template <typename Fft, bool real, typename Row>
 __device__ void store_points(const Row& row, bool active, const Point (&x)[Fft::values]) {
 #pragma unroll
-  for (int v = 0; v < (half ? Fft::values / 2 : Fft::values); ++v) {
-    if (active) row.store(Fft::place(v), x[v]);
+  for (int v = 0; v < Fft::values; ++v) {
+    if (!active) continue;
+    if constexpr (real) {
+      row.store(Fft::place(v), x[v].re);
+    } else {
+      row.store(Fft::place(v), x[v]);
+    }
   }
 }
 
 // Spectra of filters, times `scale`; in place where `load` reads what is written.
-template <typename Fft, bool half, typename Load>
+template <typename Fft, bool real, typename Load>
 __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
     make_spectra(std::int32_t items, Load load, float scale, Point* spectra) {
   SHARED_MEMORY(Point, shared);
@@ -157,9 +146,9 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
   const bool active = index_of_team<Fft>() < items;
   const Item item = item_of(active ? index_of_team<Fft>() : 0, 1);
   Point x[Fft::values];
-  load_points<Fft, half>(load.row(item, fft.thread()), active, x);
+  load_points<Fft>(load.row(item, fft.thread()), active, x);
   Point* own = spectra + std::int64_t{item.index} * Fft::size + fft.thread();
-  fft.template forward<half>(x, [&](int first, const Point* values) {
+  fft.template forward<real>(x, [&](int first, const Point* values) {
 #pragma unroll
     for (int j = 0; j < Fft::group; ++j) {
       if (active) own[Fft::place(first + j)] = scale * values[j];
@@ -167,25 +156,30 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
   });
 }
 
-// An item is one of the `parts` of a pair of rows; `pairs` of a head share its spectrum.
-template <typename Fft, bool half, typename Load, typename Store>
+// An item is one of the `parts` of a row; the `sequences` of a head share its spectrum. A team has `turns` items, for
+// which it makes its roots once.
+template <typename Fft, bool real, typename Load, typename Store>
 __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
-    convolve_near(std::int32_t items, std::int32_t pairs, std::int32_t parts, Load load, Store store,
-                  const Point* spectra) {
+    convolve_near(std::int32_t items, std::int32_t turns, std::int32_t sequences, std::int32_t parts, Load load,
+                  Store store, const Point* spectra) {
   SHARED_MEMORY(Point, shared);
   Fft fft(shared);
-  const std::int32_t near_rows = half ? 1 : parts;  // whole rows have one part
-  const bool active = index_of_team<Fft>() < items;
-  const Item item = item_of(active ? index_of_team<Fft>() : 0, pairs, near_rows);
-  const std::int64_t row = std::int64_t{item.head} * near_rows + item.index % near_rows;
-  const Point* spectrum = spectra + row * Fft::size + fft.thread();
-  Point x[Fft::values];
-  load_points<Fft, half>(load.row(item, fft.thread()), active, x);
-  fft.template there_and_back<half>(x, [&](int first, Point* values) {
+  const std::int32_t near_rows = real ? 1 : parts;  // whole rows have one part
+  const std::int32_t begin = index_of_team<Fft>() * turns;
+#pragma unroll 1
+  for (std::int32_t index = begin; index < begin + turns; ++index) {
+    const bool active = index < items;
+    const Item item = item_of(active ? index : 0, sequences, near_rows);
+    const std::int64_t row = std::int64_t{item.head} * near_rows + item.index % near_rows;
+    const Point* spectrum = spectra + row * Fft::size + fft.thread();
+    Point x[Fft::values];
+    load_points<Fft>(load.row(item, fft.thread()), active, x);
+    fft.template there_and_back<real>(x, [&](int first, Point* values) {
 #pragma unroll
-    for (int j = 0; j < Fft::group; ++j) values[j] = values[j] * spectrum[Fft::place(first + j)];
-  });
-  store_points<Fft, half>(store.row(item, fft.thread()), active, x);
+      for (int j = 0; j < Fft::group; ++j) values[j] = values[j] * spectrum[Fft::place(first + j)];
+    });
+    store_points<Fft, real>(store.row(item, fft.thread()), active, x);
+  }
 }
 
 template <typename Fft, typename... Parameters, typename... Arguments>
@@ -202,51 +196,65 @@ struct FarPass {
   int log, stride_log;
   Item item;
   std::int64_t begin;
-  Point root;
-  __device__ FarPass(int log_of_points, int log_of_stride, std::int64_t index, std::int32_t pairs)
+  Point root, weight;
+  __device__ FarPass(int log_of_points, int log_of_stride, std::int64_t index, std::int32_t sequences)
       : log(log_of_points),
         stride_log(log_of_stride),
-        item(item_of(static_cast<std::int32_t>(index >> (log_of_points - 5)), pairs)) {
+        item(item_of(static_cast<std::int32_t>(index >> (log_of_points - 5)), sequences)) {
     const std::int64_t within = index & ((std::int64_t{1} << (log - 5)) - 1), stride = std::int64_t{1} << stride_log;
     const std::int64_t low = within & (stride - 1);
     begin = ((within >> stride_log) << (stride_log + 5)) + low;
     root = unit_root(low, 32 * stride);
+    weight = unit_root(low, 128 * stride);  // where this is the first pass
   }
   __device__ std::int64_t step(int j) const { return static_cast<std::int64_t>(j) << stride_log; }
 };
 
-template <bool half, typename Load>
+// `real`: the first pass, of rows.
+template <bool real, typename Load>
 __global__ void __launch_bounds__(far_threads, 4)
-    split_far(std::int64_t items, std::int32_t pairs, int log, int stride_log, Load load, Point* points) {
+    split_far(std::int64_t items, std::int32_t sequences, int log, int stride_log, Load load, Point* points) {
   const std::int64_t index = first_element();
   if (index >= items << (log - 5)) return;
-  const FarPass pass(log, stride_log, index, pairs);
+  const FarPass pass(log, stride_log, index, sequences);
   const auto row = load.row(pass.item, pass.begin);
   Point* own = points + (static_cast<std::int64_t>(pass.item.index) << log) + pass.begin;
   Point x[32];
 #pragma unroll
-  for (int j = 0; j < (half ? 16 : 32); ++j) x[j] = row(pass.step(j));
-  split<32, half>(x);
-  twiddle<32>(x, pass.root);
+  for (int j = 0; j < 32; ++j) x[j] = Point(row(pass.step(j)));
+  if constexpr (real) {
+    split_real<32>(x);
+    twiddle<32, true>(x, pass.root, pass.weight);
+  } else {
+    split<32>(x);
+    twiddle<32>(x, pass.root);
+  }
 #pragma unroll
   for (int j = 0; j < 32; ++j) own[pass.step(j)] = x[reversed_bits(j, 32)];
 }
 
-template <bool half, typename Store>
+template <bool real, typename Store>
 __global__ void __launch_bounds__(far_threads, 4)
-    join_far(std::int64_t items, std::int32_t pairs, int log, int stride_log, const Point* points, Store store) {
+    join_far(std::int64_t items, std::int32_t sequences, int log, int stride_log, const Point* points, Store store) {
   const std::int64_t index = first_element();
   if (index >= items << (log - 5)) return;
-  const FarPass pass(log, stride_log, index, pairs);
+  const FarPass pass(log, stride_log, index, sequences);
   const auto row = store.row(pass.item, pass.begin);
   const Point* own = points + (static_cast<std::int64_t>(pass.item.index) << log) + pass.begin;
   Point x[32];
 #pragma unroll
   for (int j = 0; j < 32; ++j) x[reversed_bits(j, 32)] = own[pass.step(j)];
-  twiddle<32>(x, conj(pass.root));
-  join<32, half>(x);
+  if constexpr (real) {
+    twiddle<32, true>(x, conj(pass.root), conj(pass.weight));
+    join_real<32>(x);
 #pragma unroll
-  for (int j = 0; j < (half ? 16 : 32); ++j) row.store(pass.step(j), x[j]);
+    for (int j = 0; j < 32; ++j) row.store(pass.step(j), x[j].re);
+  } else {
+    twiddle<32>(x, conj(pass.root));
+    join<32>(x);
+#pragma unroll
+    for (int j = 0; j < 32; ++j) row.store(pass.step(j), x[j]);
+  }
 }
 
 inline dim3 far_grid(const FftPlan& plan, std::int64_t items) {
@@ -255,28 +263,28 @@ inline dim3 far_grid(const FftPlan& plan, std::int64_t items) {
 
 // From the rows of `load` to parts for the kernels on chip, in `points`; and back.
 template <typename Load>
-void split_far_passes(cudaStream_t stream, const FftPlan& plan, std::int32_t heads, std::int32_t pairs,
+void split_far_passes(cudaStream_t stream, const FftPlan& plan, std::int32_t heads, std::int32_t sequences,
                       const Load& load, Point* points) {
-  const std::int64_t items = std::int64_t{heads} * pairs;
+  const std::int64_t items = std::int64_t{heads} * sequences;
   const int log = plan.log();
-  launch(split_far<true, Load>, far_grid(plan, items), far_threads, 0, stream, items, pairs, log, log - 5, load,
+  launch(split_far<true, Load>, far_grid(plan, items), far_threads, 0, stream, items, sequences, log, log - 5, load,
          points);
   for (int pass = 1; pass < plan.far_passes; ++pass) {
-    launch(split_far<false, Scratch>, far_grid(plan, items), far_threads, 0, stream, items, pairs, log,
+    launch(split_far<false, Scratch>, far_grid(plan, items), far_threads, 0, stream, items, sequences, log,
            log - 5 * (pass + 1), Scratch{points, plan.points()}, points);
   }
 }
 
 template <typename Store>
-void join_far_passes(cudaStream_t stream, const FftPlan& plan, std::int32_t heads, std::int32_t pairs, Point* points,
-                     const Store& store) {
-  const std::int64_t items = std::int64_t{heads} * pairs;
+void join_far_passes(cudaStream_t stream, const FftPlan& plan, std::int32_t heads, std::int32_t sequences,
+                     Point* points, const Store& store) {
+  const std::int64_t items = std::int64_t{heads} * sequences;
   const int log = plan.log();
   for (int pass = plan.far_passes - 1; pass > 0; --pass) {
-    launch(join_far<false, Scratch>, far_grid(plan, items), far_threads, 0, stream, items, pairs, log,
+    launch(join_far<false, Scratch>, far_grid(plan, items), far_threads, 0, stream, items, sequences, log,
            log - 5 * (pass + 1), points, Scratch{points, plan.points()});
   }
-  launch(join_far<true, Store>, far_grid(plan, items), far_threads, 0, stream, items, pairs, log, log - 5, points,
+  launch(join_far<true, Store>, far_grid(plan, items), far_threads, 0, stream, items, sequences, log, log - 5, points,
          store);
 }
 
@@ -299,16 +307,16 @@ void launch_spectra(cudaStream_t stream, const FftPlan& plan, std::int32_t heads
   });
 }
 
-// How many heads, and pairs of rows of each, are worked on at a time: all where nothing goes through device memory,
-// else as many as have parts of 24 MiB together, which a cache of some 50 MiB keeps besides the spectra.
+// How many heads, and sequences of each, are worked on at a time: all where nothing goes through device memory, else
+// as many as have parts of 24 MiB together, which a cache of some 50 MiB keeps besides the spectra.
 struct FftGroup {
-  std::int32_t heads, pairs;
+  std::int32_t heads, sequences;
 
-  FftGroup(const FftPlan& plan, std::int32_t all_heads, std::int32_t all_pairs) : heads(all_heads), pairs(all_pairs) {
+  FftGroup(const FftPlan& plan, std::int32_t all_heads, std::int32_t batch) : heads(all_heads), sequences(batch) {
     if (plan.far_passes == 0) return;
     const auto most = static_cast<std::int32_t>((24 << 20) / (std::int64_t{sizeof(Point)} * plan.points()));
-    pairs = std::clamp(most, 1, all_pairs);
-    heads = std::clamp(most / pairs, 1, all_heads);
+    sequences = std::clamp(most, 1, batch);
+    heads = std::clamp(most / sequences, 1, all_heads);
   }
   Tensor spectra(Encoder& encoder, const FftPlan& plan) const {
     return encoder.scratch(DType::f32, {heads, plan.points(), 2});
@@ -316,29 +324,37 @@ struct FftGroup {
   // The parts of the rows; empty where nothing goes through device memory.
   Tensor points(Encoder& encoder, const FftPlan& plan) const {
     return plan.far_passes == 0 ? Tensor()
-                                : encoder.scratch(DType::f32, {std::int64_t{heads} * pairs, plan.points(), 2});
+                                : encoder.scratch(DType::f32, {std::int64_t{heads} * sequences, plan.points(), 2});
   }
 };
 
+// Items of a team: up to 4 where that leaves eight rounds of blocks even to 128 multiprocessors.
+template <typename Fft>
+std::int32_t turns_of(std::int64_t items) {
+  constexpr std::int64_t enough_teams = 8 * 128 * Fft::blocks * Fft::teams;
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(items / enough_teams, 1, 4));
+}
+
 // `points` holds the parts of all items, where the plan has any; else it is null.
 template <typename Load, typename Store>
-void launch_convolution(cudaStream_t stream, const FftPlan& plan, std::int32_t heads, std::int32_t pairs,
+void launch_convolution(cudaStream_t stream, const FftPlan& plan, std::int32_t heads, std::int32_t sequences,
                         const Load& load, const Store& store, const Point* spectra, Point* points) {
-  if (plan.far_passes > 0) split_far_passes(stream, plan, heads, pairs, load, points);
+  if (plan.far_passes > 0) split_far_passes(stream, plan, heads, sequences, load, points);
   with_transform(plan.near_log, [&](auto tag) {
     using Fft = typename decltype(tag)::type;
     const std::int32_t rows = plan.near_rows();
-    const std::int64_t items = std::int64_t{heads} * pairs * rows;
+    const std::int64_t items = std::int64_t{heads} * sequences * rows;
+    const std::int32_t turns = turns_of<Fft>(items);
     if (plan.far_passes == 0) {
-      launch_near<Fft>(stream, items, convolve_near<Fft, true, Load, Store>, items, pairs, rows, load, store,
-                       spectra);
+      launch_near<Fft>(stream, divide_up(items, turns), convolve_near<Fft, true, Load, Store>, items, turns,
+                       sequences, rows, load, store, spectra);
     } else {
       const Scratch parts{points, Fft::size};
-      launch_near<Fft>(stream, items, convolve_near<Fft, false, Scratch, Scratch>, items, pairs, rows, parts, parts,
-                       spectra);
+      launch_near<Fft>(stream, divide_up(items, turns), convolve_near<Fft, false, Scratch, Scratch>, items, turns,
+                       sequences, rows, parts, parts, spectra);
     }
   });
-  if (plan.far_passes > 0) join_far_passes(stream, plan, heads, pairs, points, store);
+  if (plan.far_passes > 0) join_far_passes(stream, plan, heads, sequences, points, store);
 }
 
 // All heads, group by group.
@@ -348,9 +364,9 @@ void launch_groups(cudaStream_t stream, const FftPlan& plan, const FftGroup& gro
   for (std::int32_t head = 0; head < heads; head += group.heads) {
     const std::int32_t some = std::min(group.heads, heads - head);
     launch_spectra(stream, plan, some, filters.part(head), spectra);
-    for (std::int32_t pair = 0; pair < load.rows.pairs(); pair += group.pairs) {
-      const Load part = load.part(head, pair, group.pairs);
-      launch_convolution(stream, plan, some, part.rows.pairs(), part, store.part(head, pair, group.pairs), spectra,
+    for (std::int32_t sequence = 0; sequence < load.batch; sequence += group.sequences) {
+      const Load part = load.part(head, sequence, group.sequences);
+      launch_convolution(stream, plan, some, part.batch, part, store.part(head, sequence, group.sequences), spectra,
                          points);
     }
   }

@@ -42,7 +42,6 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   if (args.gelu_erf) return record_fft_conv_backward_gelu(args);
   const auto batch = static_cast<std::int32_t>(args.u.shape[0]), heads = static_cast<std::int32_t>(args.u.shape[1]);
   const std::int64_t length = args.u.shape[2];
-  const Rows rows{batch, length, length, heads * length};
   const FftPlan plan(length, limits_.shared_bytes);
   if (const auto direct = choose_direct(args.u.dtype, batch, heads, plan, length, limits_.multiprocessors,
                                         limits_.shared_bytes, points_of_step_backward)) {
@@ -62,8 +61,8 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
       return;
     }
   }
-  const FftGroup group(plan, heads, rows.pairs());
-  // Enough teams for about half of the threads that a device can hold, if there are as many pairs.
+  const FftGroup group(plan, heads, batch);
+  // Enough teams for about half of the threads that a device can hold, if there are as many sequences.
   std::int64_t threads = 0, teams_of_block = 0;
   bool on_chip = false;
   with_transform(plan.near_log, [&](auto tag) {
@@ -74,8 +73,8 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   });
   const std::int64_t parts = std::int64_t{group.heads} * plan.near_rows();
   const std::int64_t splits =
-      std::min<std::int64_t>(divide_up(1024 * limits_.multiprocessors, parts * threads), group.pairs);
-  const auto team_pairs = static_cast<std::int32_t>(divide_up(group.pairs, splits));
+      std::min<std::int64_t>(divide_up(1024 * limits_.multiprocessors, parts * threads), group.sequences);
+  const auto team_sequences = static_cast<std::int32_t>(divide_up(group.sequences, splits));
   const std::int64_t teams = divide_up(splits * parts, teams_of_block) * teams_of_block;
   const Shape team_points{teams, plan.points() / plan.near_rows(), 2};
 
@@ -88,23 +87,25 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
     with_activation(args.u.dtype, [&](auto type) {
       using T = decltype(type);
       const Filters filters{data<float>(args.kernel), data<float>(args.skip), length};
-      const Pairs<const T> u{data<T>(args.u), rows}, d_p{data<T>(args.d_y), rows};
-      const Pairs<T> d_u{data<T>(args.d_u), rows};
+      const Rows<const T> u{data<T>(args.u), batch, length, length, heads * length};
+      Rows<const T> d_p = u;
+      d_p.values = data<T>(args.d_y);
+      const Rows<T> d_u{data<T>(args.d_u), batch, length, length, heads * length};
       for (std::int32_t head = 0; head < heads; head += group.heads) {
         const std::int32_t some = std::min(group.heads, heads - head);
         launch_spectra(stream, plan, some, filters.part(head), data<Point>(spectra));
         ConvolutionBackward<T> backward{plan, u, d_p, d_u, data<Point>(points), data<Point>(gradient_points)};
-        Correlation c{some,  group.pairs,          plan.near_rows(),  team_pairs,
+        Correlation c{some,  group.sequences,      plan.near_rows(),  team_sequences,
                       false, data<Point>(spectra), data<Point>(sums), data<Point>(parked)};
-        for (std::int32_t pair = 0; pair < rows.pairs(); pair += group.pairs) {
-          backward.u = u.part(head, pair, group.pairs);
-          backward.d_p = d_p.part(head, pair, group.pairs);
-          backward.d_u = d_u.part(head, pair, group.pairs);
-          c.pairs = backward.u.rows.pairs();
-          c.accumulate = pair > 0;
+        for (std::int32_t sequence = 0; sequence < batch; sequence += group.sequences) {
+          backward.u = u.part(head, sequence, group.sequences);
+          backward.d_p = d_p.part(head, sequence, group.sequences);
+          backward.d_u = d_u.part(head, sequence, group.sequences);
+          c.sequences = backward.u.batch;
+          c.accumulate = sequence > 0;
           backward.correlate(stream, c);
         }
-        c.pairs = std::min(group.pairs, rows.pairs());
+        c.sequences = std::min(group.sequences, batch);
         float* d_skip = data<float>(args.d_skip);
         backward.finish(
             stream, c,

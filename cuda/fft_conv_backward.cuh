@@ -1,9 +1,9 @@
 // The backward pass of p = conv(u, kernel) + skip u, by the same transforms (fft_conv.cuh):
 //   d_u_s = sum_{t >= s} d_p_t kernel_{t-s} + skip d_p_s;  d_kernel_l = sum_{t >= l} d_p_t u_{t-l};
 //   d_skip = sum_t d_p_t u_t
-// are products of spectra, G conj(K) and G conj(U). Of two rows in one transform, the real part of the inverse of
-// G conj(U) is the sum of d_kernel over both, so it is added up over pairs of rows as a spectrum, and one inverse a
-// head ends it. The sequences of a head are shared among a few teams, whose sums are added in order.
+// are products of spectra, G conj(K) and G conj(U), of which what wraps around is imaginary too. The latter is added
+// up over sequences, and one inverse a head ends it. The sequences of a head are shared among a few teams, whose sums
+// are added in order.
 #pragma once
 
 #include "fft_conv.cuh"
@@ -17,10 +17,10 @@ struct KernelGradients {
   struct Row {
     float *d_kernel, *d_skip;  // `d_skip`: null but where the row begins
     std::int64_t length;
-    __device__ void store(std::int64_t n, Point sum) const {
+    __device__ void store(std::int64_t n, float sum) const {
       if (n >= length) return;
-      d_kernel[n] += sum.re;
-      if (n == 0 && d_skip != nullptr) *d_skip += sum.re;  // the skip is one more weight of lag 0
+      d_kernel[n] += sum;
+      if (n == 0 && d_skip != nullptr) *d_skip += sum;  // the skip is one more weight of lag 0
     }
   };
   __device__ Row row(Item item, std::int64_t from) const {
@@ -29,18 +29,18 @@ struct KernelGradients {
   }
 };
 
-// A team has one of the `near_rows` parts of a head, and up to `team_pairs` pairs of its rows.
+// A team has one of the `near_rows` parts of a head, and up to `team_sequences` of its sequences.
 struct Correlation {
-  std::int32_t heads, pairs, near_rows, team_pairs;
-  bool accumulate;  // `sums` hold those of other pairs
+  std::int32_t heads, sequences, near_rows, team_sequences;
+  bool accumulate;  // `sums` hold those of other sequences
   const Point* spectra;
   Point *sums, *parked;  // (teams of all blocks, points of a part); `parked` only where keeps_on_chip() is false
 
-  __host__ __device__ std::int32_t splits() const { return (pairs + team_pairs - 1) / team_pairs; }
+  __host__ __device__ std::int32_t splits() const { return (sequences + team_sequences - 1) / team_sequences; }
   __host__ __device__ std::int32_t teams() const { return splits() * heads * near_rows; }
 };
 
-// With 16 points a thread, their sums fit the registers, and the spectrum of u, which waits for that of the gradient,
+// With 16 points a thread, their sums fit 128 registers, and the spectrum of u, which waits for that of the gradient,
 // fits shared memory. With 32 both wait in scratch memory, which is to say in the cache.
 template <typename Fft>
 __host__ __device__ constexpr bool keeps_on_chip() {
@@ -57,33 +57,33 @@ __device__ Point* team_points(const Fft& fft, Point* points) {
   return points + std::int64_t{index_of_team<Fft>()} * Fft::size + fft.thread();
 }
 
-template <typename Fft, bool half, typename LoadU, typename LoadGradient, typename Store>
-__global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
+template <typename Fft, bool real, typename LoadU, typename LoadGradient, typename Store>
+__global__ void __launch_bounds__(Fft::block_threads, 512 / Fft::block_threads)
     correlate_near(Correlation c, LoadU u, LoadGradient gradient, Store d_u) {
   SHARED_MEMORY(Point, shared);
   Fft fft(shared);
   constexpr bool on_chip = keeps_on_chip<Fft>();
   const std::int32_t team = index_of_team<Fft>(), own_team = team < c.teams() ? team : 0;
-  const std::int32_t near_rows = half ? 1 : c.near_rows;  // whole rows have one part
+  const std::int32_t near_rows = real ? 1 : c.near_rows;  // whole rows have one part
   const std::int32_t part = own_team % near_rows, head = own_team / near_rows % c.heads;
-  const std::int32_t begin = own_team / near_rows / c.heads * c.team_pairs;
-  const std::int32_t end = team < c.teams() ? min(begin + c.team_pairs, c.pairs) : begin;
+  const std::int32_t begin = own_team / near_rows / c.heads * c.team_sequences;
+  const std::int32_t end = team < c.teams() ? min(begin + c.team_sequences, c.sequences) : begin;
   const Point* spectrum = c.spectra + std::int64_t{head * near_rows + part} * Fft::size + fft.thread();
   Point* parked = on_chip ? shared + Fft::shared_points + threadIdx.x / Fft::threads * Fft::size + fft.thread()
                           : team_points(fft, c.parked);
   Point x[Fft::values], sum[on_chip ? Fft::values : 1];
-  for (std::int32_t pair = begin; pair < begin + c.team_pairs; ++pair) {
-    const bool active = pair < end;
-    const Item item{active ? (head * c.pairs + pair) * near_rows + part : 0, head, active ? pair : 0};
-    load_points<Fft, half>(u.row(item, fft.thread()), active, x);
-    fft.template forward<half>(x, [&](int first, const Point* values) {
+  for (std::int32_t sequence = begin; sequence < begin + c.team_sequences; ++sequence) {
+    const bool active = sequence < end;
+    const Item item{active ? (head * c.sequences + sequence) * near_rows + part : 0, head, active ? sequence : 0};
+    load_points<Fft>(u.row(item, fft.thread()), active, x);
+    fft.template forward<real>(x, [&](int first, const Point* values) {
 #pragma unroll
       for (int j = 0; j < Fft::group; ++j) parked[Fft::place(first + j)] = values[j];
     });
     fft.synchronize();
-    load_points<Fft, half>(gradient.row(item, fft.thread()), active, x);
-    const bool adds = pair > begin || c.accumulate;
-    fft.template there_and_back<half>(x, [&](int first, Point* values) {
+    load_points<Fft>(gradient.row(item, fft.thread()), active, x);
+    const bool adds = sequence > begin || c.accumulate;
+    fft.template there_and_back<real>(x, [&](int first, Point* values) {
       if constexpr (on_chip) {
 #pragma unroll
         for (int j = 0; j < Fft::group; ++j) sum[first + j] += values[j] * conj(parked[Fft::place(first + j)]);
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
 #pragma unroll
       for (int j = 0; j < Fft::group; ++j) values[j] = values[j] * conj(spectrum[Fft::place(first + j)]);
     });
-    store_points<Fft, half>(d_u.row(item, fft.thread()), active, x);
+    store_points<Fft, real>(d_u.row(item, fft.thread()), active, x);
   }
   if constexpr (on_chip) {
     Point* sums = team_points(fft, c.sums);
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
 }
 
 // The sums of all `splits` of a part of a head, transformed back.
-template <typename Fft, bool half, typename Store>
+template <typename Fft, bool real, typename Store>
 __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
     finish_sums(std::int32_t items, std::int32_t splits, float scale, const Point* sums, Store store) {
   SHARED_MEMORY(Point, shared);
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
   const Item item = item_of(active ? index_of_team<Fft>() : 0, 1);
   const Point* own = sums + std::int64_t{item.index} * Fft::size + fft.thread();
   Point x[Fft::values];
-  fft.template inverse<half>(x, [&](int first, Point* values) {
+  fft.template inverse<real>(x, [&](int first, Point* values) {
     for (std::int64_t split = 0; split < splits; ++split) {
 #pragma unroll
       for (int j = 0; j < Fft::group; ++j) {
@@ -134,24 +134,24 @@ __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
       }
     }
   });
-  store_points<Fft, half>(store.row(item, fft.thread()), active, x);
+  store_points<Fft, real>(store.row(item, fft.thread()), active, x);
 }
 
-template <typename Fft, bool half, typename LoadU, typename LoadGradient, typename Store>
+template <typename Fft, bool real, typename LoadU, typename LoadGradient, typename Store>
 void launch_correlation(cudaStream_t stream, const Correlation& c, const LoadU& u, const LoadGradient& gradient,
                         const Store& d_u) {
-  launch(correlate_near<Fft, half, LoadU, LoadGradient, Store>, grid_of(divide_up(c.teams(), Fft::teams)),
+  launch(correlate_near<Fft, real, LoadU, LoadGradient, Store>, grid_of(divide_up(c.teams(), Fft::teams)),
          Fft::block_threads, correlation_shared_bytes<Fft>(), stream, c, u, gradient, d_u);
 }
 
 template <typename T>
 struct ConvolutionBackward {
   FftPlan plan;
-  Pairs<const T> u, d_p;
-  Pairs<T> d_u;
+  Rows<const T> u, d_p;
+  Rows<T> d_u;
   Point *points, *gradient_points;
 
-  // Of the heads and pairs that the members have.
+  // Of the heads and sequences that the members have.
   void correlate(cudaStream_t stream, const Correlation& c) const {
     if (plan.far_passes == 0) {
       with_transform(plan.near_log, [&](auto tag) {
@@ -160,14 +160,14 @@ struct ConvolutionBackward {
       });
       return;
     }
-    split_far_passes(stream, plan, c.heads, c.pairs, u, points);
-    split_far_passes(stream, plan, c.heads, c.pairs, d_p, gradient_points);
+    split_far_passes(stream, plan, c.heads, c.sequences, u, points);
+    split_far_passes(stream, plan, c.heads, c.sequences, d_p, gradient_points);
     with_transform(plan.near_log, [&](auto tag) {
       using Fft = typename decltype(tag)::type;
       const Scratch parts{points, Fft::size}, gradient_parts{gradient_points, Fft::size};
       launch_correlation<Fft, false>(stream, c, parts, gradient_parts, gradient_parts);
     });
-    join_far_passes(stream, plan, c.heads, c.pairs, gradient_points, d_u);
+    join_far_passes(stream, plan, c.heads, c.sequences, gradient_points, d_u);
   }
 
   void finish(cudaStream_t stream, const Correlation& c, const KernelGradients& gradients) const {

@@ -178,29 +178,28 @@ __global__ void __launch_bounds__(advance_warps* warp_size) advance_modes(Call c
 // z + past, times q; `past` and `q` may be null.
 template <typename T, typename Q>
 struct Outputs {
-  Pairs<T> y;
+  Rows<T> y;
   const float* past;
   const Q* q;
-  struct Row {
-    RowPair<T> y;
-    RowPair<const float> past;
-    RowPair<const Q> q;
-    __device__ void store(std::int64_t n, Point z) const {
-      if (past.first != nullptr) z = z + past(n);
-      const Point query = q.first != nullptr ? q(n) : Point(1, 1);
-      y.store(n, {query.re * z.re, query.im * z.im});
+  struct OutputRow {
+    Row<T> y;
+    Row<const float> past;
+    Row<const Q> q;
+    __device__ void store(std::int64_t n, float z) const {
+      if (past.values != nullptr) z += past(n);
+      y.store(n, q.values != nullptr ? q(n) * z : z);
     }
   };
   template <typename U>
-  __device__ RowPair<const U> beside(const U* values, Item item, std::int64_t from) const {
+  __device__ Row<const U> beside(const U* values, Item item, std::int64_t from) const {
     if (values == nullptr) return {};
-    return Pairs<const U>{values, y.rows}.row(item, from);
+    return Rows<const U>{values, y.batch, y.length, y.head_stride, y.batch_stride}.row(item, from);
   }
-  __device__ Row row(Item item, std::int64_t from) const {
+  __device__ OutputRow row(Item item, std::int64_t from) const {
     return {y.row(item, from), beside(past, item, from), beside(q, item, from)};
   }
-  Outputs part(std::int32_t head, std::int32_t pair, std::int32_t pairs) const {
-    const Pairs<T> some = y.part(head, pair, pairs);
+  Outputs part(std::int32_t head, std::int32_t sequence, std::int32_t sequences) const {
+    const Rows<T> some = y.part(head, sequence, sequences);
     const std::int64_t offset = some.values - y.values;
     return {some, past != nullptr ? past + offset : nullptr, q != nullptr ? q + offset : nullptr};
   }
@@ -226,9 +225,9 @@ void CudaEncoder::record_h3_mixer_fft(const H3MixerArgs& args) {
   const std::int64_t width = args.y.shape[0], batch = args.y.shape[1], tokens = args.y.shape[2];
   const auto heads = static_cast<std::int32_t>(args.filter.a.shape[0]);
   const std::int64_t d = args.head_dim;
-  const Rows rows{static_cast<std::int32_t>(d * d * batch), tokens, d * d * batch * tokens, tokens};
+  const auto rows = static_cast<std::int32_t>(d * d * batch);  // of a head
   const FftPlan plan(tokens, limits_.shared_bytes);
-  const FftGroup group(plan, heads, rows.pairs());
+  const FftGroup group(plan, heads, rows);
   ScratchScope scope(*this);
   const Tensor kernel = scratch(DType::f32, {heads, tokens}), w = scratch(DType::f32, {width, d, batch, tokens});
   const Tensor past = args.slots ? scratch(DType::f32, {width, d, batch, tokens}) : Tensor();
@@ -261,14 +260,17 @@ void CudaEncoder::record_h3_mixer_fft(const H3MixerArgs& args) {
         launch(advance_modes, grid_of(call.pair_rows()), advance_warps * warp_size, 0, stream, call,
                data<float>(args.entry_states));
       }
-      const Pairs<const float> in{call.w, rows};
+      const auto rows_at = [=](auto* values) {
+        return Rows<std::remove_pointer_t<decltype(values)>>{values, rows, tokens, rows * tokens, tokens};
+      };
+      const auto in = rows_at(static_cast<const float*>(call.w));
       const auto convolve = [&](const auto& out) {
         launch_groups(stream, plan, group, heads, filters, in, out, data<Point>(spectra), data<Point>(points));
       };
       if (d == 1) {
-        convolve(Outputs<T, T>{{data<T>(args.y), rows}, data<float>(past), q});
+        convolve(Outputs<T, T>{rows_at(data<T>(args.y)), data<float>(past), q});
       } else {
-        convolve(Outputs<float, T>{{call.w, rows}, data<float>(past), nullptr});
+        convolve(Outputs<float, T>{rows_at(call.w), data<float>(past), nullptr});
         launch(sum_pairs<T>, element_grid(part), element_threads, 0, stream, call, q, args.head_order,
                data<T>(args.y));
       }
