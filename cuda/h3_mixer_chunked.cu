@@ -12,8 +12,9 @@
 //     before each, rounded to 16 bits or in fp32, as an operand.
 //   * q, k, v arrive by asynchronous copies, one tile ahead of the one at work; a warp waits for its own only.
 // The matrices are made by each block from the 3 KB of taps, lags and powers of a channel: tables in device memory
-// (17 KB a channel) would cost traffic, and a kernel before this one. A block walks over several channels; while it
-// works on the last tiles of one, the first of the next are under way, and its 3 KB are in registers.
+// (17 KB a channel) would cost traffic, and a kernel before this one. A block with few tiles of a channel walks over
+// several channels; while it works on the last tiles of one, the first of the next are under way, and its 3 KB are in
+// registers.
 //
 // One sequence is the work of one warp. Where there are fewer sequences than tiles in one, the warps of a block take
 // its tiles in turn instead and hand the state on (`in_turn`): each first sums up what its tile adds to the state, so
@@ -308,6 +309,8 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   } while (Block::walks && channel < width);
 }
 
+constexpr std::int64_t most_walked_tiles = 32;  // of a channel and block
+
 template <typename T>
 void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
   const std::int64_t width = args.y.shape[0], batch = args.y.shape[1], tokens = args.y.shape[2];
@@ -335,9 +338,12 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
-  // A block of several channels reads the next one's tiles while it works on one's last. In fp32 it has one.
-  const std::int64_t columns =
-      !Block<T>::walks ? width : std::min(width, std::max<std::int64_t>(2 * multiprocessors / parts, 1));
+  // Where a block has few tiles of a channel it walks over several channels; where it has many, beginning anew costs
+  // nothing, and blocks that come when another has ended are spread more evenly.
+  const bool walks =
+      Block<T>::walks && cut.tiles * static_cast<std::int64_t>(cut.groups) <= most_walked_tiles * parts;
+  const std::int64_t places = 2 * multiprocessors;
+  const std::int64_t columns = walks ? std::clamp<std::int64_t>(places / parts, 1, width) : width;
   const auto kernel = cut.packed()       ? mix<T, true, false>
                       : args.state.modes ? mix<T, false, true>
                                          : mix<T, false, false>;
