@@ -13,6 +13,8 @@ __global__ void convert(const In* in, Out* out, std::int64_t count) {
 
 __global__ void advance_positions(const std::int32_t* slots, std::int32_t* positions, int batch,
                                   std::int32_t tokens) {
+  let_next_begin();
+  wait_for_previous();
   for (std::int64_t b = first_element(); b < batch; b += element_stride()) positions[slots[b]] += tokens;
 }
 
@@ -36,10 +38,21 @@ void CudaEncoder::record_copy(const CopyArgs& args) {
   });
 }
 
+bool kernels_know_turns() {
+#ifdef RIVERHORSE_CUDA_EMULATED
+  return true;
+#else
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, advance_positions), "asking what a kernel was compiled for");
+  return attributes.ptxVersion >= 90;
+#endif
+}
+
 void CudaEncoder::record_advance(const AdvanceArgs& args) {
-  add("advance", [args](cudaStream_t stream) {
-    launch(advance_positions, element_grid(args.slots.count()), element_threads, 0, stream,
-           data<std::int32_t>(args.slots), data<std::int32_t>(args.positions), args.slots.count(), args.tokens);
+  add_in_turn("advance", {}, {args.positions}, [args](Launch turn) {
+    launch_in_turn(advance_positions, element_grid(args.slots.count()), element_threads, 0, turn,
+                   data<std::int32_t>(args.slots), data<std::int32_t>(args.positions), args.slots.count(),
+                   args.tokens);
   });
 }
 

@@ -14,6 +14,16 @@ namespace riverhorse::cuda {
 // Turns an error of the runtime into an Error: out_of_memory with the numbers, device_lost, unsupported, internal.
 void check(cudaError_t error, const char* what);
 
+// When an operation's kernels run: on a stream, the first of them, if it is `early`, before the one before it has
+// ended (kernel.cuh).
+struct Launch {
+  cudaStream_t stream = nullptr;
+  bool early = false;
+  bool overlaps = false;  // whether kernels after the first may be early
+  Launch next() const { return {stream, overlaps, overlaps}; }
+  operator cudaStream_t() const { return stream; }
+};
+
 // Buffers may outlive their device, so what they report to is shared.
 struct MemoryCount {
   std::atomic<std::uint64_t> allocated{0};

@@ -61,7 +61,7 @@ class Event {
 class CudaRecording final : public Recording {
  public:
   CudaRecording(const void* device, std::vector<Operation> operations, std::shared_ptr<Buffer> workspace,
-                cudaStream_t stream, const RecordOptions& options)
+                cudaStream_t stream, bool overlaps, const RecordOptions& options)
       : device_(device), operations_(std::move(operations)), workspace_(std::move(workspace)), options_(options) {
     if (options_.op_timestamps) {
       events_.resize(operations_.size() + 1);
@@ -72,7 +72,7 @@ class CudaRecording final : public Recording {
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning a recording");
     try {
-      for (const Operation& operation : operations_) operation.run(stream);
+      for (const Operation& operation : operations_) operation.run({stream, operation.early, overlaps});
     } catch (...) {
       if (cudaStreamEndCapture(stream, &graph) == cudaSuccess) cudaGraphDestroy(graph);
       cudaGetLastError();
@@ -91,7 +91,7 @@ class CudaRecording final : public Recording {
     if (options_.op_timestamps) {
       events_[0].record(stream);
       for (std::size_t i = 0; i < operations_.size(); ++i) {
-        operations_[i].run(stream);
+        operations_[i].run({stream});
         events_[i + 1].record(stream);
       }
       return;
@@ -202,7 +202,8 @@ class CudaDevice final : public Device {
     CudaEncoder encoder(limits_, gemms_, fused_attention_, &operations, workspace);
     function(encoder);
     ++recordings_;
-    return std::make_unique<CudaRecording>(this, std::move(operations), std::move(workspace), stream_, options);
+    return std::make_unique<CudaRecording>(this, std::move(operations), std::move(workspace), stream_,
+                                           limits_.overlaps_kernels, options);
   }
 
   std::uint64_t submit(Recording& recording) override {
@@ -252,7 +253,8 @@ class CudaDevice final : public Device {
     check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
     return {.device = index,
             .multiprocessors = properties.multiProcessorCount,
-            .shared_bytes = properties.sharedMemPerBlockOptin};
+            .shared_bytes = properties.sharedMemPerBlockOptin,
+            .overlaps_kernels = properties.major >= 9 && kernels_know_turns()};
   }
 
   void transfer(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {

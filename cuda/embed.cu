@@ -15,6 +15,8 @@ constexpr int rows_at_once = 8;  // of a run, on their way from memory
 // `count` divides width.
 template <typename T, int count>
 __global__ void look_up(const std::int32_t* ids, const T* table, float* residual, int vocabulary, int width) {
+  let_next_begin();
+  wait_for_previous();
   const std::int64_t id = ids[blockIdx.x];
   const bool present = id >= 0 && id < vocabulary;
   const auto* row = reinterpret_cast<const Neighbours<T, count>*>(table + (present ? id : 0) * width);
@@ -84,13 +86,14 @@ __global__ void add_runs(const std::int32_t* ids, const std::int32_t* order, int
 }  // namespace
 
 void CudaEncoder::record_embed(const EmbedArgs& args) {
-  add("embed", [args](cudaStream_t stream) {
+  add_in_turn("embed", {}, {args.residual}, [args](Launch turn) {
     const std::int64_t vocabulary = args.table.shape[0], width = args.table.shape[1];
     with_activation(args.table.dtype, [&](auto act) {
       using T = decltype(act);
       const bool by_four = width % 4 == 0 && at_16_bytes(data<T>(args.table)) && at_16_bytes(data<T>(args.residual));
-      launch(by_four ? look_up<T, 4> : look_up<T, 1>, grid_of(args.ids.count()), threads, 0, stream,
-             data<std::int32_t>(args.ids), data<T>(args.table), data<float>(args.residual), vocabulary, width);
+      launch_in_turn(by_four ? look_up<T, 4> : look_up<T, 1>, grid_of(args.ids.count()), threads, 0, turn,
+                     data<std::int32_t>(args.ids), data<T>(args.table), data<float>(args.residual), vocabulary,
+                     width);
     });
   });
 }

@@ -1,5 +1,6 @@
 #include "encoder.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace riverhorse::cuda {
@@ -12,8 +13,24 @@ CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, FusedAttentio
       fused_attention_(fused_attention),
       operations_(operations) {}
 
-void CudaEncoder::add(std::string_view name, std::function<void(cudaStream_t)> run) {
-  if (!preparing()) operations_->push_back({name, std::move(run)});
+void CudaEncoder::add(std::string_view name, std::function<void(Launch)> run) {
+  if (preparing()) return;
+  operations_->push_back({name, std::move(run)});
+  in_turn_ = false;
+  written_.clear();
+}
+
+void CudaEncoder::add_in_turn(std::string_view name, std::initializer_list<Tensor> read_ahead,
+                              std::initializer_list<Tensor> written, std::function<void(Launch)> run) {
+  if (preparing()) return;
+  const bool early = limits_.overlaps_kernels && in_turn_ &&
+                     std::none_of(read_ahead.begin(), read_ahead.end(), [this](const Tensor& tensor) {
+                       return std::find(written_.begin(), written_.end(), tensor.buffer.get()) != written_.end();
+                     });
+  operations_->push_back({name, std::move(run), early});
+  if (!early) written_.clear();
+  in_turn_ = true;
+  for (const Tensor& tensor : written) written_.push_back(tensor.buffer.get());
 }
 
 void CudaEncoder::multiply(std::string_view name, const Gemm& gemm) {

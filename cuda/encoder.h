@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -17,11 +18,17 @@ struct DeviceLimits {
   int device = 0;
   int multiprocessors = 1;
   std::size_t shared_bytes = 48 << 10;  // a block can be given at most
+  bool overlaps_kernels = false;        // launches of kernels may be early
 };
+
+// Whether the kernels were compiled for an architecture on which let_next_begin() and wait_for_previous()
+// (kernel.cuh) do what they say. For the current device.
+bool kernels_know_turns();
 
 struct Operation {
   std::string_view name;
-  std::function<void(cudaStream_t)> run;
+  std::function<void(Launch)> run;
+  bool early = false;  // its first kernel may be launched early
 };
 
 class CudaEncoder final : public Encoder {
@@ -31,12 +38,18 @@ class CudaEncoder final : public Encoder {
               std::vector<Operation>* operations, std::shared_ptr<Buffer> workspace);
 
  private:
-  void add(std::string_view name, std::function<void(cudaStream_t)> run);
+  void add(std::string_view name, std::function<void(Launch)> run);
+  // One whose kernels are all launched in turn. What it reads before its turn, and all that it writes, are named, so
+  // that it is early only where no operation that may still be running writes the former.
+  void add_in_turn(std::string_view name, std::initializer_list<Tensor> read_ahead,
+                   std::initializer_list<Tensor> written, std::function<void(Launch)> run);
   // A plain product as part of operation `name`.
   void multiply(std::string_view name, const Gemm& gemm);
   // One with what follows it; false where that cannot be done at once, and nothing was added.
   bool multiply_and_finish(std::string_view name, const Gemm& gemm);
   bool finish_at_once(const LinearArgs& args, Gemm gemm);  // the same, of linear
+  bool multiplies_few_rows(const LinearArgs& args, std::int64_t rows) const;
+  void record_linear_gemv(const LinearArgs& args, std::int64_t rows);
   void record_bias_gradient(const LinearBackwardArgs& args, std::int64_t rows);
 
   void record_copy(const CopyArgs& args) override;
@@ -49,6 +62,8 @@ class CudaEncoder final : public Encoder {
   void record_h3_mixer(const H3MixerArgs& args) override;
   void record_h3_mixer_fft(const H3MixerArgs& args);  // all but the ring of keys
   void record_h3_step(const H3StepArgs& args) override;
+  void record_h3_step_walk(const H3StepArgs& args);
+  bool fuses_projection(const H3StepArgs& args) const override;
   void record_fft_conv(const FftConvArgs& args) override;
   void record_rotary(const RotaryArgs& args) override;
   void record_attention(const AttentionArgs& args) override;
@@ -78,6 +93,9 @@ class CudaEncoder final : public Encoder {
   Gemms& gemms_;
   FusedAttention& fused_attention_;
   std::vector<Operation>* operations_;
+  // Of the operations in turn since the last one that was not, or that was not early.
+  bool in_turn_ = false;
+  std::vector<const Buffer*> written_;
 };
 
 }  // namespace riverhorse::cuda

@@ -1,5 +1,5 @@
 // The H3 mixer and its one-token step, for any head_dim, state size, length, starting state and activation dtype
-// (h3_mixer_chunked.cu is the fast way to most):
+// (h3_mixer_chunked.cu and h3_step.cu are the fast ways to most):
 //   k'_t = sum_j f_j k_{t-j};  w_ij = k'_i v_j;  s <- a s + b w;  z = D w + 2 Re sum_n c_n s_n;  y_j = sum_i q_i z_ij
 //
 // A warp has one output channel of one sequence and walks along it, 32 tokens at a time. Its lanes are tokens while
@@ -199,7 +199,7 @@ void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
   });
 }
 
-void CudaEncoder::record_h3_step(const H3StepArgs& args) {
+void CudaEncoder::record_h3_step_walk(const H3StepArgs& args) {
   const std::int64_t batch = args.y.shape[0], width = args.y.shape[1];
   const bool single_pass = args.head_dim == 1 && args.filter.a.shape[1] <= warp_size;
   ScratchScope scope(*this);

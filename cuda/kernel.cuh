@@ -32,6 +32,15 @@ inline dim3 grid_of(std::int64_t x, std::int64_t y = 1, std::int64_t z = 1) {
   type* const name = reinterpret_cast<type*>(dynamic_shared)
 #endif
 
+#ifndef RIVERHORSE_CUDA_EMULATED
+inline void allow_shared_memory(const void* kernel, std::size_t shared_bytes) {
+  constexpr std::size_t without_asking = 48 << 10;
+  if (shared_bytes <= without_asking) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+        "asking for shared memory");
+}
+#endif
+
 // Errors: those of check().
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
@@ -39,17 +48,47 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
 #ifdef RIVERHORSE_CUDA_EMULATED
   emulator::launch(grid, block, shared_bytes, stream, [=] { kernel(static_cast<Parameters>(arguments)...); });
 #else
-  constexpr std::size_t without_asking = 48 << 10;
-  if (shared_bytes > without_asking) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "asking for shared memory");
-  }
+  allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
   cudaLaunchConfig_t configuration{};
   configuration.gridDim = grid;
   configuration.blockDim = block;
   configuration.dynamicSmemBytes = shared_bytes;
   configuration.stream = stream;
+  check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
+#endif
+}
+
+// Kernels one after the other whose beginnings and ends overlap (programmatic dependent launch): one that is launched
+// `early` may begin as soon as every block of the kernel before it has called let_next_begin(), and must call
+// wait_for_previous() before it touches anything that a kernel before it writes, or writes anything itself. What it
+// reads before, weights above all, is then on its way while the kernel before it ends. wait_for_previous() comes back
+// when that kernel has finished and so, as it waited itself, all before it.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#else
+__device__ inline void let_next_begin() {}
+__device__ inline void wait_for_previous() {}
+#endif
+
+// launch() of a kernel that calls both.
+template <typename... Parameters, typename... Arguments>
+void launch_in_turn(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Launch turn,
+                    Arguments&&... arguments) {
+#ifdef RIVERHORSE_CUDA_EMULATED
+  launch(kernel, grid, block, shared_bytes, turn.stream, std::forward<Arguments>(arguments)...);
+#else
+  allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t configuration{};
+  configuration.gridDim = grid;
+  configuration.blockDim = block;
+  configuration.dynamicSmemBytes = shared_bytes;
+  configuration.stream = turn.stream;
+  configuration.attrs = &early;
+  configuration.numAttrs = turn.early ? 1 : 0;
   check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
 #endif
 }

@@ -69,6 +69,8 @@ __device__ void write_normalised(const float* row, std::int64_t width, const Nor
 template <typename T>
 __global__ void normalise_rows(const T* x, float* residual, std::int64_t rows, std::int64_t width, Norm norm,
                                T* out) {
+  let_next_begin();
+  wait_for_previous();
   const std::int64_t row = row_of_warp();
   if (row >= rows) return;
   float* sums = residual + row * width;
@@ -315,12 +317,12 @@ void launch_layer_norm(cudaStream_t stream, const Tensor& x, const NormWeights& 
 }
 
 void CudaEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
-  add("add_layer_norm", [args](cudaStream_t stream) {
+  add_in_turn("add_layer_norm", {}, {args.residual, args.out}, [args](Launch turn) {
     const std::int64_t rows = args.residual.shape[0], width = args.residual.shape[1];
     with_activation(args.out.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(normalise_rows<T>, row_grid(rows), row_threads, 0, stream, data<T>(args.x), data<float>(args.residual),
-             rows, width, Norm(args.norm), data<T>(args.out));
+      launch_in_turn(normalise_rows<T>, row_grid(rows), row_threads, 0, turn, data<T>(args.x),
+                     data<float>(args.residual), rows, width, Norm(args.norm), data<T>(args.out));
     });
   });
 }

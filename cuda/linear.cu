@@ -1,98 +1,26 @@
 // y = activation(x' W^T + bias), or y += that; and backward.
 //
-// Few rows (a generation step) read the weights once and little else: a warp has one output, all rows of it, so that
-// a row's result does not depend on how many there are. More rows are a product of cuBLASLt. In 16 bits it adds the
+// Few rows (a generation step) are linear_gemv.cu's. More are a product of cuBLASLt. In 16 bits it adds the
 // bias and does the gelu, or its gradient, itself where it can; else the product is written to y and an elementwise
 // kernel finishes it there; an f32 y from scratch memory. It knows no bias for the rows of y^T: the product is added
 // to a y^T that is full of it.
 #include "column_sums.cuh"
 #include "encoder.h"
-#include "gelu.cuh"
 #include "kernel.cuh"
+#include "linear_epilogue.cuh"
 #include "norm.h"
 
 namespace riverhorse::cuda {
 
 namespace {
 
-constexpr int few_rows = 8;
-constexpr int warps_in_block = 4;
-
-// What follows the product, for the element (row, output).
-template <typename T, typename Y>
-struct Epilogue {
-  const float* bias;
-  bool gelu;
-  bool accumulate;
-  bool transposed;
-  Y* y;
-  T* pre_activation;
-  std::int64_t rows, outputs;
-
-  __device__ void store(std::int64_t row, std::int64_t output, float value) const {
-    const std::int64_t i = transposed ? output * rows + row : row * outputs + output;
-    if (bias != nullptr) value += bias[output];
-    if (pre_activation != nullptr) pre_activation[i] = from_float<T>(value);
-    if (gelu) value = gelu_tanh(value);
-    if (accumulate) value += to_float(y[i]);
-    y[i] = from_float<Y>(value);
-  }
-};
-
-// `most_rows`, at least the rows there are, is known to the compiler, so that the loads of several steps are under
-// way at once; rows that are not there repeat the first. `count` divides inputs.
-template <typename T, typename Y, int most_rows, int count>
-__global__ void linear_few_rows(const T* x, const T* weight, std::int64_t inputs, Epilogue<T, Y> epilogue) {
-  using Vector = Neighbours<T, count>;
-  const std::int64_t output = static_cast<std::int64_t>(blockIdx.x) * warps_in_block + threadIdx.x / warp_size;
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  if (output >= epilogue.outputs) return;
-  const auto* weights = reinterpret_cast<const Vector*>(weight + output * inputs);
-  float sums[most_rows] = {};
-#pragma unroll 4
-  for (std::int64_t k = lane; k < inputs / count; k += warp_size) {
-    const Vector w = weights[k];
-#pragma unroll
-    for (int row = 0; row < most_rows; ++row) {
-      const std::int64_t begin = row < epilogue.rows ? row * inputs : 0;
-      const Vector values = reinterpret_cast<const Vector*>(x + begin)[k];
-#pragma unroll
-      for (int i = 0; i < count; ++i) sums[row] += to_float(w.values[i]) * to_float(values.values[i]);
-    }
-  }
-#pragma unroll
-  for (int row = 0; row < most_rows; ++row) {
-    if (row >= epilogue.rows) break;
-    const float sum = warp_sum(sums[row]);
-    if (lane == 0) epilogue.store(row, output, sum);
-  }
-}
-
-template <typename T, typename Y>
-void launch_few_rows(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Epilogue<T, Y>& epilogue) {
-  const std::int64_t inputs = weight.shape[1];
-  constexpr int most = 16 / sizeof(T);
-  const auto start = [&](auto kernel) {
-    launch(kernel, grid_of(divide_up(epilogue.outputs, warps_in_block)), warps_in_block * warp_size, 0, stream,
-           data<T>(x), data<T>(weight), inputs, epilogue);
-  };
-  if (inputs % most != 0 || !at_16_bytes(data<T>(x)) || !at_16_bytes(data<T>(weight))) {
-    start(linear_few_rows<T, Y, few_rows, 1>);
-  } else if (epilogue.rows == 1) {
-    start(linear_few_rows<T, Y, 1, most>);
-  } else {
-    start(linear_few_rows<T, Y, few_rows, most>);
-  }
-}
-
 // `product` lies as y does, and may be y.
 template <typename T, typename Y>
 __global__ void finish_product(const Y* product, Epilogue<T, Y> epilogue) {
   const std::int64_t count = epilogue.rows * epilogue.outputs;
   for (std::int64_t i = first_element(); i < count; i += element_stride()) {
-    const std::int64_t row = epilogue.transposed ? i % epilogue.rows : i / epilogue.outputs;
     const std::int64_t output = epilogue.transposed ? i / epilogue.rows : i % epilogue.outputs;
-    epilogue.store(row, output, to_float(product[i]));
+    epilogue.store(i, to_float(product[i]), epilogue.bias_of(output), epilogue.before(i));
   }
 }
 
@@ -115,50 +43,17 @@ __global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d
   }
 }
 
-// Calls `function` with values of the types of the weights and of y.
-template <typename Function>
-void with_types(const LinearArgs& args, Function&& function) {
-  with_activation(args.weight.dtype, [&](auto type) {
-    if (args.y.dtype == args.weight.dtype) {
-      function(type, type);
-    } else {
-      function(type, float());
-    }
-  });
-}
-
-template <typename T, typename Y>
-Epilogue<T, Y> epilogue_of(const LinearArgs& args, std::int64_t rows) {
-  return {data<float>(args.bias),
-          args.activation == Activation::gelu_tanh,
-          args.accumulate,
-          args.y_transposed,
-          data<Y>(args.y),
-          data<T>(args.pre_activation),
-          rows,
-          args.weight.shape[0]};
-}
-
 }  // namespace
 
 void CudaEncoder::record_linear(const LinearArgs& args) {
   const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
   const std::int64_t rows = args.x_transposed ? args.x.shape[1] : args.x.shape[0];
+  if (multiplies_few_rows(args, rows)) return record_linear_gemv(args, rows);
   ScratchScope scope(*this);
   Tensor x = args.x;
   if (args.norm) {
     x = scratch(args.weight.dtype, {rows, inputs});
     add("linear", [args, x](cudaStream_t stream) { launch_layer_norm(stream, args.x, *args.norm, x); });
-  }
-  if (rows <= few_rows && !args.x_transposed) {
-    add("linear", [args, x, rows](cudaStream_t stream) {
-      with_types(args, [&](auto type, auto y_type) {
-        using T = decltype(type);
-        using Y = decltype(y_type);
-        launch_few_rows<T, Y>(stream, x, args.weight, epilogue_of<T, Y>(args, rows));
-      });
-    });
-    return;
   }
   const bool finished = !args.bias && args.activation == Activation::none && !args.accumulate && !args.pre_activation;
   const bool add_to_bias =
@@ -201,7 +96,7 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
       using T = decltype(type);
       using Y = decltype(y_type);
       launch(finish_product<T, Y>, element_grid(rows * outputs), element_threads, 0, stream, data<Y>(product),
-             epilogue_of<T, Y>(args, rows));
+             Epilogue<T, Y>(args, rows));
     });
   });
 }

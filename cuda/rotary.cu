@@ -15,6 +15,8 @@ template <typename T>
 __global__ void rotate(T* qkv, const std::int32_t* slots, const std::int32_t* positions, int tokens, int width,
                        int heads, int half, bool inverse) {
   SHARED_MEMORY(float2, turns);  // (half) sine, cosine
+  let_next_begin();
+  wait_for_previous();
   const auto sequence = static_cast<int>(blockIdx.x) / tokens, token = static_cast<int>(blockIdx.x) % tokens;
   const std::int64_t position = (slots != nullptr ? positions[slots[sequence]] : 0) + std::int64_t{token};
   for (int j = static_cast<int>(threadIdx.x); j < half; j += threads) {
@@ -43,11 +45,12 @@ void CudaEncoder::record_rotary(const RotaryArgs& args) {
   const std::int64_t rows = args.qkv.shape[0] * args.qkv.shape[1];
   const int half = args.rotary_dim / 2;
   if (half == 0) return;
-  add("rotary", [args, rows, half](cudaStream_t stream) {
+  add_in_turn("rotary", {}, {args.qkv}, [args, rows, half](Launch turn) {
     with_activation(args.qkv.dtype, [&](auto act) {
-      launch(rotate<decltype(act)>, grid_of(rows), threads, static_cast<std::size_t>(half) * sizeof(float2), stream,
-             data<decltype(act)>(args.qkv), data<std::int32_t>(args.slots), data<std::int32_t>(args.positions),
-             args.qkv.shape[1], args.qkv.shape[2] / 3, args.heads, half, args.inverse);
+      launch_in_turn(rotate<decltype(act)>, grid_of(rows), threads, static_cast<std::size_t>(half) * sizeof(float2),
+                     turn, data<decltype(act)>(args.qkv), data<std::int32_t>(args.slots),
+                     data<std::int32_t>(args.positions), args.qkv.shape[1], args.qkv.shape[2] / 3, args.heads, half,
+                     args.inverse);
     });
   });
 }

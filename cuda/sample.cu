@@ -1,10 +1,13 @@
-// sample, as src/cpu/sample.cpp defines it: a block a row.
+// sample, as src/cpu/sample.cpp defines it. Blocks, several a row where rows are few, make keys of the logits and
+// look for the largest, each in a piece of the row; then a block a row draws.
 //
 // No sort: what top-k and top-p keep is a prefix of the ranking, so a key and an index describe it: those with a
 // larger key, and of those with this very key the ones up to that index. Keys are the adjusted logits as integers of
 // the same order, made once. The key is found by radix selection (four passes over a histogram of 256 bins, of counts
 // for top-k and of weights for top-p), the index among equals and the drawn token by sums over contiguous pieces of
 // the row. Integers alone are added up out of order.
+#include <algorithm>
+
 #include "encoder.h"
 #include "kernel.cuh"
 #include "philox.cuh"
@@ -14,6 +17,8 @@ namespace riverhorse::cuda {
 namespace {
 
 constexpr int threads = 512;
+constexpr int most_pieces = 32;           // of a row, a warp's lanes
+constexpr int least_piece = 2 * threads;  // logits
 constexpr int warps = threads / warp_size;
 constexpr int bin_count = 256;
 constexpr std::uint32_t none = 0xffffffffu;
@@ -28,8 +33,15 @@ struct SampleTensors {
   std::int32_t* tokens;
   std::int32_t* history;  // or null
   std::uint32_t* keys;    // (B, V)
+  uint2* bests;           // (B, pieces): key and index
   std::int64_t vocabulary;
   std::int64_t history_capacity;
+  int pieces;
+
+  __device__ std::uint32_t limit(const SamplerRow& row) const {
+    const bool limited = row.vocab_limit > 0 && row.vocab_limit < vocabulary;
+    return static_cast<std::uint32_t>(limited ? row.vocab_limit : vocabulary);
+  }
 };
 
 // Larger key: larger x. NaN counts as -infinity, +infinity as the largest number, -0 as 0.
@@ -277,22 +289,45 @@ __device__ std::uint32_t draw_token(const std::uint32_t* keys, std::uint32_t lim
   return candidates.draw(philox({{row.draws, 0, 0, 0}}, row.seed_low, row.seed_high).words[0]);
 }
 
-__global__ void sample_row(SampleTensors tensors) {
+// Grid: rows, pieces.
+__global__ void __launch_bounds__(threads) make_keys(SampleTensors tensors) {
+  let_next_begin();
+  wait_for_previous();
   const std::int64_t slot = tensors.slots[blockIdx.x];
   const SamplerRow row = tensors.sampler[slot];
   const float* logits = tensors.logits + blockIdx.x * tensors.vocabulary;
   const float* bias = tensors.bias != nullptr ? tensors.bias + slot * tensors.vocabulary : nullptr;
-  std::int32_t* counts = tensors.counts != nullptr ? tensors.counts + slot * tensors.vocabulary : nullptr;
+  const std::int32_t* counts = tensors.counts != nullptr ? tensors.counts + slot * tensors.vocabulary : nullptr;
   std::uint32_t* keys = tensors.keys + blockIdx.x * tensors.vocabulary;
-  const bool limited = row.vocab_limit > 0 && row.vocab_limit < tensors.vocabulary;
-  const auto limit = static_cast<std::uint32_t>(limited ? row.vocab_limit : tensors.vocabulary);
+  const std::uint32_t limit = tensors.limit(row);
+  const std::uint32_t piece = (limit + gridDim.y - 1) / gridDim.y;
+  const std::uint32_t end = min(limit, (blockIdx.y + 1) * piece);
 
   Best best = {0, none};
-  for (std::uint32_t i = threadIdx.x; i < limit; i += threads) {
+#pragma unroll 4
+  for (std::uint32_t i = blockIdx.y * piece + threadIdx.x; i < end; i += threads) {
     const float x =
         adjusted_logit(logits[i], bias != nullptr ? bias[i] : 0.0f, counts != nullptr ? counts[i] : 0, row);
     keys[i] = key_of(x);
     if (ranks_before({keys[i], i}, best)) best = {keys[i], i};
+  }
+  best = block_best(best);
+  if (threadIdx.x == 0) tensors.bests[blockIdx.x * gridDim.y + blockIdx.y] = make_uint2(best.key, best.index);
+}
+
+// A block a row.
+__global__ void __launch_bounds__(threads) sample_row(SampleTensors tensors) {
+  let_next_begin();
+  wait_for_previous();
+  const std::int64_t slot = tensors.slots[blockIdx.x];
+  const SamplerRow row = tensors.sampler[slot];
+  std::int32_t* counts = tensors.counts != nullptr ? tensors.counts + slot * tensors.vocabulary : nullptr;
+  const std::uint32_t* keys = tensors.keys + blockIdx.x * tensors.vocabulary;
+  const std::uint32_t limit = tensors.limit(row);
+  Best best = {0, none};
+  if (static_cast<int>(threadIdx.x) < tensors.pieces) {
+    const uint2 of_piece = tensors.bests[blockIdx.x * tensors.pieces + threadIdx.x];
+    best = {of_piece.x, of_piece.y};
   }
   best = block_best(best);
   const std::uint32_t token = draw_token(keys, limit, best, row);
@@ -311,9 +346,12 @@ __global__ void sample_row(SampleTensors tensors) {
 
 void CudaEncoder::record_sample(const SampleArgs& args) {
   const std::int64_t batch = args.logits.shape[0], vocabulary = args.logits.shape[1];
+  const std::int64_t pieces = std::clamp<std::int64_t>(
+      std::min(divide_up(2 * limits_.multiprocessors, batch), vocabulary / least_piece), 1, most_pieces);
   ScratchScope scope(*this);
   const Tensor keys = scratch(DType::i32, {batch, vocabulary});
-  add("sample", [args, batch, vocabulary, keys](cudaStream_t stream) {
+  const Tensor bests = scratch(DType::i32, {batch, pieces, 2});
+  const auto run = [=](Launch turn) {
     const SampleTensors tensors{.logits = data<float>(args.logits),
                                 .slots = data<std::int32_t>(args.slots),
                                 .sampler = data<SamplerRow>(args.sampler),
@@ -322,10 +360,14 @@ void CudaEncoder::record_sample(const SampleArgs& args) {
                                 .tokens = data<std::int32_t>(args.tokens),
                                 .history = data<std::int32_t>(args.history),
                                 .keys = data<std::uint32_t>(keys),
+                                .bests = data<uint2>(bests),
                                 .vocabulary = vocabulary,
-                                .history_capacity = args.history ? args.history.shape[1] : 1};
-    launch(sample_row, grid_of(batch), threads, 0, stream, tensors);
-  });
+                                .history_capacity = args.history ? args.history.shape[1] : 1,
+                                .pieces = static_cast<int>(pieces)};
+    launch_in_turn(make_keys, grid_of(batch, pieces), threads, 0, turn, tensors);
+    launch_in_turn(sample_row, grid_of(batch), threads, 0, turn.next(), tensors);
+  };
+  add_in_turn("sample", {}, {args.tokens, args.sampler, args.counts, args.history, keys}, run);
 }
 
 }  // namespace riverhorse::cuda

@@ -1,0 +1,260 @@
+// Rows of a weight W (M, K) times a few rows of x (R, K), as a generation step has them: the core of linear_gemv.cu
+// and h3_step.cu. W is read once and x is small, so that all depends on how much of W is on its way at any time.
+//
+// A warp takes `rows_at_once` rows of W together, or a part of each; its lanes stride along K, 16 bytes at a time. Of
+// each row two portions are on their way, and the first two are requested before the kernel's turn has come
+// (kernel.cuh): they do not depend on what the kernel before it makes. Where there is a norm, every block normalises
+// x once for itself, in shared memory.
+//
+// The order of additions depends on K and the device, not on how many rows of x there are: a row of y has the same
+// bits whichever others it is computed with.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernel.cuh"
+#include "norm.h"
+
+namespace riverhorse::cuda::gemv {
+
+constexpr int few_rows = 8;  // of x, at most
+constexpr int warps = 4;     // of a block
+constexpr int threads = warps * warp_size;
+
+// `count` elements at once: 16 bytes, or one element where rows are not aligned.
+template <typename T>
+constexpr int most_at_once = 16 / static_cast<int>(sizeof(T));
+
+// Weights are read once a token, and are not to push x out of the caches.
+template <typename Unit>
+__device__ __forceinline__ Unit load_once(const Unit* from) {
+#ifndef RIVERHORSE_CUDA_EMULATED
+  if constexpr (sizeof(Unit) == sizeof(uint4)) {
+    uint4 bits;
+    // Volatile, so that it stays before wait_for_previous().
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                 : "l"(from));
+    Unit unit;
+    std::memcpy(&unit, &bits, sizeof unit);
+    return unit;
+  }
+#endif
+  return *from;
+}
+
+// The rows of x, (rows, inputs), rows that are not there repeating the last.
+template <typename T, int count>
+struct PlainRows {
+  const T* x;
+  int rows, inputs;
+
+  __device__ void get(int row, int unit, float (&values)[count]) const {
+    const auto group = reinterpret_cast<const Neighbours<T, count>*>(x + min(row, rows - 1) * inputs)[unit];
+#pragma unroll
+    for (int i = 0; i < count; ++i) values[i] = to_float(group.values[i]);
+  }
+};
+
+// layer_norm(x) in shared memory. A unit of 8 elements lies in two halves of the row, so that lanes that read
+// neighbouring units read neighbouring 16 bytes.
+template <typename T, int count>
+struct NormalisedRows {
+  static constexpr int group = count == 1 ? 1 : 4;  // elements at once
+  static constexpr int groups_in_unit = count / group;
+  static constexpr int held = 4;  // groups a thread: rows of up to 2048 are requested at once
+
+  float* values;
+  int rows, inputs;
+
+  __device__ void get(int row, int unit, float (&out)[count]) const {
+    const float* base = values + min(row, rows - 1) * inputs;
+#pragma unroll
+    for (int part = 0; part < groups_in_unit; ++part) {
+      const auto four = reinterpret_cast<const Neighbours<float, group>*>(base)[part * (inputs / count) + unit];
+#pragma unroll
+      for (int i = 0; i < group; ++i) out[part * group + i] = four.values[i];
+    }
+  }
+};
+
+// gamma and beta, of which a thread requests its first groups as the kernel begins.
+template <typename Rows>
+class RowNorm {
+ public:
+  using Group = Neighbours<float, Rows::group>;
+
+  __device__ RowNorm(const float* weight, const float* bias, float epsilon, int inputs)
+      : weight_(reinterpret_cast<const Group*>(weight)),
+        bias_(reinterpret_cast<const Group*>(bias)),
+        epsilon_(epsilon),
+        groups_(inputs / Rows::group) {
+#pragma unroll
+    for (int i = 0; i < Rows::held; ++i) {
+      const int group = own_group(i);
+      if (group >= groups_) continue;
+      weights_[i] = weight_[group];
+      biases_[i] = bias_[group];
+    }
+  }
+
+  // By the whole block, which may read the rows when all have returned and passed a barrier. The variance is a sum of
+  // squared distances from the mean, never a difference.
+  template <int most_rows>
+  __device__ void normalise(const float* x, const Rows& rows) {
+    __shared__ float of_warps[2][warps][most_rows];
+    const auto width = static_cast<float>(rows.inputs);
+    float sums[most_rows] = {}, squares[most_rows] = {};
+#pragma unroll
+    for (int row = 0; row < most_rows; ++row) {
+      if (row >= rows.rows) break;
+      const auto* from = reinterpret_cast<const Group*>(x + row * rows.inputs);
+      for (int begin = 0; begin < groups_; begin += Rows::held * threads) {
+        Group values[Rows::held];
+#pragma unroll
+        for (int i = 0; i < Rows::held; ++i) {
+          values[i] = {};
+          if (begin + own_group(i) < groups_) values[i] = from[begin + own_group(i)];
+        }
+#pragma unroll
+        for (int i = 0; i < Rows::held; ++i) {
+          if (begin + own_group(i) >= groups_) continue;
+          *place(rows, row, begin + own_group(i)) = values[i];
+          for (const float value : values[i].values) sums[row] += value;
+        }
+      }
+    }
+    block_sums(sums, of_warps[0]);
+#pragma unroll
+    for (int row = 0; row < most_rows; ++row) {
+      if (row >= rows.rows) break;
+      const float mean = sums[row] / width;
+#pragma unroll 4
+      for (int group = own_group(0); group < groups_; group += threads) {
+        for (const float value : place(rows, row, group)->values) squares[row] += (value - mean) * (value - mean);
+      }
+    }
+    block_sums(squares, of_warps[1]);
+#pragma unroll
+    for (int row = 0; row < most_rows; ++row) {
+      if (row >= rows.rows) break;
+      const float mean = sums[row] / width, scale = rsqrtf(squares[row] / width + epsilon_);
+#pragma unroll
+      for (int i = 0; i < Rows::held; ++i) {
+        if (own_group(i) < groups_) finish(place(rows, row, own_group(i)), mean, scale, weights_[i], biases_[i]);
+      }
+      for (int group = own_group(Rows::held); group < groups_; group += threads) {
+        finish(place(rows, row, group), mean, scale, weight_[group], bias_[group]);
+      }
+    }
+  }
+
+ private:
+  __device__ static int own_group(int i) { return static_cast<int>(threadIdx.x) + i * threads; }
+  __device__ Group* place(const Rows& rows, int row, int group) const {
+    constexpr int parts = Rows::groups_in_unit;
+    auto* groups = reinterpret_cast<Group*>(rows.values + row * rows.inputs);
+    return groups + group % parts * (groups_ / parts) + group / parts;
+  }
+  __device__ static void finish(Group* group, float mean, float scale, const Group& weight, const Group& bias) {
+    Group values = *group;
+#pragma unroll
+    for (int i = 0; i < Rows::group; ++i) {
+      values.values[i] = (values.values[i] - mean) * scale * weight.values[i] + bias.values[i];
+    }
+    *group = values;
+  }
+
+  const Group* weight_;
+  const Group* bias_;
+  float epsilon_;
+  int groups_;
+  Group weights_[Rows::held], biases_[Rows::held];
+};
+
+// What a warp reads of W, portion by portion: for each turn of the warp, `rows_at_once` rows, their units begin,
+// begin + stride, ... `at_once` of them a portion.
+template <typename T, int count, int rows_at_once, int at_once>
+class Weights {
+ public:
+  using Unit = Neighbours<T, count>;
+
+  // Rows first + i row_step of the first turn, `turn_step` more of each that follows; below `end` of the first of
+  // them.
+  __device__ Weights(const T* weight, int inputs, int first, int turn_step, int end, std::int64_t row_step, int begin,
+                     int stride)
+      : weight_(reinterpret_cast<const Unit*>(weight)),
+        units_(inputs / count),
+        row_step_(row_step),
+        turn_step_(turn_step),
+        end_(end),
+        begin_(begin),
+        stride_(stride),
+        row_(first) {
+    request(portions_[0]);
+    request(portions_[1]);
+  }
+
+  // Portions that a row has, the same for all lanes.
+  __device__ static int portions(int inputs, int stride) {
+    return (inputs / count + stride * at_once - 1) / (stride * at_once);
+  }
+
+  // sums[i][row] += the next portion of the turn's row i times that of x; `which`: 0 and 1 in turn.
+  template <int which, int most_rows, typename Rows>
+  __device__ __forceinline__ void multiply(const Rows& x, int portion, float (&sums)[rows_at_once][most_rows]) {
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int unit = begin_ + (portion * at_once + u) * stride_;
+      if (unit >= units_) break;
+#pragma unroll
+      for (int row = 0; row < most_rows; ++row) {
+        float values[count];
+        x.get(row, unit, values);
+#pragma unroll
+        for (int r = 0; r < rows_at_once; ++r) {
+#pragma unroll
+          for (int i = 0; i < count; ++i) {
+            sums[r][row] += to_float(portions_[which][r][u].values[i]) * values[i];
+          }
+        }
+      }
+    }
+    request(portions_[which]);
+  }
+
+ private:
+  using Portion = Unit[rows_at_once][at_once];
+
+  __device__ __forceinline__ void request(Portion& to) {
+#pragma unroll
+    for (int r = 0; r < rows_at_once; ++r) {
+      const Unit* from = weight_ + (row_ + r * row_step_) * units_;
+#pragma unroll
+      for (int u = 0; u < at_once; ++u) {
+        const int unit = begin_ + (portion_ * at_once + u) * stride_;
+        if (row_ < end_ && unit < units_) to[r][u] = load_once(from + unit);
+      }
+    }
+    if ((++portion_) * at_once * stride_ >= units_) {
+      portion_ = 0;
+      row_ += turn_step_;
+    }
+  }
+
+  const Unit* weight_;
+  int units_;
+  std::int64_t row_step_;
+  int turn_step_, end_, begin_, stride_;
+  int row_, portion_ = 0;  // of the next request
+  Portion portions_[2];
+};
+
+// How blocks share the work, decided from the shape of W and the device alone.
+inline bool normalised_rows_fit(std::int64_t inputs, std::size_t shared_bytes) {
+  constexpr std::size_t most_bytes = 96 << 10;  // so that two blocks fit a multiprocessor
+  return few_rows * static_cast<std::size_t>(inputs) * sizeof(float) <= std::min(shared_bytes - 2048, most_bytes);
+}
+
+}  // namespace riverhorse::cuda::gemv
