@@ -30,7 +30,9 @@ void CudaEncoder::add_in_turn(std::string_view name, std::initializer_list<Tenso
   operations_->push_back({name, std::move(run), early});
   if (!early) written_.clear();
   in_turn_ = true;
-  for (const Tensor& tensor : written) written_.push_back(tensor.buffer.get());
+  for (const Tensor& tensor : written) {
+    if (tensor) written_.push_back(tensor.buffer.get());
+  }
 }
 
 void CudaEncoder::multiply(std::string_view name, const Gemm& gemm) {

@@ -48,8 +48,12 @@ class CudaEncoder final : public Encoder {
   // One with what follows it; false where that cannot be done at once, and nothing was added.
   bool multiply_and_finish(std::string_view name, const Gemm& gemm);
   bool finish_at_once(const LinearArgs& args, Gemm gemm);  // the same, of linear
+  // layer_norm(x) as the product reads it, in scratch memory of the caller's scope.
+  Tensor record_norm_of_linear(const LinearArgs& args);
   bool multiplies_few_rows(const LinearArgs& args, std::int64_t rows) const;
   void record_linear_gemv(const LinearArgs& args, std::int64_t rows);
+  bool multiplies_batch(const LinearArgs& args, std::int64_t rows) const;
+  void record_linear_batch(const LinearArgs& args, std::int64_t rows);
   void record_bias_gradient(const LinearBackwardArgs& args, std::int64_t rows);
 
   void record_copy(const CopyArgs& args) override;

@@ -115,7 +115,8 @@ __device__ float rounded(float value) {
 }
 
 template <typename T, int most_rows, int count>
-__global__ void __launch_bounds__(threads) project_and_step(Projection<T> projection, Step<T> step) {
+__global__ void __launch_bounds__(threads, most_rows == 1 ? 4 : 1)
+    project_and_step(Projection<T> projection, Step<T> step) {
   using Rows = NormalisedRows<T, count>;
   SHARED_MEMORY(float, normalised);
   let_next_begin();

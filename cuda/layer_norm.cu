@@ -1,9 +1,9 @@
 // Layer norm: plain, after a residual addition, and with dropout and what training keeps; and backward.
 //
-// Plain: a warp has a row: it adds, then reads the row three times (mean, squares of the distances from it, output),
-// which after the first time comes from the cache. In training a block has a row, and a thread keeps a group of
-// neighbours of it in registers from the one time that they are read. Backward, with z the normalised row and
-// u = d_out weight:
+// With an addition: a warp has a row: it adds, then reads the row three times (mean, squares of the distances from
+// it, output), which after the first time comes from the cache. Plain, and in training, a block has a row, and a
+// thread keeps a group of neighbours of it in registers from the one time that they are read. Backward, with z the
+// normalised row and u = d_out weight:
 //   d = scale (u - mean(u) - z mean(u z));  d_weight = sum over rows of d_out z;  d_bias = that of d_out.
 // The sums over rows, that of d_x too, are made in the same pass: a thread adds up its columns over the rows of its
 // block.
@@ -105,6 +105,38 @@ __device__ void for_own_groups(std::int64_t width, Function&& function) {
   if constexpr (count == 1) {
     for (column += blockDim.x; column < width; column += blockDim.x) function(column, false);
   }
+}
+
+// A block a row, with no addition: a generation step's few rows.
+template <typename T>
+__global__ void __launch_bounds__(most_threads)
+    normalise_by_fours(const float* x, std::int64_t width, Norm norm, T* out) {
+  using Floats = Neighbours<float, 4>;
+  __shared__ float of_warps[2][most_warps][1];
+  let_next_begin();
+  const std::int64_t own = std::int64_t{threadIdx.x} * 4;
+  const bool has = own < width;
+  Floats weight = {}, bias = {}, values = {};
+  if (has) {
+    weight = load<float, 4>(norm.weight + own);
+    bias = load<float, 4>(norm.bias + own);
+  }
+  wait_for_previous();
+  if (has) values = load<float, 4>(x + blockIdx.x * width + own);
+  float sum[1] = {}, squares[1] = {};
+  for (const float value : values.values) sum[0] += value;
+  block_sums(sum, of_warps[0]);
+  const float mean = sum[0] / static_cast<float>(width);
+  for (const float value : values.values) squares[0] += has ? (value - mean) * (value - mean) : 0.0f;
+  block_sums(squares, of_warps[1]);
+  if (!has) return;
+  const float scale = rsqrtf(squares[0] / static_cast<float>(width) + norm.epsilon);
+  Neighbours<T, 4> normalised;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    normalised.values[c] = from_float<T>((values.values[c] - mean) * scale * weight.values[c] + bias.values[c]);
+  }
+  store(out + blockIdx.x * width + own, normalised);
 }
 
 // A block a row.
@@ -307,16 +339,27 @@ bool by_four(std::int64_t width, std::initializer_list<Tensor> tensors) {
 
 }  // namespace
 
-void launch_layer_norm(cudaStream_t stream, const Tensor& x, const NormWeights& norm, const Tensor& out) {
+void launch_layer_norm(Launch turn, const Tensor& x, const NormWeights& norm, const Tensor& out) {
   const std::int64_t rows = out.shape[0], width = out.shape[1];
+  const bool vectors = by_four(width, {x, norm.weight, norm.bias, out});
   with_activation(out.dtype, [&](auto type) {
     using T = decltype(type);
-    launch(normalise_rows<T>, row_grid(rows), row_threads, 0, stream, nullptr, data<float>(x), rows, width,
-           Norm(norm), data<T>(out));
+    if (vectors) {
+      launch_in_turn(normalise_by_fours<T>, grid_of(rows), threads_of(width, 4), 0, turn, data<float>(x), width,
+                     Norm(norm), data<T>(out));
+    } else {
+      launch_in_turn(normalise_rows<T>, row_grid(rows), row_threads, 0, turn, nullptr, data<float>(x), rows, width,
+                     Norm(norm), data<T>(out));
+    }
   });
 }
 
 void CudaEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
+  if (!args.x) {
+    add_in_turn("add_layer_norm", {args.norm.weight, args.norm.bias}, {args.out},
+                [args](Launch turn) { launch_layer_norm(turn, args.residual, args.norm, args.out); });
+    return;
+  }
   add_in_turn("add_layer_norm", {}, {args.residual, args.out}, [args](Launch turn) {
     const std::int64_t rows = args.residual.shape[0], width = args.residual.shape[1];
     with_activation(args.out.dtype, [&](auto type) {

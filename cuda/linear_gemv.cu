@@ -13,7 +13,7 @@ namespace {
 using namespace gemv;
 
 constexpr int at_once = 4;      // units of a row that a lane requests together
-constexpr int most_blocks = 6;  // of a multiprocessor, all at once: more rows of W are turns of the same warps
+constexpr int most_blocks = 4;  // of a multiprocessor, all at once: more rows of W are turns of the same warps
 
 template <typename T>
 struct Operands {
@@ -110,9 +110,8 @@ void CudaEncoder::record_linear_gemv(const LinearArgs& args, std::int64_t rows) 
   LinearArgs plain = args;
   const bool norm = args.norm && normalised_rows_fit(inputs, limits_.shared_bytes);
   if (args.norm && !norm) {
-    plain.x = scratch(args.weight.dtype, {rows, inputs});
+    plain.x = record_norm_of_linear(args);
     plain.norm.reset();
-    record_add_layer_norm({.x = {}, .residual = args.x, .norm = *args.norm, .out = plain.x});
   }
   const Tensor norm_weight = plain.norm ? plain.norm->weight : Tensor(),
                norm_bias = plain.norm ? plain.norm->bias : Tensor();

@@ -6,7 +6,7 @@
 
 namespace riverhorse::cuda {
 
-// out (R, D) = layer_norm(x), x (R, D) f32, out act.
-void launch_layer_norm(cudaStream_t stream, const Tensor& x, const NormWeights& norm, const Tensor& out);
+// out (R, D) = layer_norm(x), x (R, D) f32, out act. In turn (kernel.cuh); norm is read ahead.
+void launch_layer_norm(Launch turn, const Tensor& x, const NormWeights& norm, const Tensor& out);
 
 }  // namespace riverhorse::cuda
