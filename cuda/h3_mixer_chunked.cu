@@ -13,12 +13,12 @@
 //   * q, k, v arrive by asynchronous copies, one tile ahead of the one at work; a warp waits for its own only.
 // The matrices are made by each block from the 3 KB of taps, lags and powers of a channel: tables in device memory
 // (17 KB a channel) would cost traffic, and a kernel before this one. A block with few tiles of a channel walks over
-// several channels; while it works on the last tiles of one, the first of the next are under way, and its 3 KB are in
-// registers.
+// several channels (`walks`): while it works on the last tiles of one, the first of the next are under way, and its 3
+// KB are in registers.
 //
 // One sequence is the work of one warp. Where there are fewer sequences than tiles in one, the warps of a block take
-// its tiles in turn instead and hand the state on (`in_turn`): each first sums up what its tile adds to the state, so
-// that the next one waits for a product and not for a walk.
+// its tiles in turn instead and hand the state on (`in_turn`); with `walks` each first sums up what its tile adds to
+// the state, so that the next one waits for a product and not for a walk over the chunks.
 //
 // Errors of 16-bit operands, relative to y: f16 about 3e-4, bf16 3e-3. In bf16 the taps are split in two terms:
 // rounded to one, rows whose k and v have a mean lose ten times as much. In fp32 about 1e-6. The carried state is
@@ -89,19 +89,19 @@ struct FilterShare {
 enum class Part { all, keys_and_values, queries };
 
 // `packed`: as in Cut. Else a tile is of one sequence. `carries`: states are kept from call to call; not with
-// `packed`.
-template <typename T, bool packed, bool carries>
+// `packed`. `walks`: a block has every gridDim.x-th channel, whose tiles its warps take in turn, and hands states on
+// ahead; else one channel.
+template <typename T, bool packed, bool carries, bool walks = false>
 __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
   using Stage = Stage<T>;
   using Block = Block<T>;
   SHARED_MEMORY(unsigned char, memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % warp_size, warp = thread / warp_size;
   const Cut& cut = m.cut;
-  const bool in_turn = !packed && m.in_turn;
+  const bool in_turn = walks || (!packed && m.in_turn);
   const std::uint32_t base = shared_address(memory);
 
   const TileWalk walk(in_turn, static_cast<int>(gridDim.y), chunked_warps, cut.tiles);
-  // A block has every gridDim.x-th channel.
   const auto width = static_cast<int>(m.filter.width), stride = static_cast<int>(gridDim.x);
   auto channel = static_cast<int>(blockIdx.x);
   const auto line_of = [&](int of) { return opaque(static_cast<std::int64_t>(of) * cut.batch * cut.tokens); };
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     }
     if (part != Part::keys_and_values) {
       coming = walk.next(coming);
-      if (Block::walks && coming.group >= cut.groups && coming_channel + stride < width) {
+      if (walks && coming.group >= cut.groups && coming_channel + stride < width) {
         coming_channel += stride;
         coming_line = line_of(coming_channel);
         coming = walk.begin(static_cast<int>(blockIdx.y), warp);
@@ -187,10 +187,10 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     ChunkProducts<T> products(tables, lane);
     const Complex<float> decay = own.decay, input = own.input;
     Complex<float> decay_of_tile = decay;
-    if (in_turn) {
+    if constexpr (walks) {
       for (int i = 0; i < 4; ++i) decay_of_tile = decay_of_tile * decay_of_tile;
     }
-    if (Block::walks && channel + stride < width) own = FilterShare(m.filter, m.powers, m.toeplitz, channel + stride);
+    if (walks && channel + stride < width) own = FilterShare(m.filter, m.powers, m.toeplitz, channel + stride);
     const std::int64_t line = line_of(channel);
     bool is_first = warp == 0;  // in the order of work
 #pragma unroll 1
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
         __syncwarp();
         const std::uint32_t carry = base + Block::carry + static_cast<std::uint32_t>(8 * lane);
         Complex<float> added;
-        if (in_turn) {
+        if constexpr (walks) {
 #pragma unroll
           for (int row = 0; row < tile_rows; ++row) {
             added = decay * added + input * Complex<float>(u[row].x, u[row].y);
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
           store_shared(carry, make_float2(next.re, next.im));
           if (walk.after(now).group < cut.groups) signal_barrier(turn_of((warp + 1) % chunked_warps));
         };
-        if (in_turn) hand_on(decay_of_tile * s + added);
+        if constexpr (walks) hand_on(decay_of_tile * s + added);
         if (m.entry_states != nullptr && is_mode) {
           const int first = cut.first_sequence(now.group);
           const int sequences = packed ? min(cut.batch - first, tile_rows >> cut.rows_log) : 1;
@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
           const int place = static_cast<int>(sizeof(Pair<T>)) * (lane ^ ((row & 7) << 2));
           store_shared(states + static_cast<std::uint32_t>(row * state_row_bytes + place), pair_of<T>(s.re, s.im));
         };
-        if (in_turn) {
+        if constexpr (walks) {
           Complex<float> before = s;
 #pragma unroll
           for (int row = 0; row < tile_rows; ++row) {
@@ -279,6 +279,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
             store_state(row);
             s = decay * s + input * Complex<float>(u[row].x, u[row].y);
           }
+          if (in_turn) hand_on(s);
         }
         if (ends && kept != nullptr) {
           const Decay one(m.filter, channel * modes + lane);
@@ -306,10 +307,12 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
       load_tile(round + Block::stage_count, Stage::one ? Part::queries : Part::all);
     }
     channel += stride;
-  } while (Block::walks && channel < width);
+  } while (walks && channel < width);
 }
 
-constexpr std::int64_t most_walked_tiles = 32;  // of a channel and block
+// One sequence of up to so many tiles leaves a block so few that it walks over several channels. Measured on an H100,
+// with 768 channels, 1 x 2048 to 1 x 32768 are quicker so, 1 x 131072 and 2 x 32768 are not.
+constexpr int most_walked_tiles = 32;
 
 template <typename T>
 void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
@@ -338,15 +341,14 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
   const std::int64_t most =
       std::min<std::int64_t>(in_turn ? cut.groups : divide_up(cut.groups, chunked_warps), 65535);
   const std::int64_t parts = std::min(most, divide_up(4 * multiprocessors, width));
-  // Where a block has few tiles of a channel it walks over several channels; where it has many, beginning anew costs
-  // nothing, and blocks that come when another has ended are spread more evenly.
-  const bool walks =
-      Block<T>::walks && cut.tiles * static_cast<std::int64_t>(cut.groups) <= most_walked_tiles * parts;
-  const std::int64_t places = 2 * multiprocessors;
-  const std::int64_t columns = walks ? std::clamp<std::int64_t>(places / parts, 1, width) : width;
-  const auto kernel = cut.packed()       ? mix<T, true, false>
-                      : args.state.modes ? mix<T, false, true>
-                                         : mix<T, false, false>;
+  auto kernel = cut.packed() ? mix<T, true, false> : args.state.modes ? mix<T, false, true> : mix<T, false, false>;
+  std::int64_t columns = width;
+  if constexpr (sizeof(T) == 2) {
+    if (!args.state.modes && in_turn && cut.groups == 1 && cut.tiles <= most_walked_tiles) {
+      kernel = mix<T, false, false, true>;
+      columns = std::min<std::int64_t>(width, 2 * multiprocessors);
+    }
+  }
   launch(kernel, grid_of(columns, parts), chunked_threads, Block<T>::bytes, stream, mixing);
 }
 

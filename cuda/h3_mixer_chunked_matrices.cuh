@@ -59,7 +59,6 @@ template <typename T>
 struct Block {
   static constexpr int matrix = chunk * 2 * chunked_modes * static_cast<int>(sizeof(T));
   static constexpr int stage_count = Stage<T>::one ? 1 : 2;
-  static constexpr bool walks = !Stage<T>::one;  // from channel to channel, as there are registers for it
   static constexpr int stages = 2 * matrix;
   static constexpr int carry = stages + chunked_warps * stage_count * Stage<T>::bytes;
   static constexpr int barriers = carry + chunked_modes * 8;  // of each warp, for its turn

@@ -355,8 +355,6 @@ void add_h3_cases(CaseList& list, CaseSet set) {
     if (set == CaseSet::full && i < 10) add_mixer_case(list, mixers[i], ConvAlgorithm::automatic);
   }
 
-  if (set == CaseSet::full) add_mixer_case(list, {300, 1, 8, 1, 1100, {17}}, ConvAlgorithm::chunked);
-
   add_step_case(list, {37, 1, 64, 3, 1, {0, 5, 130}});
   add_step_case(list, {16, 4, 16, 2, 1, {17, 0}, dim_major});
   add_step_case(list, {64, 1, 64, 1, 1, {130}}, true);
