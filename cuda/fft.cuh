@@ -8,11 +8,11 @@
 // and products of spectra work in any order. A pass writes to the places that it read from, so that one barrier an
 // exchange is enough.
 //
-// Linear convolutions of reals take the right-angle convolution (Crandall and Fagin, Discrete weighted transforms and
-// large-integer arithmetic, 1994), one row a transform and no point of zeros: of N points x_n e^(-2 pi i n / 4 N),
-// what wraps around comes back times -i, so that with the weights taken off again the real part of a circular
-// convolution is the first N numbers of the linear one, and its imaginary part the rest. The weights are a constant
-// each of a thread's points, in the butterflies of the first pass, and one of the thread, in its twiddles.
+// Linear convolutions of reals on chip take the right-angle convolution (Crandall and Fagin, Discrete weighted
+// transforms and large-integer arithmetic, 1994), one row a transform and no point of zeros: of N points x_n e^(-2 pi
+// i n / 4 N), what wraps around comes back times -i, so that with the weights taken off again the real part of a
+// circular convolution is the first N numbers of the linear one, and its imaginary part the rest. The weights are a
+// constant each of a thread's points, in the butterflies of the first pass, and one of the thread, in its twiddles.
 #pragma once
 
 #include "complex.cuh"
@@ -54,15 +54,21 @@ __device__ constexpr int reversed_bits(int index, int radix) {
   return result;
 }
 
-// The transform of `radix` points in registers; result k is at reversed_bits(k).
-template <int radix>
+// The transform of `radix` points in registers; result k is at reversed_bits(k). `half`: x[radix / 2] and on are
+// taken as zero.
+template <int radix, bool half = false>
 __device__ inline void split(Point* x) {
   constexpr int middle = radix / 2;
 #pragma unroll
   for (int i = 0; i < middle; ++i) {
-    const Point a = x[i], b = x[middle + i];
-    x[i] = a + b;
-    x[middle + i] = times_root<false>(a - b, i * (32 / radix));
+    const Point a = x[i];
+    if constexpr (half) {
+      x[middle + i] = times_root<false>(a, i * (32 / radix));
+    } else {
+      const Point b = x[middle + i];
+      x[i] = a + b;
+      x[middle + i] = times_root<false>(a - b, i * (32 / radix));
+    }
   }
   if constexpr (middle > 1) {
     split<middle>(x);
@@ -70,8 +76,8 @@ __device__ inline void split(Point* x) {
   }
 }
 
-// Its inverse times `radix`.
-template <int radix>
+// Its inverse times `radix`. `half`: x[radix / 2] and on are not wanted.
+template <int radix, bool half = false>
 __device__ inline void join(Point* x) {
   constexpr int middle = radix / 2;
   if constexpr (middle > 1) {
@@ -82,7 +88,7 @@ __device__ inline void join(Point* x) {
   for (int i = 0; i < middle; ++i) {
     const Point a = x[i], b = times_root<true>(x[middle + i], i * (32 / radix));
     x[i] = a + b;
-    x[middle + i] = a - b;
+    if constexpr (!half) x[middle + i] = a - b;
   }
 }
 
@@ -183,13 +189,13 @@ class Transform {
   static constexpr int shared_points = padded_size * teams + passes * block_threads;
   static constexpr std::size_t shared_bytes = sizeof(Point) * shared_points;
 
-  // `shared` is the block's.
-  __device__ explicit Transform(Point* shared)
+  // `shared` is the block's; `real`: of real points.
+  __device__ Transform(Point* shared, bool real)
       : shared_(shared + static_cast<int>(threadIdx.x) / threads * padded_size),
         roots_(shared + padded_size * teams + threadIdx.x),
         thread_(static_cast<int>(threadIdx.x) % threads) {
     make_roots<0>();
-    roots_[(passes - 1) * block_threads] = unit_root(thread_, 4 * size);
+    if (real) roots_[(passes - 1) * block_threads] = unit_root(thread_, 4 * size);
   }
 
   // Value v of this thread is at thread() + place(v) in a spectrum, and of the points.

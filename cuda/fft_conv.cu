@@ -17,6 +17,7 @@ struct Outputs {
     __device__ void store(std::int64_t n, float p) const { y.store(n, gelu ? gelu_erf(p) : p); }
   };
   __device__ OutputRow row(Item item, std::int64_t from) const { return {y.row(item, from), gelu}; }
+  __host__ __device__ std::int32_t sequences() const { return y.sequences(); }
   Outputs part(std::int32_t head, std::int32_t sequence, std::int32_t sequences) const {
     return {y.part(head, sequence, sequences), gelu};
   }

@@ -62,7 +62,8 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
     }
   }
   const FftGroup group(plan, heads, batch);
-  // Enough teams for about half of the threads that a device can hold, if there are as many sequences.
+  const std::int32_t group_items = plan.items(group.sequences);
+  // Enough teams for about half of the threads that a device can hold, if there are as many items.
   std::int64_t threads = 0, teams_of_block = 0;
   bool on_chip = false;
   with_transform(plan.near_log, [&](auto tag) {
@@ -73,8 +74,8 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
   });
   const std::int64_t parts = std::int64_t{group.heads} * plan.near_rows();
   const std::int64_t splits =
-      std::min<std::int64_t>(divide_up(1024 * limits_.multiprocessors, parts * threads), group.sequences);
-  const auto team_sequences = static_cast<std::int32_t>(divide_up(group.sequences, splits));
+      std::min<std::int64_t>(divide_up(1024 * limits_.multiprocessors, parts * threads), group_items);
+  const auto team_items = static_cast<std::int32_t>(divide_up(group_items, splits));
   const std::int64_t teams = divide_up(splits * parts, teams_of_block) * teams_of_block;
   const Shape team_points{teams, plan.points() / plan.near_rows(), 2};
 
@@ -95,17 +96,17 @@ void CudaEncoder::record_fft_conv_backward(const FftConvBackwardArgs& args) {
         const std::int32_t some = std::min(group.heads, heads - head);
         launch_spectra(stream, plan, some, filters.part(head), data<Point>(spectra));
         ConvolutionBackward<T> backward{plan, u, d_p, d_u, data<Point>(points), data<Point>(gradient_points)};
-        Correlation c{some,  group.sequences,      plan.near_rows(),  team_sequences,
+        Correlation c{some,  group_items,          plan.near_rows(),  team_items,
                       false, data<Point>(spectra), data<Point>(sums), data<Point>(parked)};
         for (std::int32_t sequence = 0; sequence < batch; sequence += group.sequences) {
           backward.u = u.part(head, sequence, group.sequences);
           backward.d_p = d_p.part(head, sequence, group.sequences);
           backward.d_u = d_u.part(head, sequence, group.sequences);
-          c.sequences = backward.u.batch;
+          c.items_of_head = plan.items(backward.u.batch);
           c.accumulate = sequence > 0;
           backward.correlate(stream, c);
         }
-        c.sequences = std::min(group.sequences, batch);
+        c.items_of_head = plan.items(std::min(group.sequences, batch));
         float* d_skip = data<float>(args.d_skip);
         backward.finish(
             stream, c,

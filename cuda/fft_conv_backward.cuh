@@ -1,9 +1,10 @@
 // The backward pass of p = conv(u, kernel) + skip u, by the same transforms (fft_conv.cuh):
 //   d_u_s = sum_{t >= s} d_p_t kernel_{t-s} + skip d_p_s;  d_kernel_l = sum_{t >= l} d_p_t u_{t-l};
 //   d_skip = sum_t d_p_t u_t
-// are products of spectra, G conj(K) and G conj(U), of which what wraps around is imaginary too. The latter is added
-// up over sequences, and one inverse a head ends it. The sequences of a head are shared among a few teams, whose sums
-// are added in order.
+// are products of spectra, G conj(K) and G conj(U), of which what wraps around is imaginary too; of two rows in one
+// transform, the real part of the inverse of G conj(U) is the sum of d_kernel over both. So it is added up as a
+// spectrum, and one inverse a head ends it. The items of a head are shared among a few teams, whose sums are added in
+// order.
 #pragma once
 
 #include "fft_conv.cuh"
@@ -27,16 +28,17 @@ struct KernelGradients {
     float* own_skip = d_skip != nullptr && from == 0 ? d_skip + item.head : nullptr;
     return {d_kernel + item.head * length + from, own_skip, length - from};
   }
+  __host__ __device__ static std::int32_t sequences() { return 1; }
 };
 
-// A team has one of the `near_rows` parts of a head, and up to `team_sequences` of its sequences.
+// A team has one of the `near_rows` parts of a head, and up to `team_items` of its items.
 struct Correlation {
-  std::int32_t heads, sequences, near_rows, team_sequences;
-  bool accumulate;  // `sums` hold those of other sequences
+  std::int32_t heads, items_of_head, near_rows, team_items;
+  bool accumulate;  // `sums` hold those of other items
   const Point* spectra;
   Point *sums, *parked;  // (teams of all blocks, points of a part); `parked` only where keeps_on_chip() is false
 
-  __host__ __device__ std::int32_t splits() const { return (sequences + team_sequences - 1) / team_sequences; }
+  __host__ __device__ std::int32_t splits() const { return (items_of_head + team_items - 1) / team_items; }
   __host__ __device__ std::int32_t teams() const { return splits() * heads * near_rows; }
 };
 
@@ -61,20 +63,20 @@ template <typename Fft, bool real, typename LoadU, typename LoadGradient, typena
 __global__ void __launch_bounds__(Fft::block_threads, 512 / Fft::block_threads)
     correlate_near(Correlation c, LoadU u, LoadGradient gradient, Store d_u) {
   SHARED_MEMORY(Point, shared);
-  Fft fft(shared);
+  Fft fft(shared, real);
   constexpr bool on_chip = keeps_on_chip<Fft>();
   const std::int32_t team = index_of_team<Fft>(), own_team = team < c.teams() ? team : 0;
   const std::int32_t near_rows = real ? 1 : c.near_rows;  // whole rows have one part
   const std::int32_t part = own_team % near_rows, head = own_team / near_rows % c.heads;
-  const std::int32_t begin = own_team / near_rows / c.heads * c.team_sequences;
-  const std::int32_t end = team < c.teams() ? min(begin + c.team_sequences, c.sequences) : begin;
+  const std::int32_t begin = own_team / near_rows / c.heads * c.team_items;
+  const std::int32_t end = team < c.teams() ? min(begin + c.team_items, c.items_of_head) : begin;
   const Point* spectrum = c.spectra + std::int64_t{head * near_rows + part} * Fft::size + fft.thread();
   Point* parked = on_chip ? shared + Fft::shared_points + threadIdx.x / Fft::threads * Fft::size + fft.thread()
                           : team_points(fft, c.parked);
   Point x[Fft::values], sum[on_chip ? Fft::values : 1];
-  for (std::int32_t sequence = begin; sequence < begin + c.team_sequences; ++sequence) {
-    const bool active = sequence < end;
-    const Item item{active ? (head * c.sequences + sequence) * near_rows + part : 0, head, active ? sequence : 0};
+  for (std::int32_t place = begin; place < begin + c.team_items; ++place) {
+    const bool active = place < end;
+    const Item item{active ? (head * c.items_of_head + place) * near_rows + part : 0, head, active ? place : 0};
     load_points<Fft>(u.row(item, fft.thread()), active, x);
     fft.template forward<real>(x, [&](int first, const Point* values) {
 #pragma unroll
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(Fft::block_threads, 512 / Fft::block_threads)
     });
     fft.synchronize();
     load_points<Fft>(gradient.row(item, fft.thread()), active, x);
-    const bool adds = sequence > begin || c.accumulate;
+    const bool adds = place > begin || c.accumulate;
     fft.template there_and_back<real>(x, [&](int first, Point* values) {
       if constexpr (on_chip) {
 #pragma unroll
@@ -121,7 +123,7 @@ template <typename Fft, bool real, typename Store>
 __global__ void __launch_bounds__(Fft::block_threads, Fft::blocks)
     finish_sums(std::int32_t items, std::int32_t splits, float scale, const Point* sums, Store store) {
   SHARED_MEMORY(Point, shared);
-  Fft fft(shared);
+  Fft fft(shared, real);
   const bool active = index_of_team<Fft>() < items;
   const Item item = item_of(active ? index_of_team<Fft>() : 0, 1);
   const Point* own = sums + std::int64_t{item.index} * Fft::size + fft.thread();
@@ -160,14 +162,14 @@ struct ConvolutionBackward {
       });
       return;
     }
-    split_far_passes(stream, plan, c.heads, c.sequences, u, points);
-    split_far_passes(stream, plan, c.heads, c.sequences, d_p, gradient_points);
+    split_far_passes(stream, plan, c.heads, c.items_of_head, u, points);
+    split_far_passes(stream, plan, c.heads, c.items_of_head, d_p, gradient_points);
     with_transform(plan.near_log, [&](auto tag) {
       using Fft = typename decltype(tag)::type;
       const Scratch parts{points, Fft::size}, gradient_parts{gradient_points, Fft::size};
       launch_correlation<Fft, false>(stream, c, parts, gradient_parts, gradient_parts);
     });
-    join_far_passes(stream, plan, c.heads, c.sequences, gradient_points, d_u);
+    join_far_passes(stream, plan, c.heads, c.items_of_head, gradient_points, d_u);
   }
 
   void finish(cudaStream_t stream, const Correlation& c, const KernelGradients& gradients) const {

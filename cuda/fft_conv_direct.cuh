@@ -98,20 +98,20 @@ inline std::optional<DirectPlan> plan_direct(std::int32_t batch, std::int32_t he
 }
 
 // A plan where products are the shorter way. Both ways' times grow with the multiprocessors alike, so a ratio is all
-// that is needed: a step of 64 products of 16 x 8 x 16 at 500 TFLOP/s of an H100's 132 multiprocessors takes 69 ns of
-// one; a point of a transform there and back, of which a row has L to 2 L and a filter too, measured on an
-// H100 from 256 to 4096 tokens, 6 to 8 ps of all, 0.92 ns of one. Batches of one, whose tiles are half above the
-// diagonal, and lengths just above a power of two come out as they should.
+// that is needed: measured on an H100 with 64 x 2048, a step of 64 products of 16 x 8 x 16 takes 0.63 ns; a point of
+// a transform there and back, of which a row has L to 2 L and a filter too, from 4096 tokens on 5.0 to 5.8 ps.
+// Batches of one, whose tiles are half above the diagonal, and lengths just above a power of two come out as they
+// should.
 //
 // Backward, products are two kernels of as many steps and take three times the time, transforms 1.7 to 2.8 times
-// theirs: measured, 64 x 1024 is quicker by products (0.47 ms, 0.67), 64 x 2048 by transforms (1.39 ms, 1.60).
-constexpr std::int64_t points_of_step = 75, points_of_step_backward = 150;
+// theirs: measured, 64 x 1024 was quicker by products (0.47 ms, 0.67), 64 x 2048 by transforms (1.39 ms, 1.60).
+constexpr std::int64_t points_of_step = 110, points_of_step_backward = 150;
 inline std::optional<DirectPlan> choose_direct(DType dtype, std::int32_t batch, std::int32_t heads,
                                                const FftPlan& transform, std::int64_t length, int multiprocessors,
                                                std::size_t shared_bytes, std::int64_t step = points_of_step) {
   if (dtype_size_bytes(dtype) != 2) return {};
   const auto plan = plan_direct(batch, heads, length, multiprocessors, shared_bytes);
-  const std::int64_t points = std::int64_t{heads} * (batch + 1) * transform.points();
+  const std::int64_t points = std::int64_t{heads} * (transform.items(batch) + 1) * transform.points();
   return plan && plan->steps() * step < points ? plan : std::nullopt;
 }
 

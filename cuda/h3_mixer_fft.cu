@@ -198,6 +198,7 @@ struct Outputs {
   __device__ OutputRow row(Item item, std::int64_t from) const {
     return {y.row(item, from), beside(past, item, from), beside(q, item, from)};
   }
+  __host__ __device__ std::int32_t sequences() const { return y.sequences(); }
   Outputs part(std::int32_t head, std::int32_t sequence, std::int32_t sequences) const {
     const Rows<T> some = y.part(head, sequence, sequences);
     const std::int64_t offset = some.values - y.values;

@@ -69,26 +69,26 @@ std::vector<Point> room(std::int64_t count) { return std::vector<Point>(static_c
 void expect_direct_sums(const Problem& problem, int far_passes) {
   const FftPlan plan = smallest_plan(problem.length);
   ASSERT_EQ(plan.far_passes, far_passes);
-  const std::int32_t items = problem.heads * problem.batch;
+  const std::int32_t items_of_head = plan.items(problem.batch), items = problem.heads * items_of_head;
   std::vector<Point> spectra = room(problem.heads * plan.points()), points = room(items * plan.points());
   std::vector<float> y(problem.u.size());
   launch_spectra(nullptr, plan, problem.heads, problem.filters(), spectra.data());
-  launch_convolution(nullptr, plan, problem.heads, problem.batch, problem.rows(problem.u.data()),
+  launch_convolution(nullptr, plan, problem.heads, items_of_head, problem.rows(problem.u.data()),
                      problem.rows(y.data()), spectra.data(), points.data());
   EXPECT_LT(relative_error(y, problem.direct(problem.u, false)), 2e-6);
 
-  // Backward of y = conv(u), with y as its gradient; the sequences one by one, as where they are too many for the
+  // Backward of y = conv(u), with y as its gradient; the items one by one, as where they are too many for the
   // cache.
   std::vector<Point> gradient_points = points;
   std::vector<Point> sums = room(problem.heads * plan.points() + 8 * 256);
   std::vector<float> d_u(y.size()), d_kernel(problem.kernel.size()), d_skip(problem.skip.size());
   ConvolutionBackward<float> backward{plan, {}, {}, {}, points.data(), gradient_points.data()};
   Correlation c{problem.heads, 1, plan.near_rows(), 1, false, spectra.data(), sums.data(), nullptr};
-  for (std::int32_t sequence = 0; sequence < problem.batch; ++sequence) {
-    backward.u = problem.rows(problem.u.data()).part(0, sequence, 1);
-    backward.d_p = problem.rows(std::as_const(y).data()).part(0, sequence, 1);
-    backward.d_u = problem.rows(d_u.data()).part(0, sequence, 1);
-    c.accumulate = sequence > 0;
+  for (std::int32_t item = 0; item < items_of_head; ++item) {
+    backward.u = problem.rows(problem.u.data()).part(0, item * plan.rows_of_item(), plan.rows_of_item());
+    backward.d_p = problem.rows(std::as_const(y).data()).part(0, item * plan.rows_of_item(), plan.rows_of_item());
+    backward.d_u = problem.rows(d_u.data()).part(0, item * plan.rows_of_item(), plan.rows_of_item());
+    c.accumulate = item > 0;
     backward.correlate(nullptr, c);
   }
   backward.finish(nullptr, c, {d_kernel.data(), d_skip.data(), problem.length});
@@ -136,7 +136,7 @@ TEST(FftConv, PlansBySharedMemory) {
   EXPECT_EQ(FftPlan(16384, ada).far_passes, 1);
   EXPECT_EQ(FftPlan(16385, h100).far_passes, 1);
   EXPECT_EQ(FftPlan(1 << 20, h100).far_passes, 2);
-  EXPECT_EQ(FftPlan(1 << 20, h100).points(), 1 << 20);
+  EXPECT_EQ(FftPlan(1 << 20, h100).points(), 1 << 21);
 }
 
 }  // namespace
