@@ -258,6 +258,34 @@ void few_linear_rows(Device& device) {
   }
 }
 
+// An operation may be given as weights what the one before it makes, though backends read weights early.
+void weights_made_before(Device& device) {
+  const std::int64_t rows = 8, inputs = 256, outputs = 512;
+  const Tensor x = put_floats(device, {rows, inputs}, random_floats(rows * inputs, 1));
+  const Tensor weight = put_floats(device, {outputs, inputs}, random_floats(outputs * inputs, 2));
+  const Tensor other = put_floats(device, {1, outputs}, random_floats(outputs, 3));
+  const auto product = [](Encoder& encoder, const Tensor& a, const Tensor& b, const Tensor& y) {
+    LinearArgs args;
+    args.x = a;
+    args.weight = b;
+    args.y = y;
+    encoder.linear(args);
+  };
+  const Tensor made = device.allocate_tensor(DType::f32, {rows, outputs});
+  const Tensor apart = device.allocate_tensor(DType::f32, {1, rows});
+  device.run([&](Encoder& encoder) { product(encoder, x, weight, made); });
+  device.run([&](Encoder& encoder) { product(encoder, other, made, apart); });
+  for (int repetition = 0; repetition < 20; ++repetition) {
+    const Tensor again = device.allocate_tensor(DType::f32, {rows, outputs});
+    const Tensor together = device.allocate_tensor(DType::f32, {1, rows});
+    device.run([&](Encoder& encoder) {
+      product(encoder, x, weight, again);
+      product(encoder, other, again, together);
+    });
+    EXPECT_EQ(fetch(device, together), fetch(device, apart)) << repetition;
+  }
+}
+
 // The same recording submitted again gives the same bits, and adds no allocation, pipeline or recording.
 void replay(Device& device) {
   const Tensor x = put_floats(device, {33, 64}, random_floats(33 * 64, 1));
@@ -314,6 +342,7 @@ void register_invariant_tests() {
   register_for_devices("invariants", "causality.attention", attention_causality);
   register_for_devices("invariants", "causality.linear_rows", linear_rows);
   register_for_devices("invariants", "few_rows_alone.linear", few_linear_rows);
+  register_for_devices("invariants", "weights_made_before", weights_made_before);
   register_for_devices("invariants", "replay", replay);
 }
 

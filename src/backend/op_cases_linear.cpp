@@ -103,6 +103,9 @@ void add_linear_cases(CaseList& list, CaseSet set) {
   add(list, 1, 16, 16, x_transposed);
   add(list, 2, 37, 7, norm);
   add(list, 2, 3072, 768, bias | accumulate);
+  add(list, 1, 8200, 33, bias | accumulate);
+  add(list, 3, 2304, 40, norm | bias);
+  add(list, 2, 3200, 24, norm | bias | gelu);
   add(list, 3, 127, 127, bias | gelu);
   add(list, 3, 127, 37, gelu | accumulate);
   add(list, 3, 37, 129, x_transposed | accumulate);
