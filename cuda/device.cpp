@@ -248,13 +248,19 @@ class CudaDevice final : public Device {
   };
 
   static DeviceLimits read_limits(int index) {
+#ifdef RIVERHORSE_WARPGROUPS
+    constexpr bool built_for_warpgroups = true;
+#else
+    constexpr bool built_for_warpgroups = false;
+#endif
     cudaDeviceProp properties{};
     check(cudaSetDevice(index), "cudaSetDevice");
     check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
     return {.device = index,
             .multiprocessors = properties.multiProcessorCount,
             .shared_bytes = properties.sharedMemPerBlockOptin,
-            .overlaps_kernels = properties.major >= 9 && kernels_know_turns()};
+            .overlaps_kernels = properties.major >= 9 && kernels_know_turns(),
+            .warpgroups = built_for_warpgroups && properties.major == 9 && properties.minor == 0};
   }
 
   void transfer(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {

@@ -19,6 +19,7 @@ struct DeviceLimits {
   int multiprocessors = 1;
   std::size_t shared_bytes = 48 << 10;  // a block can be given at most
   bool overlaps_kernels = false;        // launches of kernels may be early
+  bool warpgroups = false;              // kernels for compute capability 9.0 alone are there, and run
 };
 
 // Whether the kernels were compiled for an architecture on which let_next_begin() and wait_for_previous()

@@ -19,22 +19,40 @@ struct ChunkedBackward {
   float *d_log_a, *d_gain, *d_skip, *d_taps;
 };
 
+// The powers of a of this lane's mode of a channel.
+struct ChannelPowers {
+  Complex<float> a, a8, a16, a32, a64;
+
+  template <typename T>
+  __device__ ChannelPowers(const ChunkedBackward<T>& m, std::int64_t d, int lane) {
+    if (lane >= m.filter.modes) return;  // they stay zero, and so does what they do
+    const std::int64_t powers = (d * m.filter.modes + lane) * H3Filter::power_count;
+    a = load_complex(m.powers, powers);
+    a8 = load_complex(m.powers, powers + 3);
+    a16 = load_complex(m.powers, powers + 4);
+    a32 = load_complex(m.powers, powers + 5);
+    a64 = load_complex(m.powers, powers + 6);
+  }
+  // a^(8 count)
+  __device__ Complex<float> eights(int count) const {
+    Complex<float> product(1);
+    if ((count & 1) != 0) product = a8;
+    if ((count & 2) != 0) product = product * a16;
+    if ((count & 4) != 0) product = product * a32;
+    return product;
+  }
+};
+
 // What a thread needs of the filter of a channel: of its lane's mode, and its share of taps and lags.
-struct ChannelFilter {
-  Complex<float> a, a8, a16, a32, a64, input, output;
+struct ChannelFilter : ChannelPowers {
+  Complex<float> input, output;
   float taps_and_lags[2];  // of threads and those a block's size on, first all taps
 
   template <typename T>
-  __device__ ChannelFilter(const ChunkedBackward<T>& m, std::int64_t d, int lane) {
-    if (lane < m.filter.modes) {  // the rest stays zero, and so does what it does
-      const std::int64_t mode = d * m.filter.modes + lane, powers = mode * H3Filter::power_count;
-      a = load_complex(m.powers, powers);
-      a8 = load_complex(m.powers, powers + 3);
-      a16 = load_complex(m.powers, powers + 4);
-      a32 = load_complex(m.powers, powers + 5);
-      a64 = load_complex(m.powers, powers + 6);
-      input = m.filter.input(mode);
-      output = m.filter.output(mode);
+  __device__ ChannelFilter(const ChunkedBackward<T>& m, std::int64_t d, int lane) : ChannelPowers(m, d, lane) {
+    if (lane < m.filter.modes) {
+      input = m.filter.input(d * m.filter.modes + lane);
+      output = m.filter.output(d * m.filter.modes + lane);
     }
     for (int i = 0; i < 2; ++i) {
       const unsigned index = threadIdx.x + i * blockDim.x, lag = index % chunk;
@@ -58,15 +76,8 @@ __device__ void make_constants(const ChannelFilter& filter, std::uint32_t shared
     const unsigned index = threadIdx.x + i * blockDim.x;
     if (index < 2 * chunk) values[index] = filter.taps_and_lags[i];
   }
-  const auto eights = [&](int count) {  // a^(8 count)
-    Complex<float> product(1);
-    if ((count & 1) != 0) product = filter.a8;
-    if ((count & 2) != 0) product = product * filter.a16;
-    if ((count & 4) != 0) product = product * filter.a32;
-    return product;
-  };
   for (int unit = warp; unit < 8; unit += warps) {
-    Complex<float> in = eights(7 - unit), out = eights(unit) * filter.a;
+    Complex<float> in = filter.eights(7 - unit), out = filter.eights(unit) * filter.a;
     float rows[4][8];
     for (int t = 0; t < 8; ++t) {
       rows[0][7 - t] = in.re;
@@ -120,15 +131,9 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
                        int warps, int lane) {
   constexpr int parts = 48;    // of a warp, each a number a lane
   constexpr int quarters = 4;  // of the lags
-  const std::int64_t mode = d * m.filter.modes + lane, powers = mode * H3Filter::power_count;
+  const std::int64_t mode = d * m.filter.modes + lane;
   const bool is_mode = lane < m.filter.modes;
-  Complex<float> a, a16, a32, a64;
-  if (is_mode) {
-    a = load_complex(m.powers, powers);
-    a16 = load_complex(m.powers, powers + 4);
-    a32 = load_complex(m.powers, powers + 5);
-    a64 = load_complex(m.powers, powers + 6);
-  }
+  const ChannelPowers powers(m, d, lane);
   float* const all = reinterpret_cast<float*>(shared);
   double* const lag_values = reinterpret_cast<double*>(all + warps * parts * warp_size);
   Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [quarter][2][lane]
@@ -163,14 +168,14 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
   const auto exact = [](Complex<float> value) { return Complex<double>(value.re, value.im); };
   for (int quarter = warp; quarter < quarters; quarter += warps) {
     Complex<double> a_l(1), by_gain, by_log_a;
-    if ((quarter & 1) != 0) a_l = exact(a16);
-    if ((quarter & 2) != 0) a_l = a_l * exact(a32);
+    if ((quarter & 1) != 0) a_l = exact(powers.a16);
+    if ((quarter & 2) != 0) a_l = a_l * exact(powers.a32);
     constexpr int count = chunk / quarters;
     for (int lag = count * quarter; lag < count * (quarter + 1); ++lag) {
       const Complex<double> term = 2 * lag_values[lag] * a_l;
       by_gain += term;
       by_log_a += static_cast<double>(lag) * term;
-      a_l = a_l * exact(a);
+      a_l = a_l * exact(powers.a);
     }
     partial[(2 * quarter) * warp_size + lane] = by_gain;
     partial[(2 * quarter + 1) * warp_size + lane] = by_log_a;
@@ -194,7 +199,7 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
   const Complex<double> weight = exact(gain);
   const Complex<double> d_gain = by_gain + per_x * sums[0];
   const Complex<double> d_log_a =
-      weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + exact(a64) * sums[3]));
+      weight * by_log_a + 64.0 * (sums[1] + per_x * (weight * sums[2] + exact(powers.a64) * sums[3]));
   m.d_gain[2 * mode] = static_cast<float>(d_gain.re);
   m.d_gain[2 * mode + 1] = static_cast<float>(-d_gain.im);
   m.d_log_a[2 * mode] = static_cast<float>(d_log_a.re);

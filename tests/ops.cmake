@@ -20,6 +20,10 @@ if(TEST ops_test_cuda)
     --gtest_filter=*h3_mixer*cuda*:mixer*cuda*:*fft_conv*cuda*:attention*cuda*)
   set_tests_properties(ops_test_cuda_99_kib PROPERTIES TIMEOUT 1500 LABELS cuda ENVIRONMENT
     "RIVERHORSE_CUDA_LIBRARY=$<TARGET_FILE:riverhorse_cuda_emulated>;RIVERHORSE_EMULATED_SHARED_MEMORY=101376;${riverhorse_one_thread}")
+  # Room for the mixer's backward pass of compute capability 8.0, not for that of 9.0.
+  add_test(NAME ops_test_cuda_108_kib COMMAND ops_test --gtest_filter=*h3_mixer_backward*cuda*:mixer*cuda*-*gradient*)
+  set_tests_properties(ops_test_cuda_108_kib PROPERTIES TIMEOUT 1500 LABELS cuda ENVIRONMENT
+    "RIVERHORSE_CUDA_LIBRARY=$<TARGET_FILE:riverhorse_cuda_emulated>;RIVERHORSE_EMULATED_SHARED_MEMORY=110592;${riverhorse_one_thread}")
 endif()
 if(RIVERHORSE_VULKAN AND TARGET riverhorse_registry)
   target_compile_definitions(ops_test PRIVATE RIVERHORSE_TEST_VULKAN)

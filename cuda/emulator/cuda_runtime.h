@@ -133,6 +133,9 @@ T from_lane(T value, int lane) {
   return result;
 }
 
+// Waits until `count` threads of the block are at that barrier, 1 to 15.
+void sync_some(unsigned barrier, std::size_t count);
+
 // By which the lanes of one warp let those of another go on.
 struct Barrier {
   std::int32_t signals = 0, waits = 0;  // of lanes

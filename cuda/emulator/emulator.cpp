@@ -44,6 +44,7 @@ namespace {
 
 constexpr std::size_t stack_bytes = 128 << 10;
 constexpr int warp_lanes = 32;
+constexpr unsigned some_barriers = 16;
 
 [[noreturn]] void give_up(const char* reason) {
   std::fprintf(stderr, "CUDA emulator: %s (block %u %u %u of %u x %u x %u)\n", reason, blockIdx.x, blockIdx.y,
@@ -62,7 +63,7 @@ struct Fiber {
   bool done = false;
 };
 
-enum class Wait { nothing, block, warp, signal };
+enum class Wait { nothing, block, warp, some, signal };
 
 struct Copy {
   void* to;
@@ -73,6 +74,7 @@ struct Thread {
   Fiber* fiber = nullptr;
   Wait wait = Wait::nothing;
   const Barrier* barrier = nullptr;  // where it waits for a signal
+  unsigned some = 0;                 // at which of the barriers of some warps it waits
   bool done = false;
   unsigned exchanges = 0;
   std::deque<Copy> copies = {};
@@ -89,6 +91,7 @@ std::vector<Fiber*> free_fibers;
 std::vector<Thread> threads;
 std::vector<Warp> warps;
 std::vector<std::byte> shared_memory;
+std::size_t arrived[some_barriers];  // threads, at barriers of some warps
 std::size_t current = 0;
 jmp_buf scheduler;
 Fiber* entering = nullptr;
@@ -169,6 +172,7 @@ void run_block(const std::function<void()>& body, bool backwards) {
   const std::size_t count = threads.size();
   threads.assign(count, Thread());
   for (std::byte& each : shared_memory) each = std::byte{0xff};  // NaN, to tell what is read before it is written
+  for (std::size_t& each : arrived) each = 0;
   std::size_t living = count;
   while (living > 0) {
     bool ran = false;
@@ -234,6 +238,19 @@ const std::byte* exchange(const void* value, std::size_t bytes) {
   std::memcpy(warp.slots[set][current % warp_lanes], value, bytes);
   wait_for(Wait::warp);
   return warp.slots[set][0];
+}
+
+void sync_some(unsigned barrier, std::size_t count) {
+  if (barrier == 0 || barrier >= some_barriers) give_up("a barrier of some warps beyond those of the hardware");
+  if (++arrived[barrier] < count) {
+    threads[current].some = barrier;
+    wait_for(Wait::some);
+    return;
+  }
+  arrived[barrier] = 0;
+  for (Thread& thread : threads) {
+    if (thread.wait == Wait::some && thread.some == barrier) thread.wait = Wait::nothing;
+  }
 }
 
 void signal(Barrier& barrier) {
