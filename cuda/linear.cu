@@ -145,7 +145,7 @@ void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   d_weight.b = args.x;
   d_weight.b_transposed = args.x_transposed;
   d_weight.c = args.d_weight;
-  d_weight.accumulate = true;
+  d_weight.accumulate = !args.overwrite;
   multiply("linear_backward", d_weight);
   if (args.d_bias) record_bias_gradient(args, rows);
   if (!args.d_x) return;

@@ -20,9 +20,12 @@ struct TrainerCoreOptions {
   DType dtype = DType::f32;  // of activations and operands; f16 has a loss scale
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;
+  LogitBits logits = LogitBits::full;
   OptimizerOptions optimizer;
   std::uint64_t seed = 0;   // of dropout
   bool evaluation = false;  // evaluate() gets its memory at once, and not when it is first called
+  // Steps have several micro-batches. Else the first such step records the gradients anew.
+  bool accumulates = false;
 };
 
 struct StepResult {
@@ -77,6 +80,8 @@ class TrainerCore {
  private:
   TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options);
   void record_evaluation();
+  // Gradients that are added to those of the micro-batch before.
+  void record_accumulation();
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
   bool scaled() const { return model_.activations() == DType::f16; }
@@ -98,9 +103,9 @@ class TrainerCore {
   std::int64_t steps_done_ = 0;
   std::int64_t micro_batches_done_ = 0;
   LossScale loss_scale_;
-  bool last_finite_ = true;  // the gradients of the step before
-  std::unique_ptr<Recording> zero_;
-  std::unique_ptr<Recording> gradients_;
+  bool last_finite_ = true;               // the gradients of the step before
+  std::unique_ptr<Recording> zero_;       // where gradients are added
+  std::unique_ptr<Recording> gradients_;  // written, or with zero_ added
   std::unique_ptr<Recording> update_;
   std::unique_ptr<Recording> evaluation_;
 };
