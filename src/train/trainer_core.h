@@ -80,8 +80,10 @@ class TrainerCore {
  private:
   TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options);
   void record_evaluation();
-  // Gradients that are added to those of the micro-batch before.
-  void record_accumulation();
+  // What a step of one or of `several` micro-batches needs; from the first of several on they all do it as these do.
+  // Submits the zeroes that gradients are then added to.
+  void begin_gradients(bool several);
+  void record_gradients();
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
   bool scaled() const { return model_.activations() == DType::f16; }
@@ -103,9 +105,10 @@ class TrainerCore {
   std::int64_t steps_done_ = 0;
   std::int64_t micro_batches_done_ = 0;
   LossScale loss_scale_;
-  bool last_finite_ = true;               // the gradients of the step before
-  std::unique_ptr<Recording> zero_;       // where gradients are added
-  std::unique_ptr<Recording> gradients_;  // written, or with zero_ added
+  bool last_finite_ = true;  // the gradients of the step before
+  bool accumulates_;
+  std::unique_ptr<Recording> zero_;       // before gradients that are added
+  std::unique_ptr<Recording> gradients_;  // written, or added; null after a failure to record them
   std::unique_ptr<Recording> update_;
   std::unique_ptr<Recording> evaluation_;
 };
