@@ -14,14 +14,19 @@ constexpr DType f32 = DType::f32;
 
 double inverse_root(std::int64_t count) { return 1.0 / std::sqrt(static_cast<double>(count)); }
 
-void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
+                             bool rounded_too = false) {
   add_case(
-      list, "linear", fmt::format("r{}_k{}_m{}_bias_gelu_kept", rows, inputs, outputs), activation_dtypes,
+      list, "linear",
+      fmt::format("r{}_k{}_m{}{}_gelu_kept", rows, inputs, outputs, rounded_too ? "_biases" : "_bias"),
+      activation_dtypes,
       [=](CaseBuilder& builder) {
         const DType act = builder.activation();
         const int x = builder.normal("x", input, act, {rows, inputs});
         const int weight = builder.normal("weight", input, act, {outputs, inputs}, inverse_root(inputs));
         const int bias = builder.normal("bias", input, f32, {outputs});
+        const int rounded_bias =
+            rounded_too ? builder.floats("rounded_bias", input, act, {outputs}, builder.tensor(bias).floats) : -1;
         const int y = builder.output("y", act, {rows, outputs});
         const int pre_activation = builder.output("pre_activation", act, {rows, outputs});
         return builder.done(
@@ -32,7 +37,8 @@ void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inp
                               .bias = t[bias],
                               .activation = Activation::gelu_tanh,
                               .y = t[y],
-                              .pre_activation = t[pre_activation]});
+                              .pre_activation = t[pre_activation],
+                              .rounded_bias = optional_tensor(t, rounded_bias)});
             },
             2.0 * static_cast<double>(rows * inputs * outputs));
       },
@@ -294,6 +300,8 @@ void add_training_linear_cases(CaseList& list, CaseSet set) {
   add_pre_activation_case(list, 1, 7, 37);
   add_pre_activation_case(list, 37, 127, 129);
   add_pre_activation_case(list, 128, 64, 256);
+  add_pre_activation_case(list, 129, 64, 256, true);
+  add_pre_activation_case(list, 37, 127, 129, true);
   add_linear_backward_case(list, 1, 1, 1, with_bias);
   add_linear_backward_case(list, 1, 7, 37, with_bias);
   add_linear_backward_case(list, 7, 37, 1, 0);

@@ -58,6 +58,7 @@ struct ResidualNormBackwardArgs {
   Tensor d_bias;      // (D) f32, added to
   // (D) f32, added to: the sum over rows of d_x as it is written, the gradient of a bias that x ends with; or empty.
   Tensor d_x_sum = {};
+  bool overwrite = false;  // d_residual comes in as zeroes, whatever it holds
 };
 
 // ------------------------------------------------------------------------------------------------------ linear

@@ -124,6 +124,11 @@ void ParameterArena::load(const std::map<std::string, HostTensor>& parameters) c
     if (!place.matrix) continue;
     upload_converted(*device_, parameters.at(name), operands_.slice(place.begin, place.count()), name);
   }
+  // Beyond what 16 bits hold these become infinite, as they would wherever they are rounded.
+  const std::vector<Tensor> values = without_matrices(values_), rounded = without_matrices(operands_);
+  device_->run([&](Encoder& encoder) {
+    for (std::size_t i = 0; i < values.size(); ++i) encoder.copy({values[i], rounded[i]});
+  });
 }
 
 }  // namespace riverhorse

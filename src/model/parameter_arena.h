@@ -1,6 +1,6 @@
 // The parameters of a model in training: one flat fp32 buffer, and one of the same layout for the gradients, so that
 // clipping and the optimiser are a few operations however many layers there are. In mixed precision there is a third,
-// the operands: all parameters rounded to the activations' dtype, of which products read the matrices.
+// the operands: all parameters rounded to the activations' dtype, of which products read the matrices and biases.
 //
 // The layout is by optimiser group, a contiguous range each, in which matrices lie apart from the rest: their
 // gradients may be written by one product each, and all others are sums that begin at zero. Tensors begin at

@@ -122,6 +122,7 @@ TrainingModel::Linear TrainingModel::linear(const std::vector<std::string>& pref
   linear.d_weight = arena_.joined_gradient(weights);
   if (!arena_.has(biases.front())) return linear;
   linear.bias = arena_.joined_value(biases);
+  if (arena_.operands()) linear.rounded_bias = arena_.joined_operand(biases);
   linear.d_bias = arena_.joined_gradient(biases);
   return linear;
 }

@@ -79,6 +79,7 @@ class TrainingModel {
   };
   struct Linear {
     Tensor weight, bias;      // act, f32; bias may be empty
+    Tensor rounded_bias;      // act, where that is of 16 bits
     Tensor d_weight, d_bias;  // f32
   };
   struct Layer {

@@ -32,6 +32,7 @@ void TrainingModel::record_forward(Encoder& encoder, bool training) const {
     fc2.x = layer.hidden;
     fc2.weight = layer.fc2.weight;
     fc2.bias = layer.fc2.bias;
+    fc2.rounded_bias = layer.fc2.rounded_bias;
     fc2.y = branch_;
     encoder.linear(fc2);
     residual = &layer.residual2;
@@ -62,6 +63,7 @@ void TrainingModel::record_hidden(Encoder& encoder, const Layer& layer) const {
   fc1.x = layer.x2;
   fc1.weight = layer.fc1.weight;
   fc1.bias = layer.fc1.bias;
+  fc1.rounded_bias = layer.fc1.rounded_bias;
   fc1.activation = Activation::gelu_tanh;
   fc1.y = layer.hidden;
   fc1.pre_activation = layer.pre_activation;
@@ -76,6 +78,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
   in.x = layer.x1;
   in.weight = layer.qkv.weight;
   in.bias = layer.qkv.bias;
+  in.rounded_bias = layer.qkv.rounded_bias;
   in.y = projected(layer, layer.qkv_rows);
   in.y_transposed = !layer.attention;
   encoder.linear(in);
@@ -112,6 +115,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
   out.x_transposed = !layer.attention;
   out.weight = layer.out.weight;
   out.bias = layer.out.bias;
+  out.rounded_bias = layer.out.rounded_bias;
   out.y = branch_;
   encoder.linear(out);
 }
@@ -196,9 +200,8 @@ void TrainingModel::record_backward(Encoder& encoder, Gradients gradients) const
                                  std::int64_t site, const Linear& projection) {
     encoder.residual_norm_backward({d_x_, residual_out, statistics, residual_dropout(site, true), norm.weights,
                                     d_residual_, site == 0 ? Tensor{} : d_branch_, norm.d_weight, norm.d_bias,
-                                    projection.d_bias});
+                                    projection.d_bias, site == 3 * config_.n_layer});
   };
-  encoder.zero({d_residual_});
   norm_backward(norm_f_, residual_f_, statistics_f_, 3 * config_.n_layer, layers_.back().fc2);
   for (std::int64_t i = config_.n_layer - 1; i >= 0; --i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
