@@ -8,6 +8,7 @@
 // thread does.
 #include <algorithm>
 #include <cfloat>
+#include <type_traits>
 
 #include "encoder.h"
 #include "kernel.cuh"
@@ -20,19 +21,26 @@ namespace {
 // Small where CUDA is emulated, so that the tests' small shapes are cut too, and fill all places where a row is kept.
 #ifdef RIVERHORSE_CUDA_EMULATED
 constexpr std::int64_t chunk_bytes = 10000;
+constexpr std::int64_t half_chunk_bytes = chunk_bytes;
 constexpr int threads = 64;
+template <typename Logit>
 constexpr int kept_steps = 1;
 constexpr std::size_t most_shared_bytes = 2048;
 #else
-// Of the fp32 logits that exist at once: 4,096 rows of 50,264. With fewer rows the gradient of the weights is read
-// and written more often, and the products are slower; more rows save little for the memory that they take.
+// Of the logits that exist at once: 4,096 rows of 50,264 in fp32, three times as many in 16 bits, which hold their
+// gradients too. With fewer rows the gradient of the weights is read and written more often, and the products are
+// slower; more rows save little for the memory that they take.
 constexpr std::int64_t chunk_bytes = std::int64_t{800} << 20;
+constexpr std::int64_t half_chunk_bytes = std::int64_t{1200} << 20;
 constexpr int threads = 256;
-constexpr int kept_steps = 22;  // times 4 of the 128 registers of a thread where two blocks share a multiprocessor
+// Groups of a thread in registers, 4 each: of 128 where two blocks share a multiprocessor, of 80 where three do.
+template <typename Logit>
+constexpr int kept_steps = sizeof(Logit) == 4 ? 22 : 12;
 constexpr std::size_t most_shared_bytes = 227 << 10;
 #endif
 constexpr std::int64_t chunk_multiple = 128;  // rows of the tiles of the products
-constexpr int blocks_at_once = 2;             // on a multiprocessor
+template <typename Logit>
+constexpr int blocks_at_once = sizeof(Logit) == 4 ? 2 : 3;  // on a multiprocessor
 constexpr std::size_t reserved_bytes = 1536;  // of shared memory, a block: CUDA's 1 KiB, and the sums of warps
 constexpr float log2_e = 1.4426950408889634f;
 
@@ -49,20 +57,43 @@ __device__ float exponential(float logit, float shift) {
 #endif
 }
 
+// `count` logits as they are kept: of 16 bits two in a word, which takes one register.
+template <typename Logit, int count>
+using LogitGroup = std::conditional_t<sizeof(Logit) == 2 && count % 2 == 0, Neighbours<std::uint32_t, count / 2>,
+                                      Neighbours<Logit, count>>;
+
+template <typename Logit, int count>
+__device__ Neighbours<float, count> widened(const LogitGroup<Logit, count>& group) {
+  Neighbours<float, count> wide;
+  if constexpr (sizeof(Logit) == 2 && count % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < count; i += 2) {
+      const float2 pair = unpack<Logit>(group.values[i / 2]);
+      wide.values[i] = pair.x;
+      wide.values[i + 1] = pair.y;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < count; ++i) wide.values[i] = to_float(group.values[i]);
+  }
+  return wide;
+}
+
 // A thread's logits of a row: every `threads`-th group of `count` neighbours. The first groups are kept in registers,
 // the next in shared memory, and what fits in neither is read again each time.
-template <int count>
+template <typename Logit, int count>
 class OwnLogits {
  public:
-  using Group = Neighbours<float, count>;
+  using Group = LogitGroup<Logit, count>;
+  using Floats = Neighbours<float, count>;
 
-  __device__ OwnLogits(const float* row, int vocabulary, Group* shared, int shared_steps)
+  __device__ OwnLogits(const Logit* row, int vocabulary, Group* shared, int shared_steps)
       : row_(reinterpret_cast<const Group*>(row)),
         shared_(shared),
         groups_(vocabulary / count),
         shared_steps_(shared_steps) {
     for (int step = 0; step < shared_steps; ++step) {
-      const int group = group_of(kept_steps + step);
+      const int group = group_of(kept_count + step);
       if (group >= groups_) break;
       Group* to = shared_ + step * threads + threadIdx.x;
       if constexpr (sizeof(Group) == 16) {
@@ -73,7 +104,7 @@ class OwnLogits {
     }
     commit_copies();
 #pragma unroll
-    for (int step = 0; step < kept_steps; ++step) {
+    for (int step = 0; step < kept_count; ++step) {
       kept_[step] = group_of(step) < groups_ ? row_[group_of(step)] : Group{};
     }
     wait_for_copies<0>();  // its own only, so that no barrier is needed
@@ -86,58 +117,67 @@ class OwnLogits {
   __device__ Largest largest() {
     Largest largest = {-FLT_MAX, 0};
     for_each<false>([&](const Group& group, int index, bool) {
-      float value = group.values[0];
+      const Floats logits = widened<Logit, count>(group);
+      float value = logits.values[0];
 #pragma unroll
-      for (int i = 1; i < count; ++i) value = fmaxf(value, group.values[i]);
+      for (int i = 1; i < count; ++i) value = fmaxf(value, logits.values[i]);
       if (value > largest.value) largest = {value, index};
     });
     return largest;
   }
 
-  // Puts exponentials in the place of the logits; returns their sum.
+  // Returns the sum of the exponentials, and puts those of fp32 in the place of the logits.
   __device__ float exponentiate(float shift) {
     float sum = 0;
-    for_each<true>([&](Group& group, int, bool) { sum += exponentials(group, shift); });
+    for_each<replaces>([&](Group& group, int, bool) {
+      const Floats made = exponentials(group, shift);
+#pragma unroll
+      for (const float value : made.values) sum += value;
+      if constexpr (replaces) group = made;
+    });
     return sum;
   }
 
   // function(group, the index of its first logit), of exponentials
   template <typename Function>
   __device__ void for_each_exponentiated(float shift, Function&& function) {
-    for_each<false>([&](Group& group, int index, bool is_kept) {
-      if (!is_kept) exponentials(group, shift);
-      function(group, index);
+    for_each<false>([&](const Group& group, int index, bool is_kept) {
+      if constexpr (replaces) {
+        function(is_kept ? group : exponentials(group, shift), index);
+      } else {
+        function(exponentials(group, shift), index);
+      }
     });
   }
 
  private:
-  static __device__ float exponentials(Group& group, float shift) {
-    float sum = 0;
+  static constexpr bool replaces = std::is_same_v<Logit, float>;
+  static constexpr int kept_count = kept_steps<Logit>;
+
+  static __device__ Floats exponentials(const Group& group, float shift) {
+    Floats made = widened<Logit, count>(group);
 #pragma unroll
-    for (float& value : group.values) {
-      value = exponential(value, shift);
-      sum += value;
-    }
-    return sum;
+    for (float& value : made.values) value = exponential(value, shift);
+    return made;
   }
 
   // function(group, the index of its first logit, whether it is kept). What it changes stays in the groups that are.
   template <bool changes, typename Function>
   __device__ void for_each(Function&& function) {
 #pragma unroll
-    for (int step = 0; step < kept_steps; ++step) {
+    for (int step = 0; step < kept_count; ++step) {
       if (group_of(step) < groups_) function(kept_[step], group_of(step) * count, true);
     }
 #pragma unroll 2
     for (int step = 0; step < shared_steps_; ++step) {
-      const int index = group_of(kept_steps + step);
+      const int index = group_of(kept_count + step);
       if (index >= groups_) break;
       Group& kept = shared_[step * threads + threadIdx.x];
       Group group = kept;
       function(group, index * count, true);
       if constexpr (changes) kept = group;
     }
-    for (int index = group_of(kept_steps + shared_steps_); index < groups_; index += threads) {
+    for (int index = group_of(kept_count + shared_steps_); index < groups_; index += threads) {
       Group group = row_[index];
       function(group, index * count, false);
     }
@@ -148,7 +188,7 @@ class OwnLogits {
   const Group* row_;
   Group* shared_;
   int groups_, shared_steps_;
-  Group kept_[kept_steps];
+  Group kept_[kept_count];
 };
 
 __device__ float block_max(float value) {
@@ -161,15 +201,15 @@ __device__ float block_max(float value) {
 }
 
 // A block a row. `d_logits` may be `logits`, or null.
-template <typename T, int count>
-__global__ void __launch_bounds__(threads, blocks_at_once)
-    score(const float* all_logits, const std::int32_t* targets, int vocabulary, int shared_steps, float* loss,
+template <typename Logit, typename T, int count>
+__global__ void __launch_bounds__(threads, blocks_at_once<Logit>)
+    score(const Logit* all_logits, const std::int32_t* targets, int vocabulary, int shared_steps, float* loss,
           std::int32_t* correct, const float* scale, T* all_d_logits) {
-  using Group = Neighbours<float, count>;
+  using Group = LogitGroup<Logit, count>;
   SHARED_MEMORY(Group, shared);
   __shared__ float of_warps[threads / warp_size][2];
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * vocabulary;
-  const float* row = all_logits + begin;
+  const Logit* row = all_logits + begin;
   auto* d_logits = reinterpret_cast<Neighbours<T, count>*>(all_d_logits + begin);
   const std::int32_t target = targets[blockIdx.x];
   if (target < 0) {
@@ -186,13 +226,13 @@ __global__ void __launch_bounds__(threads, blocks_at_once)
   // Read before gradients take the logits' place. A target beyond the columns shows as a loss that is not a number.
   const bool within = target < vocabulary;
   const int place = target % count;
-  const float of_target = within ? row[target] : nanf("");
+  const float of_target = within ? to_float(row[target]) : nanf("");
   float largest_before = -FLT_MAX;  // in the group of the target
 #pragma unroll
   for (int i = 1; i < count; ++i) {
-    if (within && i <= place) largest_before = fmaxf(largest_before, row[target - i]);
+    if (within && i <= place) largest_before = fmaxf(largest_before, to_float(row[target - i]));
   }
-  OwnLogits<count> logits(row, vocabulary, shared, shared_steps);
+  OwnLogits<Logit, count> logits(row, vocabulary, shared, shared_steps);
   const auto own = logits.largest();
   const float maximum = block_max(own.value), shift = -log2_e * maximum;
   // Of the exponentials, and of the threads with a logit as large as the largest in a group before that of the
@@ -210,7 +250,7 @@ __global__ void __launch_bounds__(threads, blocks_at_once)
   if (all_d_logits == nullptr) return;
 
   const float row_scale = *scale, factor = row_scale / total;
-  logits.for_each_exponentiated(shift, [&](const Group& group, int index) {
+  logits.for_each_exponentiated(shift, [&](const Neighbours<float, count>& group, int index) {
     Neighbours<T, count> gradients;
 #pragma unroll
     for (int i = 0; i < count; ++i) gradients.values[i] = from_float<T>(factor * group.values[i]);
@@ -221,18 +261,39 @@ __global__ void __launch_bounds__(threads, blocks_at_once)
   }
 }
 
-template <typename T, int count>
+template <typename Logit, typename T, int count>
 void launch_score(cudaStream_t stream, const DeviceLimits& limits, const Tensor& logits, const Tensor& targets,
                   const Tensor& loss, const Tensor& correct, const Tensor& scale, const Tensor& d_logits) {
   const std::int64_t rows = logits.shape[0], vocabulary = logits.shape[1];
-  constexpr std::size_t step_bytes = threads * sizeof(Neighbours<float, count>);
+  constexpr std::size_t step_bytes = threads * sizeof(LogitGroup<Logit, count>);
   const std::size_t most_bytes =
-      std::min((limits.shared_bytes + 1024) / blocks_at_once - reserved_bytes, most_shared_bytes);
-  const std::int64_t steps = divide_up(vocabulary / count, threads) - kept_steps;
+      std::min((limits.shared_bytes + 1024) / blocks_at_once<Logit> - reserved_bytes, most_shared_bytes);
+  const std::int64_t steps = divide_up(vocabulary / count, threads) - kept_steps<Logit>;
   const auto shared_steps = std::clamp<std::int64_t>(steps, 0, static_cast<std::int64_t>(most_bytes / step_bytes));
-  launch(score<T, count>, grid_of(rows), threads, static_cast<std::size_t>(shared_steps) * step_bytes, stream,
-         data<float>(logits), data<std::int32_t>(targets), vocabulary, shared_steps, data<float>(loss),
+  launch(score<Logit, T, count>, grid_of(rows), threads, static_cast<std::size_t>(shared_steps) * step_bytes, stream,
+         data<Logit>(logits), data<std::int32_t>(targets), vocabulary, shared_steps, data<float>(loss),
          data<std::int32_t>(correct), data<float>(scale), data<T>(d_logits));
+}
+
+template <typename Logit, typename T>
+void score_by_groups(cudaStream_t stream, const DeviceLimits& limits, const Tensor& logits, const Tensor& targets,
+                     const Tensor& loss, const Tensor& correct, const Tensor& scale, const Tensor& d_logits) {
+  constexpr int most = 16 / sizeof(Logit);
+  const bool whole =
+      logits.shape[1] % most == 0 && at_16_bytes(data<Logit>(logits)) && at_16_bytes(data<void>(d_logits));
+  const auto start = whole ? launch_score<Logit, T, most> : launch_score<Logit, T, 1>;
+  start(stream, limits, logits, targets, loss, correct, scale, d_logits);
+}
+
+// Of a chunk: as many as memory allows, but all chunks about the same.
+std::int64_t chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype) {
+  const std::int64_t bytes = is_half(dtype) ? half_chunk_bytes : chunk_bytes;
+  std::int64_t most = std::max<std::int64_t>(bytes / (vocabulary * dtype_size_bytes(dtype)), 1);
+  if (rows <= most) return rows;
+  if (most <= chunk_multiple) return most;
+  most -= most % chunk_multiple;
+  const std::int64_t share = divide_up(rows, divide_up(rows, most));
+  return divide_up(share, chunk_multiple) * chunk_multiple;
 }
 
 Tensor rows_or_nothing(const Tensor& tensor, std::int64_t begin, std::int64_t count) {
@@ -243,11 +304,11 @@ Tensor rows_or_nothing(const Tensor& tensor, std::int64_t begin, std::int64_t co
 
 void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
   const std::int64_t rows = args.x.shape[0], width = args.x.shape[1], vocabulary = args.weight.shape[0];
-  std::int64_t chunk = std::clamp<std::int64_t>(chunk_bytes / (4 * vocabulary), 1, rows);
-  if (chunk > chunk_multiple && chunk < rows) chunk -= chunk % chunk_multiple;
+  const DType dtype = dtype_of_logits(args);
+  const std::int64_t chunk = chunk_rows(rows, vocabulary, dtype);
   ScratchScope scope(*this);
-  const Tensor all_logits = scratch(DType::f32, {chunk, vocabulary});
-  const bool in_place = args.x.dtype == DType::f32;
+  const Tensor all_logits = scratch(dtype, {chunk, vocabulary});
+  const bool in_place = args.x.dtype == dtype;
   const Tensor all_d_logits = !args.d_x || in_place ? all_logits : scratch(args.x.dtype, {chunk, vocabulary});
   // Copies: these may lie in host memory, which every warp of a block would read.
   const Tensor all_targets = scratch(DType::i32, {rows});
@@ -264,12 +325,10 @@ void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
              {.m = count, .n = vocabulary, .k = width, .a = x, .b = args.weight, .b_transposed = true, .c = logits});
     const Tensor targets = all_targets.slice(begin, count), loss = args.loss.slice(begin, count);
     const Tensor correct = rows_or_nothing(args.correct, begin, count);
-    add("cross_entropy", [=, dtype = args.x.dtype, &limits = limits_](cudaStream_t stream) {
-      const bool by_four =
-          vocabulary % 4 == 0 && at_16_bytes(data<float>(logits)) && at_16_bytes(data<void>(d_logits));
-      with_activation(dtype, [&](auto act) {
+    add("cross_entropy", [=, x_dtype = args.x.dtype, &limits = limits_](cudaStream_t stream) {
+      with_activation(x_dtype, [&](auto act) {
         using T = decltype(act);
-        const auto start = by_four ? launch_score<T, 4> : launch_score<T, 1>;
+        const auto start = dtype == DType::f32 ? score_by_groups<float, T> : score_by_groups<T, T>;
         start(stream, limits, logits, targets, loss, correct, scale, d_logits);
       });
     });
@@ -287,7 +346,7 @@ void CudaEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
                                .a_transposed = true,
                                .b = x,
                                .c = args.d_weight,
-                               .accumulate = true});
+                               .accumulate = begin > 0 || !args.overwrite});
   }
 }
 

@@ -51,19 +51,26 @@ __device__ int end_of_run(const std::int32_t* ids, int begin, int rows) {
   return static_cast<int>(end);
 }
 
-// A block for every sorted row, and as many more as the columns need; that of the first row of a run works.
+// A block for every sorted row, and as many more as the columns need; that of the first row of a run works. Most runs
+// are short, so that their time is that of loads which wait for each other: what can be is requested together.
 template <int count>
 __global__ void add_runs(const std::int32_t* ids, const std::int32_t* order, int rows, const float* d_residual,
                          float* d_table, int vocabulary, int width) {
   using Group = Neighbours<float, count>;
   const auto begin = static_cast<int>(blockIdx.x);
-  const std::int64_t id = ids[begin];
-  const bool first = begin == 0 || ids[begin - 1] != id;
+  const std::int64_t id = ids[begin], before = ids[max(begin - 1, 0)], after = ids[min(begin + 1, rows - 1)];
+  const std::int64_t first_row = order[begin];
+  const bool first = begin == 0 || before != id, alone = begin + 1 == rows || after != id;
   const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * count;
   if (!first || id < 0 || id >= vocabulary || column >= width) return;
-  const int end = end_of_run(ids, begin, rows);
-  double sums[count] = {};
-  for (int i = begin; i < end; i += rows_at_once) {
+  auto* out = reinterpret_cast<Group*>(d_table + id * width + column);
+  Group total = *out;
+  const Group first_group = *reinterpret_cast<const Group*>(d_residual + first_row * width + column);
+  const int end = alone ? begin + 1 : end_of_run(ids, begin, rows);
+  double sums[count];
+#pragma unroll
+  for (int c = 0; c < count; ++c) sums[c] = first_group.values[c];
+  for (int i = begin + 1; i < end; i += rows_at_once) {
     Group groups[rows_at_once] = {};
 #pragma unroll
     for (int j = 0; j < rows_at_once; ++j) {
@@ -76,8 +83,6 @@ __global__ void add_runs(const std::int32_t* ids, const std::int32_t* order, int
       for (int c = 0; c < count; ++c) sums[c] += group.values[c];
     }
   }
-  auto* out = reinterpret_cast<Group*>(d_table + id * width + column);
-  Group total = *out;
 #pragma unroll
   for (int c = 0; c < count; ++c) total.values[c] = static_cast<float>(total.values[c] + sums[c]);
   *out = total;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/error.h"
+
 namespace riverhorse::cuda {
 
 CudaEncoder::CudaEncoder(const DeviceLimits& limits, Gemms& gemms, FusedAttention& fused_attention,
@@ -47,6 +49,13 @@ bool CudaEncoder::multiply_and_finish(std::string_view name, const Gemm& gemm) {
   if (!run) return false;
   add(name, std::move(run));
   return true;
+}
+
+DType dtype_of_logits(const CrossEntropyArgs& args) {
+  if (!args.d_x || args.logits == DType::f32) return DType::f32;
+  if (args.logits == args.x.dtype) return args.logits;
+  fail(StatusCode::unsupported, "cross_entropy: logits of {} want x of {}, and it is of {}", dtype_name(args.logits),
+       dtype_name(args.logits), dtype_name(args.x.dtype));
 }
 
 }  // namespace riverhorse::cuda

@@ -32,6 +32,9 @@ struct Operation {
   bool early = false;  // its first kernel may be launched early
 };
 
+// As which they are kept. Errors: unsupported, in 16 bits with an f32 x.
+DType dtype_of_logits(const CrossEntropyArgs& args);
+
 class CudaEncoder final : public Encoder {
  public:
   // `operations` and `workspace` are null while preparing.

@@ -2,6 +2,8 @@
 // operands change places and nothing else does.
 #include <cublasLt.h>
 
+#include <array>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -86,6 +88,50 @@ std::uint32_t alignment_of(const void* address) {
   return alignment;
 }
 
+// The heuristic proposes first what is best for the product alone. Where elements of the result are given to gelu and
+// written twice, multiplied by what is read for each, or added to, and a product has few terms, another proposal
+// hides more of that; which one was measured (PERFORMANCE.md, The products). A function of what is asked, like the
+// heuristic.
+constexpr std::int64_t few_terms = 1024;
+constexpr int proposals = 8;
+
+bool has_choice(const Gemm& gemm) {
+  if (gemm.after == AfterGemm::gelu_gradient) return true;
+  return gemm.k <= few_terms && (gemm.after == AfterGemm::nothing ? gemm.accumulate && is_half(gemm.c.dtype)
+                                                                  : static_cast<bool>(gemm.pre_activation));
+}
+
+// 0 where the algorithm has none.
+template <typename T>
+T attribute_of(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_t attribute) {
+  T value{};
+  std::size_t written = 0;
+  cublasLtMatmulAlgoConfigGetAttribute(&algorithm, attribute, &value, sizeof value, &written);
+  return value;
+}
+
+// Clusters of two blocks, which compute capability 9.0 and newer have.
+bool is_chosen(const Gemm& gemm, const cublasLtMatmulAlgo_t& algorithm) {
+  const auto cluster = attribute_of<std::uint16_t>(algorithm, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID);
+  if (cluster != CUBLASLT_CLUSTER_SHAPE_2x1x1 && cluster != CUBLASLT_CLUSTER_SHAPE_1x2x1) return false;
+  const auto tile = attribute_of<std::uint32_t>(algorithm, CUBLASLT_ALGO_CONFIG_TILE_ID);
+  switch (gemm.after) {
+    case AfterGemm::nothing: return tile == CUBLASLT_MATMUL_TILE_176x128;
+    case AfterGemm::gelu: return tile == CUBLASLT_MATMUL_TILE_96x128;
+    case AfterGemm::gelu_gradient: return tile == CUBLASLT_MATMUL_TILE_128x128;
+  }
+  return false;
+}
+
+const cublasLtMatmulAlgo_t& choice(const Gemm& gemm, std::span<const cublasLtMatmulHeuristicResult_t> found) {
+  if (has_choice(gemm)) {
+    for (const cublasLtMatmulHeuristicResult_t& each : found) {
+      if (is_chosen(gemm, each.algo)) return each.algo;
+    }
+  }
+  return found.front().algo;
+}
+
 }  // namespace
 
 struct Gemms::Implementation {
@@ -116,11 +162,11 @@ std::function<void(cudaStream_t)> Gemms::plan(const Gemm& gemm) {
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(data<void>(gemm.a)));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(data<void>(gemm.c)));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(data<void>(gemm.c)));
-  cublasLtMatmulHeuristicResult_t found{};
+  std::array<cublasLtMatmulHeuristicResult_t, proposals> found{};
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       implementation_->handle, product->description, product->first.handle, product->second.handle,
-      product->out.handle, product->out.handle, preference, 1, &found, &count);
+      product->out.handle, product->out.handle, preference, has_choice(gemm) ? proposals : 1, found.data(), &count);
   cublasLtMatmulPreferenceDestroy(preference);
   if (!gemm.plain() && (status != CUBLAS_STATUS_SUCCESS || count == 0)) return {};
   check_blas(status, "choosing a product");
@@ -128,7 +174,7 @@ std::function<void(cudaStream_t)> Gemms::plan(const Gemm& gemm) {
     fail(StatusCode::unsupported, "cuBLASLt has no way to a product of {} x {} x {} in {}", gemm.m, gemm.n, gemm.k,
          dtype_name(gemm.a.dtype));
   }
-  product->algorithm = found.algo;
+  product->algorithm = choice(gemm, std::span(found).first(static_cast<std::size_t>(count)));
   return [product, gemm, this](cudaStream_t stream) {
     const float one = 1.0f, beta = gemm.accumulate ? 1.0f : 0.0f;
     void* out = data<void>(gemm.c);

@@ -210,7 +210,7 @@ struct NormBackward {
   float* d_residual;
   T* d_x;
   float* parts;  // (2, blocks, width): of d_weight, of d_bias; (3, blocks, width) with those of d_x_sum
-  bool sums_d_x;
+  bool sums_d_x, overwrite;
 
   NormBackward(const ResidualNormBackwardArgs& args, const Tensor& parts_tensor)
       : d_out(data<T>(args.d_out)),
@@ -223,7 +223,8 @@ struct NormBackward {
         d_residual(data<float>(args.d_residual)),
         d_x(data<T>(args.d_x)),
         parts(data<float>(parts_tensor)),
-        sums_d_x(args.d_x_sum) {}
+        sums_d_x(args.d_x_sum),
+        overwrite(args.overwrite) {}
 };
 
 // A group of a row, and the statistics of the row.
@@ -239,7 +240,8 @@ struct NormGroup {
         scale(norm.kept[2 * row + 1]),
         d_out(load<T, count>(norm.d_out + row * norm.width + i)),
         residual_out(load<float, count>(norm.residual_out + row * norm.width + i)),
-        d_residual(load<float, count>(norm.d_residual + row * norm.width + i)) {}
+        d_residual(norm.overwrite ? Neighbours<float, count>{}
+                                  : load<float, count>(norm.d_residual + row * norm.width + i)) {}
 
   __device__ float z(int c) const { return (residual_out.values[c] - mean) * scale; }
   __device__ float gradient(int c) const { return to_float(d_out.values[c]); }

@@ -108,7 +108,8 @@ void CudaEncoder::record_linear(const LinearArgs& args) {
 // cuBLASLt adds a bias of the dtype of y only, and along its rows.
 bool CudaEncoder::finish_at_once(const LinearArgs& args, Gemm gemm) {
   if (args.pre_activation && args.activation == Activation::none) return false;
-  if (args.bias) {
+  gemm.bias = args.rounded_bias;
+  if (args.bias && !gemm.bias) {
     gemm.bias = scratch(args.y.dtype, args.bias.shape);
     record_copy({.in = args.bias, .out = gemm.bias});
   }
@@ -145,7 +146,7 @@ void CudaEncoder::record_linear_backward(const LinearBackwardArgs& args) {
   d_weight.b = args.x;
   d_weight.b_transposed = args.x_transposed;
   d_weight.c = args.d_weight;
-  d_weight.accumulate = true;
+  d_weight.accumulate = !args.overwrite;
   multiply("linear_backward", d_weight);
   if (args.d_bias) record_bias_gradient(args, rows);
   if (!args.d_x) return;

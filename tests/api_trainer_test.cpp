@@ -326,6 +326,8 @@ TEST_F(ApiTrainer, RefusesBadOptions) {
   refused("schedule_steps", [](Options& options) { options.schedule = RIVERHORSE_SCHEDULE_COSINE; });
   refused("conv", [](Options& options) { options.conv = static_cast<riverhorse_conv>(7); });
   refused("recompute", [](Options& options) { options.recompute = static_cast<riverhorse_recompute>(3); });
+  refused("logits", [](Options& options) { options.logits = static_cast<riverhorse_logits>(2); });
+  refused("logits of 16 bits", [](Options& options) { options.logits = RIVERHORSE_LOGITS_16_BITS; });
   refused("dtype", [](Options& options) { options.dtype = static_cast<riverhorse_dtype>(9); });
   refused("seed", [](Options& options) { options.seed = std::numeric_limits<std::uint64_t>::max(); });
 

@@ -274,6 +274,9 @@ TEST_F(CliModel, BenchTrainHasARowOfSteps) {
   EXPECT_EQ(row["shape"], "tiny-hybrid, 2 x 33 tokens, recompute block");
   EXPECT_GT(row["memory_bytes"].get<std::uint64_t>(), 0u);
   EXPECT_GT(row["tokens_per_second_wall"].get<double>(), 0);
+  expect_failure(run(words("bench train --backend cpu --preset tiny --batch 2 --tokens 33 --logits 16")), 2,
+                 "logits of 16 bits");
+  expect_failure(run(words("bench train --backend cpu --preset tiny --logits 8")), 2, "--logits");
   expect_failure(run(words("bench train --backend vulkan --preset tiny-hybrid --batch 2 --tokens 33")), 1,
                  "cannot train");
 }

@@ -55,33 +55,40 @@ void expect_rounded(Device& device, const ParameterArena& arena) {
 // What is rounded to bf16 is off by at most 2^-9 = 2e-3 of itself, in any direction. The logits of this model are of
 // the order of one, and a loss is the mean over many tokens: twice a single rounding is allowed, 4e-3, and of
 // gradients, products of rounded numbers through three layers, five times. f16 has three bits more: an eighth of
-// each.
+// each. Rounded logits add one rounding of numbers of the order of one to a loss, which is within the same.
+void follow_trajectory(const std::shared_ptr<Device>& device, DType dtype, LogitBits logits) {
+  const std::string name =
+      fmt::format("{}{}", dtype_name(dtype), logits == LogitBits::half ? ", its logits too" : "");
+  SCOPED_TRACE(name);
+  Trajectory trajectory("trajectory_A_grouped.json", OptimizerRecipe::grouped);
+  trajectory.options.dtype = dtype;
+  trajectory.options.logits = logits;
+  TrainerCore trainer(device, trajectory.start, trajectory.options);
+  const double loss_tolerance = dtype == DType::bf16 ? 4e-3 : 5e-4;
+  const double norm_tolerance = dtype == DType::bf16 ? 1e-2 : 1.25e-3;
+  double worst_loss = 0, worst_norm = 0;
+  for (std::int64_t step = 0; step < trajectory.steps; ++step) {
+    const StepResult result = trainer.step(trajectory.ids_of_step(step), trajectory.targets_of_step(step), 1.0);
+    EXPECT_FALSE(result.skipped);
+    EXPECT_EQ(result.loss_scale, dtype == DType::f16 ? 65536 : 1);
+    worst_loss = std::max(worst_loss, std::abs(result.loss - trajectory.loss(step)));
+    worst_norm = std::max(worst_norm, std::abs(result.gradient_norm / trajectory.norm(step) - 1.0));
+  }
+  std::printf("[  NOTE    ] %s: losses within %.1e, gradient norms within %.1e\n", name.c_str(), worst_loss,
+              worst_norm);
+  EXPECT_LE(worst_loss, loss_tolerance);
+  EXPECT_LE(worst_norm, norm_tolerance);
+  EXPECT_GT(worst_loss, 2e-5) << "what f32 keeps: nothing was rounded";
+  expect_rounded(*device, trainer.model().parameters());
+  const EvaluationResult after = trainer.evaluate(trajectory.ids_of_step(0), trajectory.targets_of_step(0));
+  EXPECT_NEAR(after.loss_sum / static_cast<double>(after.scored),
+              trajectory.expected.at("loss_on_batch0_after").get<double>(), loss_tolerance);
+}
+
 TEST_P(MixedPrecision, FollowsTheTrajectory) {
   if (!trains()) GTEST_SKIP() << GetParam() << " does not train so";
   for (const DType dtype : dtypes_) {
-    SCOPED_TRACE(dtype_name(dtype));
-    Trajectory trajectory("trajectory_A_grouped.json", OptimizerRecipe::grouped);
-    trajectory.options.dtype = dtype;
-    TrainerCore trainer(device_, trajectory.start, trajectory.options);
-    const double loss_tolerance = dtype == DType::bf16 ? 4e-3 : 5e-4;
-    const double norm_tolerance = dtype == DType::bf16 ? 1e-2 : 1.25e-3;
-    double worst_loss = 0, worst_norm = 0;
-    for (std::int64_t step = 0; step < trajectory.steps; ++step) {
-      const StepResult result = trainer.step(trajectory.ids_of_step(step), trajectory.targets_of_step(step), 1.0);
-      EXPECT_FALSE(result.skipped);
-      EXPECT_EQ(result.loss_scale, dtype == DType::f16 ? 65536 : 1);
-      worst_loss = std::max(worst_loss, std::abs(result.loss - trajectory.loss(step)));
-      worst_norm = std::max(worst_norm, std::abs(result.gradient_norm / trajectory.norm(step) - 1.0));
-    }
-    std::printf("[  NOTE    ] %s: losses within %.1e, gradient norms within %.1e\n",
-                std::string(dtype_name(dtype)).c_str(), worst_loss, worst_norm);
-    EXPECT_LE(worst_loss, loss_tolerance);
-    EXPECT_LE(worst_norm, norm_tolerance);
-    EXPECT_GT(worst_loss, 2e-5) << "what f32 keeps: nothing was rounded";
-    expect_rounded(*device_, trainer.model().parameters());
-    const EvaluationResult after = trainer.evaluate(trajectory.ids_of_step(0), trajectory.targets_of_step(0));
-    EXPECT_NEAR(after.loss_sum / static_cast<double>(after.scored),
-                trajectory.expected.at("loss_on_batch0_after").get<double>(), loss_tolerance);
+    for (const LogitBits logits : {LogitBits::full, LogitBits::half}) follow_trajectory(device_, dtype, logits);
   }
 }
 
@@ -170,6 +177,12 @@ TEST_P(MixedPrecision, OtherDevicesSayWhatTheyHave) {
     TrainerCoreOptions options;
     options.dtype = dtype;
     EXPECT_EQ(failure_of([&] { TrainerCore(device_, tiny_model(), options); }), message);
+  }
+  if (device_->supports(Feature::training).supported) {
+    TrainerCoreOptions options;
+    options.logits = LogitBits::half;
+    const std::string message = failure_of([&] { TrainerCore(device_, tiny_model(), options); });
+    EXPECT_EQ(message, "logits of 16 bits belong to a training in f16 or bf16; the dtype is f32");
   }
   EXPECT_NE(failure_of([&] { device_->require_activation(DType::i32); }).find("dtype is i32"), std::string::npos);
 }

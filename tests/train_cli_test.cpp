@@ -124,6 +124,7 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--prompt", "ab"},
                                                                      {"--seed", 5},
                                                                      {"--dtype", "f32"},  // all that the cpu has
+                                                                     {"--logits", "32"},
                                                                      {"--conv", "fft"},
                                                                      {"--recompute", "mixer"}};
   std::string command = "--config " + golden_folder + "/lm/h3-pure/config.json --output " + folder;

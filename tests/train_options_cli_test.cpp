@@ -184,6 +184,8 @@ TEST_F(TrainOptions, StagesMayBeMadeAgain) {
   const ChildResult on = train("--resume " + temporary("again_none") + " --steps 3 --recompute block");
   expect_success(on);
   EXPECT_NE(on.err.find("recompute block; "), std::string::npos) << on.err;
+  expect_failure(train("--preset tiny --steps 2 --logits 16 " + small(data, temporary("logits"))), 2,
+                 "logits of 16 bits");
   expect_failure(train("--preset tiny --steps 2 --recompute all " + small(data, temporary("all"))), 2, "--recompute");
 }
 

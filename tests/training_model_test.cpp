@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "base/log.h"
+#include "model/initialization.h"
 #include "trajectory.h"
 
 namespace riverhorse::test {
@@ -77,6 +78,54 @@ TEST_P(TrainingModelTest, MicroBatchesAddUp) {
   for (const auto& [name, gradient] : gradients[0]) {
     // Sums in another order; 2e-5 is the smallest of the golden tolerances.
     EXPECT_LE(relative_error(to_floats(gradients[1].at(name)), to_floats(gradient)), 2e-5) << name;
+  }
+}
+
+// Where a step has one micro-batch, gradients are written over whatever was there; from the first step of several on
+// they are zeroed and added to. Both ways, tied and untied, give the same.
+TEST_P(TrainingModelTest, GradientsAreWrittenOrAdded) {
+  for (const bool tied : {true, false}) {
+    SCOPED_TRACE(tied ? "tied" : "untied");
+    ModelConfig config = golden_checkpoint("h3-hybrid").config;
+    config.tie_word_embeddings = tied;
+    const Checkpoint start = random_checkpoint(config, 5);
+    TrainerCoreOptions options;
+    options.micro_batch = {2, 13};
+    TrainerCore written(device_, start, options);
+    options.accumulates = true;
+    TrainerCore added(device_, start, options);
+    std::vector<std::int32_t> ids;
+    for (std::int32_t i = 0; i < 2 * 2 * 13; ++i) ids.push_back(i * i % 97);
+    const std::vector<std::int32_t> targets = next_token_targets(ids, options.micro_batch.length);
+    const std::size_t half = ids.size() / 2;
+    const auto expect_same = [&](const char* what) {
+      const auto gradients = [](TrainerCore& core) {
+        const ParameterArena& arena = core.model().parameters();
+        return arena.download(arena.gradients());
+      };
+      const auto first = gradients(written), second = gradients(added);
+      for (const auto& [name, gradient] : second) {
+        EXPECT_LE(relative_error(to_floats(first.at(name)), to_floats(gradient)), 1e-6) << what << ", " << name;
+      }
+    };
+    for (TrainerCore* core : {&written, &added}) {
+      const ParameterArena& arena = core->model().parameters();
+      auto poison = arena.download(arena.gradients());
+      for (auto& [name, tensor] : poison) {
+        const std::vector<float> values(static_cast<std::size_t>(tensor.count()), std::nanf(""));
+        tensor = make_host_tensor(std::span<const float>(values), tensor.shape);
+      }
+      arena.upload(arena.gradients(), poison);
+      core->gradients(std::span(ids).first(half), std::span(targets).first(half));
+    }
+    expect_same("one micro-batch");
+    for (const std::size_t count : {ids.size(), half}) {
+      const StepResult first = written.step(std::span(ids).first(count), std::span(targets).first(count), 1.0);
+      const StepResult second = added.step(std::span(ids).first(count), std::span(targets).first(count), 1.0);
+      EXPECT_FALSE(first.skipped);
+      EXPECT_NEAR(first.loss, second.loss, 1e-6);
+      expect_same(count == half ? "one again" : "two micro-batches");
+    }
   }
 }
 

@@ -231,6 +231,119 @@ void loss_is_that_of_the_golden_file(Device& device) {
   file.expect({static_cast<float>(sum / scored)}, "loss");
 }
 
+// Of given logits (rows, columns): loss, then the gradients of all logits, in double.
+std::vector<double> exact_loss(const std::vector<float>& logits, const std::vector<std::int32_t>& targets) {
+  const std::size_t columns = logits.size() / targets.size();
+  std::vector<double> losses, gradients;
+  for (std::size_t row = 0; row < targets.size(); ++row) {
+    const std::span<const float> of_row(logits.data() + row * columns, columns);
+    double total = 0;
+    for (const float logit : of_row) total += std::exp(static_cast<double>(logit));
+    const bool scored = targets[row] >= 0;
+    const auto target = static_cast<std::size_t>(targets[row]);
+    losses.push_back(scored ? std::log(total) - of_row[target] : 0);
+    for (std::size_t i = 0; i < columns; ++i) {
+      gradients.push_back(scored ? std::exp(static_cast<double>(of_row[i])) / total - (i == target ? 1 : 0) : 0);
+    }
+  }
+  losses.insert(losses.end(), gradients.begin(), gradients.end());
+  return losses;
+}
+
+// With x = (high, low) and two identities side by side as the classifier, a logit is high + low, which 16 bits cannot
+// hold: where it is asked for, loss and gradients are exactly those of the rounded logits, and else of the exact
+// ones, but for fp32 sums and one rounding of the gradient.
+void logits_are_rounded_where_asked(Device& device) {
+  constexpr std::int64_t rows = 7, columns = 136, width = 2 * columns;
+  const std::vector<float> high = values(rows * columns, 1), low = values(rows * columns, 2);
+  const std::vector<std::int32_t> targets = {0, 135, 64, -1, 7, 8, 100};
+  std::vector<float> identities(columns * width, 0.0f);
+  for (std::int64_t i = 0; i < columns; ++i) {
+    identities[static_cast<std::size_t>(i * width + i)] = 1;
+    identities[static_cast<std::size_t>(i * width + columns + i)] = 1;
+  }
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    const bool has_dtype = device.supports(half_feature(dtype)).supported;
+    const DType act = has_dtype ? dtype : DType::f32;
+    std::vector<float> x, exact, rounded;
+    for (std::size_t i = 0; i < high.size(); ++i) {
+      const float first = rounded_to(dtype, 6 * high[i]), second = rounded_to(dtype, 0.01f * low[i]);
+      const std::size_t begin = i / columns * width + i % columns;
+      x.resize(static_cast<std::size_t>(rows * width));
+      x[begin] = first;
+      x[begin + columns] = second;
+      exact.push_back(first + second);
+      rounded.push_back(rounded_to(dtype, exact.back()));
+    }
+    const Tensor inputs = put_as(device, act, {rows, width}, x);
+    const Tensor weight = put_as(device, act, {columns, width}, identities);
+    const Tensor target = put_integers(device, {rows}, targets);
+    const Tensor loss = device.allocate_tensor(DType::f32, {rows});
+    const Tensor scale = put_floats(device, {1}, {1});
+    const Tensor d_x = device.allocate_tensor(act, {rows, width});
+    const Tensor d_weight = put_floats(device, {columns, width}, std::vector<float>(columns * width, 0.0f));
+    struct Errors {
+      double loss = 0, gradient = 0;  // the largest; of gradients relative
+    };
+    const auto errors_of = [&](DType logits, bool gradients, const std::vector<float>& seen) {
+      device.run([&](Encoder& encoder) {
+        CrossEntropyArgs args = {inputs, weight, target, loss, {}, {}, {}, {}, false, logits};
+        if (gradients) {
+          args.scale = scale;
+          args.d_x = d_x;
+          args.d_weight = d_weight;
+        }
+        encoder.cross_entropy(args);
+      });
+      const std::vector<double> expected = exact_loss(seen, targets);
+      const std::vector<float> losses = fetch(device, loss), d_inputs = fetch_as_floats(device, d_x);
+      Errors errors;
+      for (std::size_t row = 0; row < losses.size(); ++row) {
+        errors.loss = std::max(errors.loss, std::abs(losses[row] - expected[row]));
+      }
+      for (std::size_t i = 0; i < seen.size() && gradients; ++i) {
+        const double gradient = expected[rows + i], given = d_inputs[i / columns * width + i % columns];
+        errors.gradient = std::max(errors.gradient, std::abs(given - gradient) / (std::abs(gradient) + 1e-4));
+      }
+      return errors;
+    };
+    // Half a unit in the last place of a gradient; in f32 what sums and exponentials lose.
+    const double tolerance = !has_dtype ? 1e-5 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
+    for (const auto& [logits, seen] : {std::pair(dtype, &rounded), std::pair(DType::f32, &exact)}) {
+      SCOPED_TRACE(fmt::format("x of {}, logits of {}", dtype_name(act), dtype_name(logits)));
+      const Errors errors = errors_of(logits, true, *seen);
+      EXPECT_LE(errors.loss, 2e-5);
+      EXPECT_LE(errors.gradient, tolerance + 1e-5);
+    }
+    EXPECT_LE(errors_of(dtype, false, exact).loss, 2e-5) << "without gradients nothing is rounded";
+    const Errors unlike = errors_of(DType::f32, true, rounded);
+    EXPECT_GT(unlike.loss, 1e-3) << "what this test tells apart";
+    EXPECT_GT(unlike.gradient, 2 * tolerance) << "what this test tells apart";
+  }
+}
+
+// CUDA keeps logits of 16 bits in the dtype of x only.
+void logits_of_another_dtype_are_refused(Device& device) {
+  const Tensor x = put_floats(device, {1, 8}, std::vector<float>(8, 0.0f));
+  const Tensor weight = put_floats(device, {8, 8}, std::vector<float>(64, 0.0f));
+  const Tensor loss = device.allocate_tensor(DType::f32, {1}), d_x = device.allocate_tensor(DType::f32, {1, 8});
+  const Tensor d_weight = device.allocate_tensor(DType::f32, {8, 8});
+  const Tensor scale = put_floats(device, {1}, {1}), target = put_integers(device, {1}, {0});
+  const auto refusal = [&](DType logits) -> std::string {
+    try {
+      device.run([&](Encoder& encoder) {
+        encoder.cross_entropy({x, weight, target, loss, {}, scale, d_x, d_weight, false, logits});
+      });
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refusal(DType::i32).find("logits are f32, f16 or bf16"), std::string::npos);
+  const bool keeps_bf16 = device.supports(Feature::bf16).supported;
+  EXPECT_EQ(refusal(DType::bf16).find("want x of bf16") != std::string::npos, keeps_bf16);
+}
+
 // ------------------------------------------------------------------------------------------ gradients add up
 
 // Two micro-batches that are the same give twice the gradient of every parameter, and no more of anything else.
@@ -285,6 +398,8 @@ void register_training_tests() {
   register_for_training("training", "dropout_keeps_its_share", dropout_keeps_its_share);
   register_for_training("training", "loss_of_simple_logits", loss_of_simple_logits);
   register_for_training("training", "loss_is_that_of_the_golden_file", loss_is_that_of_the_golden_file);
+  register_for_training("training", "logits_are_rounded_where_asked", logits_are_rounded_where_asked);
+  register_for_training("training", "logits_of_another_dtype_are_refused", logits_of_another_dtype_are_refused);
   register_for_training("training", "gradients_add_up", gradients_add_up);
 }
 

@@ -99,6 +99,12 @@ RIVERHORSE_ENUM(riverhorse_recompute) {
   RIVERHORSE_RECOMPUTE_BLOCK = 2  /* all of a layer; only the residual stream that it begins with is kept */
 };
 
+/* Of a training in F16 or BF16, before the softmax of its loss. */
+RIVERHORSE_ENUM(riverhorse_logits) {
+  RIVERHORSE_LOGITS_32_BITS = 0,
+  RIVERHORSE_LOGITS_16_BITS = 1 /* faster; each is rounded, and by as much its gradient */
+};
+
 RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
@@ -415,6 +421,7 @@ typedef struct riverhorse_trainer_options {
   riverhorse_dtype dtype;   /* of activations and of the matrices in products; the parameters that are learnt and
                              * saved are f32 in any case. F16 has a loss scale that finds its own size */
   riverhorse_recompute recompute; /* where memory is short */
+  riverhorse_logits logits;
 } riverhorse_trainer_options;
 
 /* A training before its first step; all memory is allocated here, after the log was told how much for what.

@@ -70,6 +70,7 @@ TrainerOptions read_trainer_options(const riverhorse_trainer_options& given) {
   options.conv = riverhorse::api::read_conv(given.conv);
   options.dtype = riverhorse::api::read_dtype(given.dtype);
   options.recompute = read_choice<riverhorse::Recompute>(given.recompute, 3, "recompute");
+  options.logits = read_choice<riverhorse::LogitBits>(given.logits, 2, "logits");
   if (given.seed > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
     fail(StatusCode::invalid_argument, "options.seed is {}; it must be below 2^63", given.seed);
   }

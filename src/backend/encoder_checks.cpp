@@ -79,6 +79,10 @@ void Encoder::linear(const LinearArgs& args) {
   }
   check.require(args.y.dtype == dtype || args.y.dtype == DType::f32, "y is {} with weights of {}",
                 dtype_name(args.y.dtype), dtype_name(dtype));
+  if (args.rounded_bias) {
+    check.require(static_cast<bool>(args.bias), "rounded_bias is one besides bias");
+    check.tensor("rounded_bias", args.rounded_bias, args.y.dtype, {outputs});
+  }
   check.separate("y", args.y, "x", args.x);
   check.separate("y", args.y, "weight", args.weight);
   if (args.pre_activation) {

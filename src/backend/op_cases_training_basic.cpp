@@ -89,10 +89,11 @@ struct NormShape {
   float p = 0;
   bool in_place = false;
   bool no_sum = false;  // backward, with x: without d_x_sum
+  bool overwrite = false;
 
   std::string name() const {
-    return fmt::format("r{}_d{}{}{}{}{}", rows, width, with_x ? "_add" : "", p > 0 ? "_dropout" : "",
-                       in_place ? "_inplace" : "", no_sum ? "_nosum" : "");
+    return fmt::format("r{}_d{}{}{}{}{}{}", rows, width, with_x ? "_add" : "", p > 0 ? "_dropout" : "",
+                       in_place ? "_inplace" : "", no_sum ? "_nosum" : "", overwrite ? "_overwrite" : "");
   }
 };
 
@@ -141,7 +142,8 @@ void add_residual_norm_backward_case(CaseList& list, const NormShape& n) {
         const int weight = builder.normal("norm.weight", input, f32, {n.width}, 0.3, 1.0);
         const int bias = builder.normal("norm.bias", input, f32, {n.width}, 0.3);
         const DropoutTensors dropout = dropout_tensors(builder, n.p);
-        const int d_residual = builder.normal("d_residual", updated, f32, shape);
+        const int d_residual = n.overwrite ? builder.output("d_residual", f32, shape)
+                                           : builder.normal("d_residual", updated, f32, shape);
         const int d_x = n.with_x ? builder.output("d_x", builder.activation(), shape) : -1;
         const int d_weight = builder.normal("d_weight", updated, f32, {n.width});
         const int d_bias = builder.normal("d_bias", updated, f32, {n.width});
@@ -157,7 +159,8 @@ void add_residual_norm_backward_case(CaseList& list, const NormShape& n) {
                                               .d_x = optional_tensor(t, d_x),
                                               .d_weight = t[d_weight],
                                               .d_bias = t[d_bias],
-                                              .d_x_sum = optional_tensor(t, d_x_sum)});
+                                              .d_x_sum = optional_tensor(t, d_x_sum),
+                                              .overwrite = n.overwrite});
             },
             static_cast<double>(20 * n.rows * n.width));
       },
@@ -305,6 +308,8 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   add_residual_norm_backward_case(list, {129, 768, true, 0.1f});
   add_residual_norm_backward_case(list, {65, 128, false});
   add_residual_norm_backward_case(list, {.rows = 65, .width = 128, .no_sum = true});
+  add_residual_norm_backward_case(list, {.rows = 65, .width = 128, .p = 0.1f, .overwrite = true});
+  add_residual_norm_backward_case(list, {.rows = 7, .width = 1134, .with_x = false, .overwrite = true});
 }
 
 void add_basic_gradient_cases(GradientList& list) {

@@ -14,14 +14,19 @@ constexpr DType f32 = DType::f32;
 
 double inverse_root(std::int64_t count) { return 1.0 / std::sqrt(static_cast<double>(count)); }
 
-void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
+                             bool rounded_too = false) {
   add_case(
-      list, "linear", fmt::format("r{}_k{}_m{}_bias_gelu_kept", rows, inputs, outputs), activation_dtypes,
+      list, "linear",
+      fmt::format("r{}_k{}_m{}{}_gelu_kept", rows, inputs, outputs, rounded_too ? "_biases" : "_bias"),
+      activation_dtypes,
       [=](CaseBuilder& builder) {
         const DType act = builder.activation();
         const int x = builder.normal("x", input, act, {rows, inputs});
         const int weight = builder.normal("weight", input, act, {outputs, inputs}, inverse_root(inputs));
         const int bias = builder.normal("bias", input, f32, {outputs});
+        const int rounded_bias =
+            rounded_too ? builder.floats("rounded_bias", input, act, {outputs}, builder.tensor(bias).floats) : -1;
         const int y = builder.output("y", act, {rows, outputs});
         const int pre_activation = builder.output("pre_activation", act, {rows, outputs});
         return builder.done(
@@ -32,7 +37,8 @@ void add_pre_activation_case(CaseList& list, std::int64_t rows, std::int64_t inp
                               .bias = t[bias],
                               .activation = Activation::gelu_tanh,
                               .y = t[y],
-                              .pre_activation = t[pre_activation]});
+                              .pre_activation = t[pre_activation],
+                              .rounded_bias = optional_tensor(t, rounded_bias)});
             },
             2.0 * static_cast<double>(rows * inputs * outputs));
       },
@@ -46,13 +52,14 @@ enum : unsigned {
   x_transposed = 4,
   y_transposed = 8,
   without_d_x = 16,
+  overwrite = 32,
 };
 
 std::string linear_name(std::int64_t rows, std::int64_t inputs, std::int64_t outputs, unsigned flags) {
   const auto part = [flags](unsigned flag, const char* name) { return (flags & flag) != 0 ? name : ""; };
-  return fmt::format("r{}_k{}_m{}{}{}{}{}{}", rows, inputs, outputs, part(with_bias, "_bias"),
+  return fmt::format("r{}_k{}_m{}{}{}{}{}{}{}", rows, inputs, outputs, part(with_bias, "_bias"),
                      part(with_gelu, "_gelu"), part(x_transposed, "_xt"), part(y_transposed, "_yt"),
-                     part(without_d_x, "_nodx"));
+                     part(without_d_x, "_nodx"), part(overwrite, "_overwrite"));
 }
 
 void add_linear_backward_case(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs,
@@ -69,7 +76,8 @@ void add_linear_backward_case(CaseList& list, std::int64_t rows, std::int64_t in
         const int weight = builder.normal("weight", input, act, {outputs, inputs}, inverse_root(outputs));
         const int pre_activation = has(with_gelu) ? builder.normal("pre_activation", input, act, x_shape) : -1;
         const int d_x = has(without_d_x) ? -1 : builder.output("d_x", act, x_shape);
-        const int d_weight = builder.normal("d_weight", updated, f32, {outputs, inputs});
+        const int d_weight = has(overwrite) ? builder.output("d_weight", f32, {outputs, inputs})
+                                            : builder.normal("d_weight", updated, f32, {outputs, inputs});
         const int d_bias = has(with_bias) ? builder.normal("d_bias", updated, f32, {outputs}) : -1;
         return builder.done(
             [=](Encoder& encoder, std::span<const Tensor> t) {
@@ -81,7 +89,8 @@ void add_linear_backward_case(CaseList& list, std::int64_t rows, std::int64_t in
                                        .pre_activation = optional_tensor(t, pre_activation),
                                        .d_x = optional_tensor(t, d_x),
                                        .d_weight = t[d_weight],
-                                       .d_bias = optional_tensor(t, d_bias)});
+                                       .d_bias = optional_tensor(t, d_bias),
+                                       .overwrite = has(overwrite)});
             },
             (has(without_d_x) ? 2.0 : 4.0) * static_cast<double>(rows) * static_cast<double>(inputs * outputs));
       },
@@ -191,12 +200,17 @@ void add_mlp_gradient(GradientList& list, std::int64_t rows, std::int64_t width,
 struct LossShape {
   std::int64_t rows, width, vocabulary;
   bool gradients = true;
-  std::string name() const { return fmt::format("r{}_d{}_v{}{}", rows, width, vocabulary, gradients ? "" : "_loss"); }
+  bool rounded = false;  // logits of the dtype of x
+  bool overwrite = false;
+  std::string name() const {
+    return fmt::format("r{}_d{}_v{}{}{}{}", rows, width, vocabulary, gradients ? "" : "_loss",
+                       rounded ? "_rounded_logits" : "", overwrite ? "_overwrite" : "");
+  }
 };
 
 void add_cross_entropy_case(CaseList& list, const LossShape& l) {
   add_case(
-      list, "cross_entropy", l.name(), activation_dtypes,
+      list, "cross_entropy", l.name(), l.rounded ? half_dtypes : activation_dtypes,
       [l](CaseBuilder& builder) {
         const DType act = builder.activation();
         const int x = builder.normal("x", input, act, {l.rows, l.width});
@@ -208,7 +222,10 @@ void add_cross_entropy_case(CaseList& list, const LossShape& l) {
                                              std::vector<std::int32_t>(static_cast<std::size_t>(l.rows), -1));
         const int scale = l.gradients ? builder.floats("scale", input, f32, {1}, {0.25f}) : -1;
         const int d_x = l.gradients ? builder.output("d_x", act, {l.rows, l.width}) : -1;
-        const int d_weight = l.gradients ? builder.normal("d_weight", updated, f32, {l.vocabulary, l.width}) : -1;
+        const Shape d_weight_shape = {l.vocabulary, l.width};
+        const int d_weight = !l.gradients  ? -1
+                             : l.overwrite ? builder.output("d_weight", f32, d_weight_shape)
+                                           : builder.normal("d_weight", updated, f32, d_weight_shape);
         return builder.done(
             [=](Encoder& encoder, std::span<const Tensor> t) {
               encoder.cross_entropy({.x = t[x],
@@ -218,7 +235,9 @@ void add_cross_entropy_case(CaseList& list, const LossShape& l) {
                                      .correct = t[correct],
                                      .scale = optional_tensor(t, scale),
                                      .d_x = optional_tensor(t, d_x),
-                                     .d_weight = optional_tensor(t, d_weight)});
+                                     .d_weight = optional_tensor(t, d_weight),
+                                     .overwrite = l.overwrite,
+                                     .logits = l.rounded ? act : DType::f32});
             },
             (l.gradients ? 6.0 : 2.0) * static_cast<double>(l.rows) * static_cast<double>(l.width * l.vocabulary));
       },
@@ -271,14 +290,18 @@ void add_training_linear_cases(CaseList& list, CaseSet set) {
     add_linear_backward_case(list, 8192, 768, 3072, with_bias);
     add_linear_backward_case(list, 8192, 3072, 768, with_bias | with_gelu);
     add_cross_entropy_case(list, {8192, 768, 50264});
+    add_cross_entropy_case(list, {8192, 768, 50264, true, true});
     return;
   }
   add_linear_backward_case(list, 37, 127, 129, with_bias | with_gelu);
   add_cross_entropy_case(list, {37, 7, 127});
+  add_cross_entropy_case(list, {37, 7, 127, true, true});
   if (set == CaseSet::quick) return;
   add_pre_activation_case(list, 1, 7, 37);
   add_pre_activation_case(list, 37, 127, 129);
   add_pre_activation_case(list, 128, 64, 256);
+  add_pre_activation_case(list, 129, 64, 256, true);
+  add_pre_activation_case(list, 37, 127, 129, true);
   add_linear_backward_case(list, 1, 1, 1, with_bias);
   add_linear_backward_case(list, 1, 7, 37, with_bias);
   add_linear_backward_case(list, 7, 37, 1, 0);
@@ -292,6 +315,8 @@ void add_training_linear_cases(CaseList& list, CaseSet set) {
   add_linear_backward_case(list, 264, 37, 40, with_bias | y_transposed);
   add_linear_backward_case(list, 301, 16, 520, with_bias);
   add_linear_backward_case(list, 128, 256, 64, with_bias | with_gelu);
+  add_linear_backward_case(list, 129, 37, 127, with_bias | overwrite);
+  add_linear_backward_case(list, 127, 129, 37, y_transposed | overwrite);
   add_linear_backward_case(list, 256, 64, 192, with_bias | x_transposed);
   add_cross_entropy_case(list, {1, 1, 7});
   add_cross_entropy_case(list, {7, 37, 1134});
@@ -299,6 +324,10 @@ void add_training_linear_cases(CaseList& list, CaseSet set) {
   add_cross_entropy_case(list, {127, 64, 129});
   add_cross_entropy_case(list, {301, 37, 37});
   add_cross_entropy_case(list, {129, 37, 127, false});
+  add_cross_entropy_case(list, {127, 64, 129, true, false, true});
+  for (const LossShape& shape : std::vector<LossShape>{{1, 1, 7}, {7, 37, 1134}, {7, 37, 2264}, {127, 64, 136}}) {
+    add_cross_entropy_case(list, {shape.rows, shape.width, shape.vocabulary, true, true});
+  }
 }
 
 void add_linear_gradient_cases(GradientList& list) {

@@ -75,6 +75,7 @@ struct LinearArgs {
   Tensor y;                    // (R, M) act or f32
   bool y_transposed = false;   // y is (M, R) instead
   Tensor pre_activation = {};  // training only: (R, M) act, written with what the activation was given; or empty
+  Tensor rounded_bias = {};    // (M) `bias` in the dtype of y, for a backend that adds that; or empty
 };
 
 // --------------------------------------------------------------------------------------------------- H3 mixer

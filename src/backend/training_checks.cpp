@@ -189,6 +189,9 @@ void Encoder::cross_entropy(const CrossEntropyArgs& args) {
     check.tensor("d_weight", args.d_weight, DType::f32, {args.weight.shape[0], width});
     check.separate("d_x", args.d_x, "x", args.x);
     check.separate("d_weight", args.d_weight, "weight", args.weight);
+    check.require(args.logits == DType::f32 || is_half(args.logits), "logits are f32, f16 or bf16");
+    check.require(args.logits == DType::f32 || args.x.dtype == DType::f32 || args.logits == args.x.dtype,
+                  "logits of 16 bits have the dtype of x");
   }
   record_cross_entropy(args);
 }

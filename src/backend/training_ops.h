@@ -58,6 +58,7 @@ struct ResidualNormBackwardArgs {
   Tensor d_bias;      // (D) f32, added to
   // (D) f32, added to: the sum over rows of d_x as it is written, the gradient of a bias that x ends with; or empty.
   Tensor d_x_sum = {};
+  bool overwrite = false;  // d_residual comes in as zeroes, whatever it holds
 };
 
 // ------------------------------------------------------------------------------------------------------ linear
@@ -74,6 +75,7 @@ struct LinearBackwardArgs {
   Tensor d_x;                 // (R, K) act, or empty
   Tensor d_weight;            // (M, K) f32, added to
   Tensor d_bias;              // (M) f32, added to, or empty
+  bool overwrite = false;     // d_weight is written, whatever it held, instead of added to
 };
 
 // --------------------------------------------------------------------------------------------------- H3 mixer
@@ -145,14 +147,18 @@ struct AttentionBackwardArgs {
 // exist at once:  logits = x W^T;  loss_r = logsumexp(logits_r) - logits_r[target_r] over all V columns;
 // d_x, d_W: of scale * sum_r loss_r.
 struct CrossEntropyArgs {
-  Tensor x;         // (R, D) act
-  Tensor weight;    // (V, D) act
-  Tensor targets;   // (R) i32; negative: the row is not scored, its loss is 0 and it has no gradient
-  Tensor loss;      // (R) f32, written
-  Tensor correct;   // (R) i32, or empty: 1 where the (first) largest logit is the target's, else 0
-  Tensor scale;     // (1) f32: 1 / (rows scored in the step), times a loss scale
-  Tensor d_x;       // (R, D) act, written; or empty: no gradients
-  Tensor d_weight;  // (V, D) f32, added to; empty where d_x is
+  Tensor x;                // (R, D) act
+  Tensor weight;           // (V, D) act
+  Tensor targets;          // (R) i32; negative: the row is not scored, its loss is 0 and it has no gradient
+  Tensor loss;             // (R) f32, written
+  Tensor correct;          // (R) i32, or empty: 1 where the (first) largest logit is the target's, else 0
+  Tensor scale;            // (1) f32: 1 / (rows scored in the step), times a loss scale
+  Tensor d_x;              // (R, D) act, written; or empty: no gradients
+  Tensor d_weight;         // (V, D) f32, added to; empty where d_x is
+  bool overwrite = false;  // d_weight is written, whatever it held, instead of added to
+  // What the logits are rounded to where there are gradients, which are then of those logits: f32, or in 16 bits the
+  // dtype of x. Without gradients they are f32.
+  DType logits = DType::f32;
 };
 
 // --------------------------------------------------------------------------------------------------- optimiser

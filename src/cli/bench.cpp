@@ -105,6 +105,7 @@ void add_bench_command(CLI::App& app) {
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   add_recompute_option(*command, options->recompute);
+  add_logits_option(*command, options->logits);
   command
       ->add_option("--tokens", options->tokens,
                    "prefill, train: length of the text (default: 1024); decode: tokens drawn (default: 128); mixer, "

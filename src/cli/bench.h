@@ -27,6 +27,7 @@ struct BenchOptions {
   bool dtype_given = false;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;  // train
+  LogitBits logits = LogitBits::full;     // train
   std::int64_t tokens = 0;                // prefill, train: length of the text; decode: tokens drawn; 0: chosen
   std::int64_t prompt_tokens = 0;         // decode: length of the text before
   std::int64_t batch = 0;                 // decode, train: sequences stepped together; 0: chosen

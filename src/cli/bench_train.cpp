@@ -16,6 +16,7 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   core_options.dtype = options.dtype;
   core_options.conv = options.conv;
   core_options.recompute = options.recompute;
+  core_options.logits = options.logits;
   TrainerCore core(device, checkpoint, core_options);
   const std::vector<std::int32_t> ids = benchmark_ids(batch * length, checkpoint.config.vocab_size);
   const std::vector<std::int32_t> targets = next_token_targets(ids, length);
@@ -55,6 +56,7 @@ std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const B
   row.shape = fmt::format("{}, {} x {} tokens", benchmark_model_name(options), batch, length);
   if (options.recompute != Recompute::none)
     row.shape += fmt::format(", recompute {}", recompute_name(options.recompute));
+  if (options.logits == LogitBits::half) row.shape += ", logits of 16 bits";
   if (left_out > 0) row.shape += fmt::format(", {} of {} steps left out", left_out, steps);
   row.wall_ms = median(times);
   row.repetitions = static_cast<int>(times.size());

@@ -93,6 +93,15 @@ void add_recompute_option(CLI::App& command, Recompute& level) {
       ->check(CLI::IsMember({"none", "mixer", "block"}));
 }
 
+void add_logits_option(CLI::App& command, LogitBits& bits) {
+  command
+      .add_option_function<std::string>(
+          "--logits", [&bits](const std::string& given) { bits = given == "16" ? LogitBits::half : LogitBits::full; },
+          "train: bits of a logit before the softmax of the loss: 32 or, in f16 and bf16, 16 (default: 32)")
+      ->type_name("BITS")
+      ->check(CLI::IsMember({"32", "16"}));
+}
+
 std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {
   return open_checked_device(checked_options(options));
 }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "model/logit_bits.h"
 #include "model/recompute.h"
 
 namespace CLI {
@@ -45,6 +46,8 @@ void add_dtype_option(CLI::App& command, DType& dtype);
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
 // --recompute LEVEL
 void add_recompute_option(CLI::App& command, Recompute& level);
+// --logits BITS
+void add_logits_option(CLI::App& command, LogitBits& bits);
 
 // Chooses and opens the device; runs the self test at the first use of a device and driver, and falls back to the
 // safer shaders, saying so, when it fails. Errors: as choose_device and open_device; unsupported when the safer

@@ -66,12 +66,15 @@ void CpuEncoder::record_cross_entropy(const CrossEntropyArgs& args) {
       const auto r = static_cast<blasint>(count);
       const float* x = floats(args.x) + begin * width;
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r, v, d, 1.0f, x, d, weight, d, 0.0f, logits.data(), v);
+      if (args.d_x) {
+        for (float& logit : logits) logit = rounded_to(args.logits, logit);
+      }
       score(args, begin, count, logits.data());
       if (!args.d_x) continue;
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, r, d, v, 1.0f, logits.data(), v, weight, d, 0.0f,
                   floats(args.d_x) + begin * width, d);
-      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, v, d, r, 1.0f, logits.data(), v, x, d, 1.0f,
-                  floats(args.d_weight), d);
+      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, v, d, r, 1.0f, logits.data(), v, x, d,
+                  args.overwrite && begin == 0 ? 0.0f : 1.0f, floats(args.d_weight), d);
     }
   });
 }

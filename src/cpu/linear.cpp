@@ -119,7 +119,8 @@ void CpuEncoder::record_linear_backward(const LinearBackwardArgs& args) {
     const blasint d_y_stride = args.y_transposed ? r : m;
 
     cblas_sgemm(CblasRowMajor, outputs_first, args.x_transposed ? CblasTrans : CblasNoTrans, m, k, r, 1.0f, d_y,
-                d_y_stride, floats(args.x), args.x_transposed ? r : k, 1.0f, floats(args.d_weight), k);
+                d_y_stride, floats(args.x), args.x_transposed ? r : k, args.overwrite ? 0.0f : 1.0f,
+                floats(args.d_weight), k);
     if (args.d_bias) {
       add_column_sums(rows, outputs, floats(args.d_bias), [&](std::int64_t row, std::int64_t column) {
         return static_cast<double>(d_y[args.y_transposed ? column * rows + row : row * outputs + column]);

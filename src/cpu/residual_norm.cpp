@@ -61,7 +61,7 @@ void CpuEncoder::record_residual_norm_backward(const ResidualNormBackwardArgs& a
         const std::int64_t i = row * width + column;
         const double through_norm =
             statistics[2 * row + 1] * (d_normalised(row, column) - mean - normalised(row, column) * projection);
-        const double gradient = d_residual[i] + through_norm;
+        const double gradient = (args.overwrite ? 0.0 : d_residual[i]) + through_norm;
         const double dropped = gradient * mask.factor(i);
         d_residual[i] = static_cast<float>(d_x != nullptr ? gradient : dropped);
         if (d_x != nullptr) d_x[i] = static_cast<float>(dropped);

@@ -41,16 +41,29 @@ ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& 
     : device_(memory.device()) {
   const std::vector<ParameterSpec> table = parameter_table(config);
   std::int64_t end = 0;
-  for (std::size_t i = 0; i < parameter_groups.size(); ++i) {
-    end = aligned(end);
-    ranges_[i].first = end;
+  const auto add = [&](ParameterGroup group, bool matrices) {
     for (const ParameterSpec& spec : table) {
-      if (parameter_group(spec.name) != parameter_groups[i]) continue;
+      if (parameter_group(spec.name) != group || spec.matrix != matrices) continue;
       const bool follows = config.ssm_gating && follows_projection(spec.name);
       const Place place{follows ? end : aligned(end), spec.shape, spec.matrix};
       end = place.begin + place.count();
       places_.emplace(spec.name, place);
     }
+  };
+  for (std::size_t i = 0; i < parameter_groups.size(); ++i) {
+    end = aligned(end);
+    ranges_[i].first = end;
+    // The matrices of the first group come first and the embedding last, so that what is between them is one piece.
+    const ParameterGroup group = parameter_groups[i];
+    if (group != ParameterGroup::vectors) add(group, true);
+    const std::int64_t begin = aligned(end);
+    add(group, false);
+    if (end > begin && !rests_.empty() && aligned(rests_.back().second) == begin) {
+      rests_.back().second = end;
+    } else if (end > begin) {
+      rests_.emplace_back(begin, end);
+    }
+    if (group == ParameterGroup::vectors) add(group, true);
     ranges_[i].second = end;
   }
   values_ = memory.allocate(MemoryCategory::parameters, DType::f32, {end});
@@ -79,6 +92,12 @@ Tensor ParameterArena::group(const Tensor& whole, ParameterGroup group) const {
   return begin == end ? Tensor{} : whole.slice(begin, end - begin);
 }
 
+std::vector<Tensor> ParameterArena::without_matrices(const Tensor& whole) const {
+  std::vector<Tensor> pieces;
+  for (const auto& [begin, end] : rests_) pieces.push_back(whole.slice(begin, end - begin));
+  return pieces;
+}
+
 std::map<std::string, HostTensor> ParameterArena::download(const Tensor& whole) const {
   std::vector<float> values(static_cast<std::size_t>(whole.count()));
   device_->download(whole, std::as_writable_bytes(std::span(values)));
@@ -105,6 +124,11 @@ void ParameterArena::load(const std::map<std::string, HostTensor>& parameters) c
     if (!place.matrix) continue;
     upload_converted(*device_, parameters.at(name), operands_.slice(place.begin, place.count()), name);
   }
+  // Beyond what 16 bits hold these become infinite, as they would wherever they are rounded.
+  const std::vector<Tensor> values = without_matrices(values_), rounded = without_matrices(operands_);
+  device_->run([&](Encoder& encoder) {
+    for (std::size_t i = 0; i < values.size(); ++i) encoder.copy({values[i], rounded[i]});
+  });
 }
 
 }  // namespace riverhorse

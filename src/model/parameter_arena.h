@@ -1,9 +1,11 @@
 // The parameters of a model in training: one flat fp32 buffer, and one of the same layout for the gradients, so that
 // clipping and the optimiser are a few operations however many layers there are. In mixed precision there is a third,
-// the operands: all parameters rounded to the activations' dtype, of which products read the matrices.
+// the operands: all parameters rounded to the activations' dtype, of which products read the matrices and biases.
 //
-// The layout is by optimiser group, a contiguous range each; tensors begin at multiples of 64 elements, but for those
-// that the model uses as one (q, k and v projections), which follow each other. What lies between tensors stays zero.
+// The layout is by optimiser group, a contiguous range each, in which matrices lie apart from the rest: their
+// gradients may be written by one product each, and all others are sums that begin at zero. Tensors begin at
+// multiples of 64 elements, but for those that the model uses as one (q, k and v projections), which follow each
+// other. What lies between tensors stays zero.
 #pragma once
 
 #include <array>
@@ -54,6 +56,9 @@ class ParameterArena {
   // The range of a group in any tensor of that shape; empty where no parameter belongs to it.
   Tensor group(const Tensor& whole, ParameterGroup group) const;
 
+  // Of any tensor of that shape all but the matrices, in as few pieces as there are.
+  std::vector<Tensor> without_matrices(const Tensor& whole) const;
+
   // Host copies of a whole, by name: parameters to save, gradients to look at; and of the optimiser's moments back.
   std::map<std::string, HostTensor> download(const Tensor& whole) const;
   void upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const;
@@ -69,7 +74,9 @@ class ParameterArena {
 
   std::shared_ptr<Device> device_;
   std::map<std::string, Place> places_;
-  std::array<std::pair<std::int64_t, std::int64_t>, parameter_groups.size()> ranges_{};  // begin, end
+  using Range = std::pair<std::int64_t, std::int64_t>;  // begin, end
+  std::array<Range, parameter_groups.size()> ranges_{};
+  std::vector<Range> rests_;  // without matrices
   Tensor values_;
   Tensor gradients_;
   Tensor operands_;

@@ -17,6 +17,10 @@ const TrainingMemory& checked(const TrainingMemory& memory, const ModelConfig& c
     fail(StatusCode::unsupported, "{} ({}) cannot train: {}", device.info().name, device.info().id(), support.reason);
   }
   device.require_activation(options.activations);
+  if (options.logits == LogitBits::half && !is_half(options.activations)) {
+    fail(StatusCode::invalid_argument, "logits of 16 bits belong to a training in f16 or bf16; the dtype is {}",
+         dtype_name(options.activations));
+  }
   if (config.ssm_pdrop != 0) {
     fail(StatusCode::unsupported, "ssm_pdrop is {}; the H3 layers know no dropout of their own", config.ssm_pdrop);
   }
@@ -42,6 +46,7 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
       act_(options.activations),
       conv_(options.conv),
       recompute_(options.recompute),
+      logits_(options.logits == LogitBits::half ? act_ : DType::f32),
       arena_(memory_, config_, act_) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
   embedding_ = arena_.operand(embedding);
@@ -117,6 +122,7 @@ TrainingModel::Linear TrainingModel::linear(const std::vector<std::string>& pref
   linear.d_weight = arena_.joined_gradient(weights);
   if (!arena_.has(biases.front())) return linear;
   linear.bias = arena_.joined_value(biases);
+  if (arena_.operands()) linear.rounded_bias = arena_.joined_operand(biases);
   linear.d_bias = arena_.joined_gradient(biases);
   return linear;
 }

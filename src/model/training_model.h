@@ -16,10 +16,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/config.h"
+#include "model/logit_bits.h"
 #include "model/parameter_arena.h"
 #include "model/recompute.h"
 #include "model/training_memory.h"
@@ -37,6 +39,7 @@ struct TrainingModelOptions {
   DType activations = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;
+  LogitBits logits = LogitBits::full;  // half: of activations in 16 bits only
 };
 
 class TrainingModel {
@@ -65,8 +68,9 @@ class TrainingModel {
 
   // Loss only, without dropout.
   void record_evaluation(Encoder& encoder) const;
-  // Loss, and the gradients added to those of the arena.
-  void record_gradients(Encoder& encoder) const;
+  // Loss, and its gradients, which are written to the arena's or added to them.
+  enum class Gradients { written, added };
+  void record_gradients(Encoder& encoder, Gradients gradients) const;
 
  private:
   struct Norm {
@@ -75,6 +79,7 @@ class TrainingModel {
   };
   struct Linear {
     Tensor weight, bias;      // act, f32; bias may be empty
+    Tensor rounded_bias;      // act, where that is of 16 bits
     Tensor d_weight, d_bias;  // f32
   };
   struct Layer {
@@ -118,9 +123,10 @@ class TrainingModel {
   void record_hidden(Encoder& encoder, const Layer& layer) const;
   // What the backward pass of the layer reads and was not kept.
   void record_again(Encoder& encoder, std::int64_t index) const;
-  void record_mixer_backward(Encoder& encoder, std::int64_t index) const;
-  void record_loss(Encoder& encoder, bool training) const;
-  void record_backward(Encoder& encoder) const;
+  void record_mixer_backward(Encoder& encoder, std::int64_t index, Gradients gradients) const;
+  // Without gradients of an evaluation.
+  void record_loss(Encoder& encoder, std::optional<Gradients> gradients) const;
+  void record_backward(Encoder& encoder, Gradients gradients) const;
 
   TrainingMemory memory_;
   ModelConfig config_;
@@ -128,6 +134,7 @@ class TrainingModel {
   DType act_;
   ConvAlgorithm conv_;
   Recompute recompute_;
+  DType logits_;  // in training
   ParameterArena arena_;
   Tensor embedding_, d_embedding_;  // (V, D) act, f32
   Tensor head_, d_head_;            // (V, D) act, f32; the embedding when tied

@@ -32,6 +32,7 @@ void TrainingModel::record_forward(Encoder& encoder, bool training) const {
     fc2.x = layer.hidden;
     fc2.weight = layer.fc2.weight;
     fc2.bias = layer.fc2.bias;
+    fc2.rounded_bias = layer.fc2.rounded_bias;
     fc2.y = branch_;
     encoder.linear(fc2);
     residual = &layer.residual2;
@@ -62,6 +63,7 @@ void TrainingModel::record_hidden(Encoder& encoder, const Layer& layer) const {
   fc1.x = layer.x2;
   fc1.weight = layer.fc1.weight;
   fc1.bias = layer.fc1.bias;
+  fc1.rounded_bias = layer.fc1.rounded_bias;
   fc1.activation = Activation::gelu_tanh;
   fc1.y = layer.hidden;
   fc1.pre_activation = layer.pre_activation;
@@ -76,6 +78,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
   in.x = layer.x1;
   in.weight = layer.qkv.weight;
   in.bias = layer.qkv.bias;
+  in.rounded_bias = layer.qkv.rounded_bias;
   in.y = projected(layer, layer.qkv_rows);
   in.y_transposed = !layer.attention;
   encoder.linear(in);
@@ -112,21 +115,24 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
   out.x_transposed = !layer.attention;
   out.weight = layer.out.weight;
   out.bias = layer.out.bias;
+  out.rounded_bias = layer.out.rounded_bias;
   out.y = branch_;
   encoder.linear(out);
 }
 
-void TrainingModel::record_loss(Encoder& encoder, bool training) const {
+void TrainingModel::record_loss(Encoder& encoder, std::optional<Gradients> gradients) const {
   CrossEntropyArgs loss;
   loss.x = x_f_;
   loss.weight = head_;
   loss.targets = targets_;
   loss.loss = loss_;
   loss.correct = correct_;
-  if (training) {
+  if (gradients) {
     loss.scale = scale_;
     loss.d_x = d_x_;
     loss.d_weight = d_head_;
+    loss.overwrite = *gradients == Gradients::written;
+    loss.logits = logits_;
   }
   encoder.cross_entropy(loss);
 }
@@ -138,7 +144,7 @@ void TrainingModel::record_again(Encoder& encoder, std::int64_t index) const {
   if (recompute_ == Recompute::block) record_hidden(encoder, layer);
 }
 
-void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) const {
+void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index, Gradients gradients) const {
   const Layer& layer = layers_[static_cast<std::size_t>(index)];
   const std::int64_t width = config_.n_embd;
   const Tensor d_y = d_y_.reshape(layer.y.shape);
@@ -150,6 +156,7 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
   out.weight = layer.out.weight;
   out.d_x = d_y;
   out.d_weight = layer.out.d_weight;
+  out.overwrite = gradients == Gradients::written;
   encoder.linear_backward(out);
   if (layer.attention) {
     const int heads = static_cast<int>(config_.attn_n_head.value());
@@ -182,19 +189,19 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index) 
   in.d_x = d_x_;
   in.d_weight = layer.qkv.d_weight;
   in.d_bias = layer.qkv.d_bias;
+  in.overwrite = gradients == Gradients::written;
   encoder.linear_backward(in);
 }
 
 // d_x_ holds the gradient of the norm's output at each step, d_branch_ that of the branch before it, which ends with
 // a projection: the gradient of its bias, the sum over rows of d_branch_, is made where that is written.
-void TrainingModel::record_backward(Encoder& encoder) const {
+void TrainingModel::record_backward(Encoder& encoder, Gradients gradients) const {
   const auto norm_backward = [&](const Norm& norm, const Tensor& residual_out, const Tensor& statistics,
                                  std::int64_t site, const Linear& projection) {
     encoder.residual_norm_backward({d_x_, residual_out, statistics, residual_dropout(site, true), norm.weights,
                                     d_residual_, site == 0 ? Tensor{} : d_branch_, norm.d_weight, norm.d_bias,
-                                    projection.d_bias});
+                                    projection.d_bias, site == 3 * config_.n_layer});
   };
-  encoder.zero({d_residual_});
   norm_backward(norm_f_, residual_f_, statistics_f_, 3 * config_.n_layer, layers_.back().fc2);
   for (std::int64_t i = config_.n_layer - 1; i >= 0; --i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
@@ -206,6 +213,7 @@ void TrainingModel::record_backward(Encoder& encoder) const {
     fc2.pre_activation = layer.pre_activation;
     fc2.d_x = d_hidden_;
     fc2.d_weight = layer.fc2.d_weight;
+    fc2.overwrite = gradients == Gradients::written;
     encoder.linear_backward(fc2);
     LinearBackwardArgs fc1;
     fc1.d_y = d_hidden_;
@@ -214,9 +222,10 @@ void TrainingModel::record_backward(Encoder& encoder) const {
     fc1.d_x = d_x_;
     fc1.d_weight = layer.fc1.d_weight;
     fc1.d_bias = layer.fc1.d_bias;
+    fc1.overwrite = gradients == Gradients::written;
     encoder.linear_backward(fc1);
     norm_backward(layer.norm2, layer.residual2, layer.statistics2, 3 * i + 1, layer.out);
-    record_mixer_backward(encoder, i);
+    record_mixer_backward(encoder, i, gradients);
     norm_backward(layer.norm1, layer.residual1, layer.statistics1, 3 * i,
                   i == 0 ? Linear() : layers_[static_cast<std::size_t>(i - 1)].fc2);
   }
@@ -225,13 +234,19 @@ void TrainingModel::record_backward(Encoder& encoder) const {
 
 void TrainingModel::record_evaluation(Encoder& encoder) const {
   record_forward(encoder, false);
-  record_loss(encoder, false);
+  record_loss(encoder, {});
 }
 
-void TrainingModel::record_gradients(Encoder& encoder) const {
+// A matrix has its gradient from one product, which writes it; but for the embedding's, which has it from embed too:
+// the classifier's product writes it first where it is the same matrix.
+void TrainingModel::record_gradients(Encoder& encoder, Gradients gradients) const {
+  if (gradients == Gradients::written) {
+    for (const Tensor& sums : arena_.without_matrices(arena_.gradients())) encoder.zero({sums});
+    if (!config_.tie_word_embeddings) encoder.zero({d_embedding_});
+  }
   record_forward(encoder, true);
-  record_loss(encoder, true);
-  record_backward(encoder);
+  record_loss(encoder, gradients);
+  record_backward(encoder, gradients);
 }
 
 }  // namespace riverhorse

@@ -8,9 +8,11 @@ TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation) 
   core.dtype = options.dtype;
   core.conv = options.conv;
   core.recompute = options.recompute;
+  core.logits = options.logits;
   core.optimizer = options.optimizer;
   core.seed = static_cast<std::uint64_t>(options.seed);
   core.evaluation = evaluation;
+  core.accumulates = options.accumulation > 1;
   return core;
 }
 

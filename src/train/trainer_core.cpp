@@ -58,11 +58,12 @@ TrainerCore::TrainerCore(std::shared_ptr<Device> device, const Checkpoint& check
 TrainerCore::TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options)
     : memory_(memory),
       device_(*memory_.device()),
-      model_(memory_, config, {options.micro_batch, options.dtype, options.conv, options.recompute}),
+      model_(memory_, config, {options.micro_batch, options.dtype, options.conv, options.recompute, options.logits}),
       optimizer_(memory_, model_.parameters(), options.optimizer),
-      seed_(options.seed) {
+      seed_(options.seed),
+      accumulates_(options.accumulates) {
   zero_ = memory_.record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); });
-  gradients_ = memory_.record([&](Encoder& encoder) { model_.record_gradients(encoder); });
+  record_gradients();
   update_ = memory_.record([&](Encoder& encoder) { optimizer_.record(encoder); });
   if (options.evaluation) record_evaluation();
 }
@@ -116,9 +117,9 @@ double TrainerCore::loss_sum() const {
 
 StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets,
                              double rate_factor) {
-  device_.submit(*zero_);  // meanwhile the rest of what the host does first
-  check(ids, targets, false);
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
+  begin_gradients(ids.size() > rows);  // meanwhile the rest of what the host does first
+  check(ids, targets, false);
   StepResult result;
   result.scored = count_scored(targets);
   if (scaled()) result.loss_scale = loss_scale_.value;
@@ -181,7 +182,7 @@ double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const
   const auto scored = static_cast<double>(count_scored(targets));
   const double scale = scaled() ? loss_scale_.value : 1.0;
   device_.mapped_as<float>(model_.scale())[0] = static_cast<float>(scale / scored);
-  device_.submit(*zero_);
+  begin_gradients(false);
   write_micro_batch(ids, targets);
   device_.wait(device_.submit(*gradients_));
   return loss_sum() / scored;
@@ -198,6 +199,21 @@ std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
     gradient = make_host_tensor(std::span<const float>(values), gradient.shape);
   }
   return gradients;
+}
+
+void TrainerCore::record_gradients() {
+  using Gradients = TrainingModel::Gradients;
+  const Gradients gradients = accumulates_ ? Gradients::added : Gradients::written;
+  gradients_ = memory_.record([&](Encoder& encoder) { model_.record_gradients(encoder, gradients); });
+}
+
+void TrainerCore::begin_gradients(bool several) {
+  if (several && !accumulates_) {
+    gradients_.reset();  // its memory first
+    accumulates_ = true;
+  }
+  if (!gradients_) record_gradients();
+  if (accumulates_) device_.submit(*zero_);
 }
 
 void TrainerCore::record_evaluation() {

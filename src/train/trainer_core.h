@@ -20,9 +20,12 @@ struct TrainerCoreOptions {
   DType dtype = DType::f32;  // of activations and operands; f16 has a loss scale
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;
+  LogitBits logits = LogitBits::full;
   OptimizerOptions optimizer;
   std::uint64_t seed = 0;   // of dropout
   bool evaluation = false;  // evaluate() gets its memory at once, and not when it is first called
+  // Steps have several micro-batches. Else the first such step records the gradients anew.
+  bool accumulates = false;
 };
 
 struct StepResult {
@@ -77,6 +80,10 @@ class TrainerCore {
  private:
   TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options);
   void record_evaluation();
+  // What a step of one or of `several` micro-batches needs; from the first of several on they all do it as these do.
+  // Submits the zeroes that gradients are then added to.
+  void begin_gradients(bool several);
+  void record_gradients();
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
   bool scaled() const { return model_.activations() == DType::f16; }
@@ -99,8 +106,9 @@ class TrainerCore {
   std::int64_t micro_batches_done_ = 0;
   LossScale loss_scale_;
   bool last_finite_ = true;  // the gradients of the step before
-  std::unique_ptr<Recording> zero_;
-  std::unique_ptr<Recording> gradients_;
+  bool accumulates_;
+  std::unique_ptr<Recording> zero_;       // before gradients that are added
+  std::unique_ptr<Recording> gradients_;  // written, or added; null after a failure to record them
   std::unique_ptr<Recording> update_;
   std::unique_ptr<Recording> evaluation_;
 };

@@ -167,6 +167,10 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
                "Of activations and of the matrices in products; what is learnt is kept in f32, and f16 has a loss "
                "scale",
                options.dtype, {"f32", "f16", "bf16"});
+  visit_choice(visitor, "logits",
+               "Bits of a logit before the softmax of the loss; 16, in f16 and bf16 only, is faster, and rounds each "
+               "logit, and by as much its gradient",
+               options.logits, {"32", "16"});
   visit_choice(visitor, "conv", "Long convolution", options.conv, {"auto", "chunked", "fft"});
   visit_choice(visitor, "recompute",
                "What the backward pass makes again instead of keeping it, for less memory and the same gradients: "

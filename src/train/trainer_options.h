@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/ops.h"
+#include "model/logit_bits.h"
 #include "model/recompute.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -40,6 +41,7 @@ struct TrainerOptions {
   std::int64_t seed = 0;                  // of the order of the data, dropout, and new weights
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   DType dtype = DType::f32;               // of activations and operands
+  LogitBits logits = LogitBits::full;     // of the loss, in f16 and bf16
   Recompute recompute = Recompute::none;  // what the backward pass makes again
 
   std::int64_t samples_per_step() const { return batch * accumulation; }
