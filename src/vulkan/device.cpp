@@ -70,7 +70,6 @@ Support VulkanDevice::supports(Feature feature) const {
                                  options().minimal_features ? " (minimal features were asked for)" : "")};
     case Feature::bf16: return {false, "the vulkan backend has no bf16 shaders: use dtype f16 or f32"};
     case Feature::quantised_weights:
-      return {false, "the vulkan backend has no shaders for quantised weights: use the cpu backend"};
     case Feature::conv_chunked:
     case Feature::conv_fft: return {};
     case Feature::cooperative_matrix:
