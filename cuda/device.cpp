@@ -143,11 +143,10 @@ class CudaDevice final : public Device {
       case Feature::f16:
       case Feature::bf16:
       case Feature::training:
+      case Feature::quantised_weights:
       case Feature::conv_chunked:
       case Feature::conv_fft:
       case Feature::timestamps: return {};
-      case Feature::quantised_weights:
-        return {false, "the cuda backend has no kernels for quantised weights: use the cpu backend"};
       case Feature::cooperative_matrix: return {false, "a feature of Vulkan; cuda uses tensor cores by itself"};
     }
     return {false, "an unknown feature"};
