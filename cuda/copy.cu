@@ -1,6 +1,7 @@
 // copy, with conversion; advance; zero.
 #include "encoder.h"
 #include "kernel.cuh"
+#include "quantised.h"
 
 namespace riverhorse::cuda {
 
@@ -21,6 +22,10 @@ __global__ void advance_positions(const std::int32_t* slots, std::int32_t* posit
 }  // namespace
 
 void CudaEncoder::record_copy(const CopyArgs& args) {
+  if (is_quantised(args.in.dtype)) {
+    add("copy", [args](cudaStream_t stream) { launch_dequantise(stream, args.in, args.out); });
+    return;
+  }
   add("copy", [args](cudaStream_t stream) {
     const std::int64_t count = args.in.count();
     if (args.in.dtype == args.out.dtype) {

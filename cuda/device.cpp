@@ -143,6 +143,7 @@ class CudaDevice final : public Device {
       case Feature::f16:
       case Feature::bf16:
       case Feature::training:
+      case Feature::quantised_weights:
       case Feature::conv_chunked:
       case Feature::conv_fft:
       case Feature::timestamps: return {};

@@ -3,6 +3,7 @@
 // column, adds the run's rows in their order, several of them on their way at once: runs of frequent ids are long.
 #include "encoder.h"
 #include "kernel.cuh"
+#include "quantised.h"
 #include "sort.h"
 
 namespace riverhorse::cuda {
@@ -91,6 +92,10 @@ __global__ void add_runs(const std::int32_t* ids, const std::int32_t* order, int
 }  // namespace
 
 void CudaEncoder::record_embed(const EmbedArgs& args) {
+  if (is_quantised(args.table.dtype)) {
+    add_in_turn("embed", {}, {args.residual}, [args](Launch turn) { launch_embed_quantised(turn, args); });
+    return;
+  }
   add_in_turn("embed", {}, {args.residual}, [args](Launch turn) {
     const std::int64_t vocabulary = args.table.shape[0], width = args.table.shape[1];
     with_activation(args.table.dtype, [&](auto act) {

@@ -58,6 +58,7 @@ class CudaEncoder final : public Encoder {
   void record_linear_gemv(const LinearArgs& args, std::int64_t rows);
   bool multiplies_batch(const LinearArgs& args, std::int64_t rows) const;
   void record_linear_batch(const LinearArgs& args, std::int64_t rows);
+  void record_linear_quantised(const LinearArgs& args, std::int64_t rows);
   void record_bias_gradient(const LinearBackwardArgs& args, std::int64_t rows);
 
   void record_copy(const CopyArgs& args) override;

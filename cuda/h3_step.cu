@@ -192,7 +192,7 @@ bool is_one_kernel(const H3StepArgs& args) {
 }  // namespace
 
 bool CudaEncoder::fuses_projection(const H3StepArgs& args) const {
-  return is_one_kernel(args) && args.y.shape[0] <= few_rows &&
+  return is_one_kernel(args) && args.y.shape[0] <= few_rows && !is_quantised(args.projection->weight.dtype) &&
          normalised_rows_fit(args.y.shape[1], limits_.shared_bytes);
 }
 

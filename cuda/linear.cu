@@ -1,9 +1,9 @@
 // y = activation(x' W^T + bias), or y += that; and backward.
 //
-// Few rows (a generation step) are linear_gemv.cu's, those of a batch of sequences linear_batch.cu's. More are a
-// product of cuBLASLt. In 16 bits it adds the bias and does the gelu, or its gradient, itself where it can; else the
-// product is written to y and an elementwise kernel finishes it there; an f32 y from scratch memory. It knows no bias
-// for the rows of y^T: the product is added to a y^T that is full of it.
+// Few rows (a generation step) are linear_gemv.cu's, those of a batch of sequences linear_batch.cu's, quantised
+// weights linear_quantised.cu's. More are a product of cuBLASLt. In 16 bits it adds the bias and does the gelu, or
+// its gradient, itself where it can; else the product is written to y and an elementwise kernel finishes it there; an
+// f32 y from scratch memory. It knows no bias for the rows of y^T: the product is added to a y^T that is full of it.
 #include "column_sums.cuh"
 #include "encoder.h"
 #include "kernel.cuh"
@@ -46,7 +46,7 @@ __global__ void through_gelu(const T* d_activated, const T* pre_activation, T* d
 }  // namespace
 
 Tensor CudaEncoder::record_norm_of_linear(const LinearArgs& args) {
-  const Tensor x = scratch(args.weight.dtype, args.x.shape);
+  const Tensor x = scratch(activation_dtype(args), args.x.shape);
   add_in_turn("linear", {args.norm->weight, args.norm->bias}, {x},
               [args, x](Launch turn) { launch_layer_norm(turn, args.x, *args.norm, x); });
   return x;
@@ -55,6 +55,7 @@ Tensor CudaEncoder::record_norm_of_linear(const LinearArgs& args) {
 void CudaEncoder::record_linear(const LinearArgs& args) {
   const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
   const std::int64_t rows = args.x_transposed ? args.x.shape[1] : args.x.shape[0];
+  if (is_quantised(args.weight.dtype)) return record_linear_quantised(args, rows);
   if (multiplies_few_rows(args, rows)) return record_linear_gemv(args, rows);
   if (multiplies_batch(args, rows)) return record_linear_batch(args, rows);
   ScratchScope scope(*this);

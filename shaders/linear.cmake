@@ -1,10 +1,18 @@
-# linear: few rows, alone or with the mixer's step behind them, with subgroup arithmetic or without; many rows; many
-# rows on cooperative matrices
+# linear: few rows, alone or with the mixer's step behind them, with subgroup arithmetic or without, quantised or not;
+# many rows; many rows on cooperative matrices
 foreach(stem linear_gemv h3_step_projected)
-  riverhorse_shader(${stem} VARIANT f32)
-  riverhorse_shader(${stem} VARIANT f16 DEFINES ACT_F16)
-  riverhorse_shader(${stem} VARIANT f32_subgroup DEFINES SUBGROUPS)
-  riverhorse_shader(${stem} VARIANT f16_subgroup DEFINES SUBGROUPS ACT_F16)
+  foreach(weights "" q8 q4)
+    set(define "")
+    set(suffix "")
+    if(weights)
+      string(TOUPPER WEIGHT_${weights} define)
+      set(suffix _${weights})
+    endif()
+    riverhorse_shader(${stem} VARIANT f32${suffix} DEFINES ${define})
+    riverhorse_shader(${stem} VARIANT f16${suffix} DEFINES ACT_F16 ${define})
+    riverhorse_shader(${stem} VARIANT f32${suffix}_subgroup DEFINES SUBGROUPS ${define})
+    riverhorse_shader(${stem} VARIANT f16${suffix}_subgroup DEFINES SUBGROUPS ACT_F16 ${define})
+  endforeach()
 endforeach()
 riverhorse_activation_shader(linear_gemm)
 riverhorse_shader(linear_coopmat NEWER)

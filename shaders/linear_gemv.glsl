@@ -2,8 +2,9 @@
 // h3_step_projected.comp. Whoever includes it says which rows of W a team takes (weight_row).
 //
 // A team (one subgroup, or 32 invocations that reduce through shared memory where subgroup arithmetic is missing)
-// computes ROWS rows of W against BATCH rows of x. A lane reads 16 bytes of a weight row at a time; the team's lanes
-// stride along K. SPLIT teams share a row along K. The first weights are requested before the layer norm's statistics
+// computes ROWS rows of W against BATCH rows of x. A lane reads 16 bytes of a weight row at a time, a unit; the team's
+// lanes stride along K. Of a quantised W (-DWEIGHT_Q8, -DWEIGHT_Q4) the scale of a unit's block meets the sum of its
+// products. SPLIT teams share a row along K. The first weights are requested before the layer norm's statistics
 // are computed, because they do not depend on them: the latency of the norm hides behind that of the weights.
 //
 // The order of additions depends on K, SPLIT and the device only, not on BATCH or ROWS: a row of y is the same bits
@@ -33,7 +34,13 @@ layout(set = 0, binding = 4) readonly buffer Gammav { vec4 gammav[]; };
 layout(set = 0, binding = 5) readonly buffer Beta { float beta[]; };    // (K) layer norm bias
 layout(set = 0, binding = 5) readonly buffer Betav { vec4 betav[]; };
 
-#ifdef ACT_F16
+#if defined(WEIGHT_Q8) || defined(WEIGHT_Q4)
+#define QUANTISED
+#include "quantised.glsl"
+layout(set = 0, binding = 3) readonly buffer WQuants { uvec4 weight_units[]; };
+layout(set = 0, binding = 3) readonly buffer WWords { uint weight_words[]; };
+#define UNIT_BITS uvec4
+#elif defined(ACT_F16)
 const uint kUnit = 8u;  // elements of a 16-byte unit
 #define UNIT_BITS uvec4
 #else
@@ -176,6 +183,36 @@ vec4 x_vector(uint row, uint k) {  // elements k .. k + 3; k a multiple of 4
   return value;
 }
 
+UNIT_BITS load_unit(uint row, uint unit) {
+#if defined(QUANTISED)
+  return weight_units[row * quantised_row_units(K) + unit];
+#elif defined(ACT_F16)
+  return weight16x8[row * (K / kUnit) + unit];
+#else
+  return weight32v[row * (K / kUnit) + unit];
+#endif
+}
+
+// The word with the scale of a unit; 0 where weights have none.
+uint load_scale(uint row, uint unit) {
+#ifdef QUANTISED
+  return weight_words[scale_word(row, unit, K)];
+#else
+  return 0u;
+#endif
+}
+
+// Weights 4 q .. 4 q + 3 of a unit, but for the scale.
+vec4 weight_quad(UNIT_BITS bits, uint q) {
+#if defined(QUANTISED)
+  return unit_quad(bits, q);
+#elif defined(ACT_F16)
+  return unpack4(q == 0u ? bits.xy : bits.zw);
+#else
+  return bits;
+#endif
+}
+
 float dot_onto(vec4 a, vec4 b, float sum) { return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum)))); }
 
 float sums[ROWS * BATCH];
@@ -184,15 +221,13 @@ void dot_vectors(uint first_row, uint part) {
   const uint units = K / kUnit;
   const uint stride = lanes() * SPLIT;
   UNIT_BITS now[UNROLL * ROWS];
+  uint now_scales[UNROLL * ROWS];
   uint unit = part * lanes() + lane();
   [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
     [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
-      const uint source = weight_row(first_row, i) * units + min(unit + u * stride, units - 1u);
-#ifdef ACT_F16
-      now[u * ROWS + i] = weight16x8[source];
-#else
-      now[u * ROWS + i] = weight32v[source];
-#endif
+      const uint source = min(unit + u * stride, units - 1u);
+      now[u * ROWS + i] = load_unit(weight_row(first_row, i), source);
+      now_scales[u * ROWS + i] = load_scale(weight_row(first_row, i), source);
     }
   }
   const bool hold = (FLAGS & kHoldNorm) != 0u;  // then UNROLL units a lane are the whole row
@@ -203,16 +238,14 @@ void dot_vectors(uint first_row, uint part) {
   }
   for (; unit < units; unit += UNROLL * stride) {
     UNIT_BITS next[UNROLL * ROWS];
+    uint next_scales[UNROLL * ROWS];
     const bool more = !hold && unit + UNROLL * stride < units;
     if (more) {
       [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
         [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
-          const uint source = weight_row(first_row, i) * units + min(unit + (UNROLL + u) * stride, units - 1u);
-#ifdef ACT_F16
-          next[u * ROWS + i] = weight16x8[source];
-#else
-          next[u * ROWS + i] = weight32v[source];
-#endif
+          const uint source = min(unit + (UNROLL + u) * stride, units - 1u);
+          next[u * ROWS + i] = load_unit(weight_row(first_row, i), source);
+          next_scales[u * ROWS + i] = load_scale(weight_row(first_row, i), source);
         }
       }
     }
@@ -220,24 +253,31 @@ void dot_vectors(uint first_row, uint part) {
       const uint here = unit + u * stride;
       if (here < units) {
         [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
-          const vec4 low = hold ? held[u * kQuads] : x_vector(row, here * kUnit);
-#ifdef ACT_F16
-          const vec4 high = hold ? held[u * kQuads + 1u] : x_vector(row, here * kUnit + 4u);
-#endif
+          vec4 x[kQuads];
+          [[unroll]] for (uint q = 0u; q < kQuads; ++q) {
+            x[q] = hold ? held[u * kQuads + q] : x_vector(row, here * kUnit + 4u * q);
+          }
           [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
-#ifdef ACT_F16
-            const UNIT_BITS bits = now[u * ROWS + i];
-            const float sum = dot_onto(unpack4(bits.xy), low, sums[i * BATCH + row]);
-            sums[i * BATCH + row] = dot_onto(unpack4(bits.zw), high, sum);
+            const uint index = i * BATCH + row;
+#ifdef QUANTISED
+            float sum = 0.0;
 #else
-            sums[i * BATCH + row] = dot_onto(now[u * ROWS + i], low, sums[i * BATCH + row]);
+            float sum = sums[index];
 #endif
+            [[unroll]] for (uint q = 0u; q < kQuads; ++q) sum = dot_onto(weight_quad(now[u * ROWS + i], q), x[q], sum);
+#ifdef QUANTISED
+            sum = fma(scale_of(now_scales[u * ROWS + i], here), sum, sums[index]);
+#endif
+            sums[index] = sum;
           }
         }
       }
     }
     if (more) {
-      [[unroll]] for (uint i = 0u; i < UNROLL * ROWS; ++i) now[i] = next[i];
+      [[unroll]] for (uint i = 0u; i < UNROLL * ROWS; ++i) {
+        now[i] = next[i];
+        now_scales[i] = next_scales[i];
+      }
     }
   }
 }

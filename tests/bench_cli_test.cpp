@@ -131,6 +131,8 @@ TEST_F(BenchCli, ShapesThatMakeNoSenseAreRefused) {
   expect_failure(run(words("bench train --filter step")), 2, "--filter");
   expect_failure(run(words("bench ops --tokens 8")), 2, "--tokens");
   expect_failure(run(words("bench prefill --width 2")), 2, "--width");
+  expect_failure(run(words("bench train --weights q8")), 2, "--weights is not for bench train");
+  expect_failure(run(words("bench decode --weights q5")), 2, "--weights");
   expect_failure(run(words("bench ops --peers")), 2, "--peers");
   expect_failure(run(words("bench train --seconds 2 --repetitions 3")), 2, "--repetitions");
   expect_failure(run(words("bench mixer --backend cpu --filter nothing")), 2, "\"forward (");

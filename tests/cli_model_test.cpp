@@ -253,6 +253,13 @@ TEST_F(CliModel, BenchDecodeAndPrefillHaveRowsWithCeilings) {
   expect_row(decode.json()["rows"][0], false);
   EXPECT_GT(decode.json()["rows"][0]["tokens_per_second_wall"].get<double>(), 0);
 
+  const ChildResult quantised = run(words(
+      "bench decode --backend cpu --preset tiny-hybrid --weights q4 --tokens 4 --prompt-tokens 9 --batch 2 --json"));
+  expect_success(quantised);
+  const auto row = quantised.json()["rows"][0];
+  EXPECT_NE(row["shape"].get<std::string>().find("tiny-hybrid q4"), std::string::npos) << row.dump();
+  EXPECT_LT(row["bytes"].get<double>(), decode.json()["rows"][0]["bytes"].get<double>());
+
   const ChildResult prefill = run({"bench", "prefill", "--backend", "cpu", "--model", pure + "model.pt", "--tokens",
                                    "33", "--repetitions", "2", "--conv", "fft"});
   expect_success(prefill);

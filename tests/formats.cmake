@@ -9,6 +9,8 @@ riverhorse_test(formats_bad_files_test formats_bad_files_test.cpp bad_files/allo
                 USES riverhorse_bad_files LABELS formats)
 riverhorse_test(formats_tensor_file_test formats_tensor_file_test.cpp bad_files/allocation_meter.cpp
                 USES riverhorse_bad_files LABELS formats)
+riverhorse_test(quantised_test quantised_test.cpp
+                USES riverhorse_bad_files riverhorse_model LABELS formats)
 riverhorse_test(checkpoint_test checkpoint_test.cpp USES riverhorse_bad_files LABELS formats)
 riverhorse_test(config_test config_test.cpp USES riverhorse_checkpoint LABELS formats)
 
@@ -34,7 +36,7 @@ riverhorse_fuzz_target(config 20000)
 riverhorse_fuzz_target(tokenizer 2000 riverhorse_data)
 
 if(RIVERHORSE_BUILD_PROGRAM)
-  riverhorse_test(formats_cli_test formats_cli_test.cpp USES riverhorse_bad_files LABELS formats)
+  riverhorse_test(formats_cli_test formats_cli_test.cpp USES riverhorse_bad_files riverhorse_model LABELS formats)
   target_compile_definitions(formats_cli_test PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>")
   add_dependencies(formats_cli_test riverhorse_program)
 endif()

@@ -11,6 +11,7 @@
 #include "bad_files/builders.h"
 #include "bad_files/temporary_folder.h"
 #include "model/checkpoint.h"
+#include "model/initialization.h"
 
 namespace riverhorse::test {
 namespace {
@@ -79,6 +80,51 @@ TEST(Convert, ChangesTheTypeOfMatricesOnly) {
       EXPECT_TRUE(same_bytes(copy.file.at(parameter.name), expected)) << option << " " << parameter.name;
     }
   }
+}
+
+TEST(Convert, QuantisesMatricesOnly) {
+  const ScratchFolder scratch;
+  const auto original = scratch.path() / "original";
+  const std::string input = quoted(original);
+  const Checkpoint random = random_checkpoint(model_preset("tiny-hybrid").value(), 1);
+  ASSERT_EQ(random.config.n_embd % 32, 0);
+  std::filesystem::create_directory(original);
+  write_safetensors(original / "model.safetensors", random.file.tensors, {});
+  std::ofstream(original / "config.json") << model_config_json(random.config);
+  for (const auto& [option, dtype] : {std::pair{"q8", DType::q8}, std::pair{"q4", DType::q4}}) {
+    const auto output = scratch.path() / option;
+    ASSERT_EQ(run("convert -i " + input + " -o " + quoted(output) + " --weights " + option).status, 0);
+    const Checkpoint copy = load_checkpoint(output, {});
+    for (const ParameterSpec& parameter : parameter_table(copy.config)) {
+      const HostTensor& plain = random.file.at(parameter.name);
+      const HostTensor& stored = copy.file.at(parameter.name);
+      const bool vocabulary = parameter.name.find("embeddings") != std::string::npos;
+      const DType of_matrix = vocabulary ? DType::q8 : dtype;
+      EXPECT_TRUE(same_bytes(stored, parameter.matrix ? quantise(plain, of_matrix, parameter.name) : plain))
+          << option << " " << parameter.name;
+    }
+    const Outcome shown = run("info --model " + quoted(output));
+    EXPECT_EQ(shown.status, 0);
+    EXPECT_NE(shown.output.find(option), std::string::npos) << shown.output;
+
+    // As it is, as plain numbers again, and not quantised twice.
+    const auto again = scratch.path() / "again";
+    ASSERT_EQ(run("convert -i " + quoted(output) + " -o " + quoted(again)).status, 0);
+    EXPECT_EQ(load_checkpoint(again, {}).content_hash, copy.content_hash);
+    ASSERT_EQ(run("convert -i " + quoted(output) + " -o " + quoted(again) + " --dtype f32").status, 0);
+    const std::string name = "backbone.layers.0.mlp.fc1.weight";
+    EXPECT_EQ(to_floats(load_checkpoint(again, {}).file.at(name)), to_floats(copy.file.at(name)));
+    const Outcome twice = run("convert -i " + quoted(output) + " -o " + quoted(again) + " --weights q4", true);
+    EXPECT_EQ(twice.status, 1);
+    EXPECT_NE(twice.output.find("already; quantise the original"), std::string::npos) << twice.output;
+  }
+  const Outcome narrow =
+      run("convert -i " + quoted(models / "h3-hybrid") + " -o " + quoted(scratch.path() / "narrow") + " --weights q8",
+          true);
+  EXPECT_EQ(narrow.status, 1);
+  EXPECT_NE(narrow.output.find("multiples of 32"), std::string::npos) << narrow.output;
+  EXPECT_FALSE(std::filesystem::exists(scratch.path() / "narrow"));
+  EXPECT_EQ(run("convert -i x -o y --weights q8 --dtype f16").status, 2);
 }
 
 TEST(Convert, TakesTokenizerFilesAlong) {

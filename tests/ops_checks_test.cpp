@@ -57,6 +57,29 @@ TEST(checks, missing_and_mistyped_tensors) {
   EXPECT_REFUSED(encoder.copy({f32({4}), f32({5})}), "copy", "differ in count");
 }
 
+TEST(checks, quantised_matrices) {
+  const auto matrix = [](DType dtype, Shape shape) { return cpu_device().allocate_tensor(dtype, shape); };
+  const Tensor q8 = matrix(DType::q8, {5, 64});
+  EXPECT_EQ(q8.size_bytes(), 5u * 80);
+  EXPECT_EQ(q8.slice(2, 1).offset_bytes, 160u);
+  EXPECT_THROW(q8.reshape({10, 32}), Error);
+  EXPECT_REFUSED(encoder.embed({i32({3}), matrix(DType::i8, {5, 64}), f32({3, 64})}), "table is i8", "q8 or q4");
+  EXPECT_REFUSED(encoder.embed({i32({3}), matrix(DType::q4, {5, 40}), f32({3, 40})}), "table is q4 with rows of 40");
+  EXPECT_REFUSED(encoder.copy({f32({5, 64}), q8}), "copy", "conversion");
+  EXPECT_REFUSED(encoder.copy({q8, f32({64, 5})}), "copy", "out has shape (64, 5)");
+  LinearArgs linear;
+  linear.x = f32({3, 64});
+  linear.weight = q8;
+  linear.y = f32({3, 5});
+  linear.pre_activation = f32({3, 5});
+  EXPECT_REFUSED(encoder.linear(linear), "linear", "a weight of q8 cannot be trained");
+  linear.pre_activation = {};
+  linear.y = f16({3, 5});
+  EXPECT_REFUSED(encoder.linear(linear), "linear", "y is f16");
+  linear.weight.offset_bytes += 8;
+  EXPECT_REFUSED(encoder.linear(linear), "weight begins at byte 8");
+}
+
 TEST(checks, tensors_beyond_their_buffers) {
   Tensor out = f32({4});
   out.offset_bytes = 4;

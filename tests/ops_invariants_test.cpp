@@ -10,6 +10,7 @@
 #include <random>
 
 #include "backend/op_cases.h"
+#include "base/quantised.h"
 #include "ops_golden.h"
 
 namespace riverhorse::test {
@@ -224,36 +225,66 @@ void linear_rows(Device& device) {
   }
 }
 
+// (outputs, inputs), as `dtype`: f32 or quantised.
+Tensor put_matrix(Device& device, DType dtype, std::int64_t outputs, std::int64_t inputs) {
+  const std::vector<float> values = random_floats(outputs * inputs, 2);
+  if (!is_quantised(dtype)) return put_floats(device, {outputs, inputs}, values);
+  const Tensor matrix = device.allocate_tensor(dtype, {outputs, inputs});
+  std::vector<std::byte> bytes(matrix.size_bytes());
+  const std::size_t width = static_cast<std::size_t>(inputs), row_bytes = bytes.size() / outputs;
+  for (std::size_t row = 0; row * width < values.size(); ++row) {
+    quantise_row(dtype, std::span(values).subspan(row * width, width),
+                 std::span(bytes).subspan(row * row_bytes, row_bytes));
+  }
+  device.upload(matrix, bytes);
+  return matrix;
+}
+
 // Of few rows, as in generation, each is what it is alone, bit for bit: a text does not depend on who else is served.
+void few_rows_alone(Device& device, DType weights, std::int64_t inputs, bool with_norm, DType normed) {
+  const std::int64_t outputs = 300, most = 4;
+  LinearArgs args;
+  const std::vector<float> x = random_floats(most * inputs, 1);
+  args.weight = put_matrix(device, weights, outputs, inputs);
+  args.normed = normed;
+  if (with_norm) {
+    args.norm = NormWeights{put_floats(device, {inputs}, random_floats(inputs, 3)),
+                            put_floats(device, {inputs}, random_floats(inputs, 4)), 1e-5f};
+  }
+  const auto rows_of = [](const std::vector<float>& values, std::int64_t width, std::int64_t first,
+                          std::int64_t rows) {
+    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(first * width);
+    return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(rows * width));
+  };
+  const auto product = [&](std::int64_t first, std::int64_t rows) {
+    args.x = put_floats(device, {rows, inputs}, rows_of(x, inputs, first, rows));
+    args.y = device.allocate_tensor(DType::f32, {rows, outputs});
+    device.run([&](Encoder& encoder) { encoder.linear(args); });
+    return fetch(device, args.y);
+  };
+  for (const std::int64_t rows : {2, 3, 4}) {
+    const std::vector<float> together = product(0, rows);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      EXPECT_EQ(rows_of(together, outputs, row, 1), product(row, 1))
+          << "row " << row << " of " << rows << ", " << dtype_name(weights) << ", " << inputs << " inputs"
+          << (with_norm ? ", norm to " : "") << (with_norm ? dtype_name(normed) : "");
+    }
+  }
+}
+
 void few_linear_rows(Device& device) {
   for (const std::int64_t inputs : {127, 192, 256, 1000}) {
-    for (const bool with_norm : {false, true}) {
-      const std::int64_t outputs = 300, most = 4;
-      LinearArgs args;
-      const std::vector<float> x = random_floats(most * inputs, 1);
-      args.weight = put_floats(device, {outputs, inputs}, random_floats(outputs * inputs, 2));
-      if (with_norm) {
-        args.norm = NormWeights{put_floats(device, {inputs}, random_floats(inputs, 3)),
-                                put_floats(device, {inputs}, random_floats(inputs, 4)), 1e-5f};
-      }
-      const auto rows_of = [](const std::vector<float>& values, std::int64_t width, std::int64_t first,
-                              std::int64_t rows) {
-        const auto begin = values.begin() + static_cast<std::ptrdiff_t>(first * width);
-        return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(rows * width));
-      };
-      const auto product = [&](std::int64_t first, std::int64_t rows) {
-        args.x = put_floats(device, {rows, inputs}, rows_of(x, inputs, first, rows));
-        args.y = device.allocate_tensor(DType::f32, {rows, outputs});
-        device.run([&](Encoder& encoder) { encoder.linear(args); });
-        return fetch(device, args.y);
-      };
-      for (const std::int64_t rows : {2, 3, 4}) {
-        const std::vector<float> together = product(0, rows);
-        for (std::int64_t row = 0; row < rows; ++row) {
-          EXPECT_EQ(rows_of(together, outputs, row, 1), product(row, 1))
-              << "row " << row << " of " << rows << ", " << inputs << " inputs" << (with_norm ? ", norm" : "");
-        }
-      }
+    for (const bool with_norm : {false, true}) few_rows_alone(device, DType::f32, inputs, with_norm, DType::f32);
+  }
+}
+
+void few_quantised_rows(Device& device) {
+  const std::int64_t inputs = 1024;
+  for (const DType weights : {DType::q8, DType::q4}) {
+    few_rows_alone(device, weights, inputs, false, DType::f32);
+    for (const DType normed : {DType::f32, DType::f16, DType::bf16}) {
+      if (normed != DType::f32 && !device.supports(half_feature(normed)).supported) continue;
+      few_rows_alone(device, weights, inputs, true, normed);
     }
   }
 }
@@ -342,6 +373,7 @@ void register_invariant_tests() {
   register_for_devices("invariants", "causality.attention", attention_causality);
   register_for_devices("invariants", "causality.linear_rows", linear_rows);
   register_for_devices("invariants", "few_rows_alone.linear", few_linear_rows);
+  register_for_devices("invariants", "few_rows_alone.linear_quantised", few_quantised_rows);
   register_for_devices("invariants", "weights_made_before", weights_made_before);
   register_for_devices("invariants", "replay", replay);
 }

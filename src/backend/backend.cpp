@@ -41,6 +41,7 @@ std::string_view feature_name(Feature feature) {
   switch (feature) {
     case Feature::f16: return "f16";
     case Feature::bf16: return "bf16";
+    case Feature::quantised_weights: return "quantised_weights";
     case Feature::conv_chunked: return "conv_chunked";
     case Feature::conv_fft: return "conv_fft";
     case Feature::cooperative_matrix: return "cooperative_matrix";

@@ -46,8 +46,9 @@ struct DeviceInfo {
   std::string id() const;  // "vulkan:0"
 };
 
-// f16 and bf16: activations stored so. conv_chunked and conv_fft: the algorithms that h3_mixer can be told to use.
-enum class Feature { f16, bf16, conv_chunked, conv_fft, cooperative_matrix, timestamps, training };
+// f16 and bf16: activations stored so. quantised_weights: products and embed read q8 and q4. conv_chunked and
+// conv_fft: the algorithms that h3_mixer can be told to use.
+enum class Feature { f16, bf16, quantised_weights, conv_chunked, conv_fft, cooperative_matrix, timestamps, training };
 std::string_view feature_name(Feature feature);
 // What activations of `dtype`, f16 or bf16, need.
 constexpr Feature half_feature(DType dtype) { return dtype == DType::bf16 ? Feature::bf16 : Feature::f16; }

@@ -9,6 +9,7 @@
 #include "backend/ops.h"
 #include "backend/training_ops.h"
 #include "base/error.h"
+#include "base/quantised.h"
 
 namespace riverhorse {
 
@@ -46,6 +47,17 @@ class Check {
     shape(name, tensor, dimensions);
   }
 
+  // A matrix that products read: of activations' dtypes, or quantised.
+  void matrix(std::string_view name, const Tensor& tensor, std::initializer_list<std::int64_t> dimensions) const {
+    present(name, tensor);
+    require(is_activation(tensor.dtype) || is_quantised(tensor.dtype),
+            "{} is {}; it must be f32, f16, bf16, q8 or q4", name, dtype_name(tensor.dtype));
+    shape(name, tensor, dimensions);
+    require(!is_quantised(tensor.dtype) || tensor.shape[1] % quantised_block == 0,
+            "{} is {} with rows of {}; they must be multiples of {}", name, dtype_name(tensor.dtype), tensor.shape[1],
+            quantised_block);
+  }
+
   // Kernels count the tokens of a channel in 32 bits.
   void tokens(std::int64_t batch, std::int64_t length) const {
     constexpr std::int64_t most = (std::int64_t{1} << 31) - 1;
@@ -67,7 +79,9 @@ class Check {
     for (int i = 0; i < tensor.shape.rank(); ++i) {
       require(tensor.shape[i] > 0, "{} has an empty shape {}", name, tensor.shape.text());
     }
-    require(tensor.offset_bytes % static_cast<std::uint64_t>(dtype_size_bytes(tensor.dtype)) == 0,
+    const std::int64_t alignment =
+        is_quantised(tensor.dtype) ? quantised_row_alignment : dtype_size_bytes(tensor.dtype);
+    require(tensor.offset_bytes % static_cast<std::uint64_t>(alignment) == 0,
             "{} begins at byte {}, between two elements", name, tensor.offset_bytes);
     const std::uint64_t size = tensor.size_bytes();
     require(tensor.buffer.get() == placeholder_ ||

@@ -9,6 +9,13 @@ namespace riverhorse {
 
 void Encoder::copy(const CopyArgs& args) {
   const Check check("copy", placeholder());
+  if (is_quantised(args.in.dtype)) {
+    check.matrix("in", args.in, {any, any});
+    check.activation("out", args.out, {args.in.shape[0], args.in.shape[1]});
+    check.separate("out", args.out, "in", args.in);
+    record_copy(args);
+    return;
+  }
   const auto check_one = [&](std::string_view name, const Tensor& tensor) {
     check.require(tensor.buffer != nullptr, "{} is missing", name);
     check.require(is_activation(tensor.dtype) || args.in.dtype == args.out.dtype,
@@ -34,7 +41,7 @@ void Encoder::advance(const AdvanceArgs& args) {
 void Encoder::embed(const EmbedArgs& args) {
   const Check check("embed", placeholder());
   check.tensor("ids", args.ids, DType::i32, {any});
-  check.activation("table", args.table, {any, any});
+  check.matrix("table", args.table, {any, any});
   check.tensor("residual", args.residual, DType::f32, {args.ids.shape[0], args.table.shape[1]});
   record_embed(args);
 }
@@ -54,8 +61,9 @@ void Encoder::add_layer_norm(const AddLayerNormArgs& args) {
 
 void Encoder::linear(const LinearArgs& args) {
   const Check check("linear", placeholder());
-  check.activation("weight", args.weight, {any, any});
-  const DType dtype = args.weight.dtype;
+  check.matrix("weight", args.weight, {any, any});
+  const DType dtype = activation_dtype(args);
+  check.require(is_activation(dtype), "activations are {}; they must be f32, f16 or bf16", dtype_name(dtype));
   const std::int64_t outputs = args.weight.shape[0];
   const std::int64_t inputs = args.weight.shape[1];
   std::int64_t rows = 0;
@@ -87,6 +95,8 @@ void Encoder::linear(const LinearArgs& args) {
   check.separate("y", args.y, "weight", args.weight);
   if (args.pre_activation) {
     check.training(trains());
+    check.require(!is_quantised(args.weight.dtype), "a weight of {} cannot be trained",
+                  dtype_name(args.weight.dtype));
     check.require(!args.y_transposed && !args.accumulate, "pre_activation needs y as (R, M), written");
     check.tensor("pre_activation", args.pre_activation, dtype, {rows, outputs});
     check.separate("y", args.y, "pre_activation", args.pre_activation);
@@ -156,7 +166,10 @@ void Encoder::h3_step(const H3StepArgs& args) {
   check.require(!args.qkv, "qkv and projection are both given");
   check.tensor("projection.x", projection.x, DType::f32, {batch, sizes.width});
   check_norm(check, projection.norm, sizes.width);
-  check.tensor("projection.weight", projection.weight, args.y.dtype, {3 * sizes.width, sizes.width});
+  check.matrix("projection.weight", projection.weight, {3 * sizes.width, sizes.width});
+  check.require(projection.weight.dtype == args.y.dtype || is_quantised(projection.weight.dtype),
+                "projection.weight is {}, not {} as y is, nor quantised", dtype_name(projection.weight.dtype),
+                dtype_name(args.y.dtype));
   if (projection.bias) check.tensor("projection.bias", projection.bias, DType::f32, {3 * sizes.width});
   check.separate("y", args.y, "projection.x", projection.x);
   if (fuses_projection(args)) {
@@ -173,6 +186,7 @@ void Encoder::h3_step(const H3StepArgs& args) {
   in.weight = projection.weight;
   in.bias = projection.bias;
   in.y = step.qkv;
+  in.normed = args.y.dtype;
   linear(in);
   h3_step(step);
 }

@@ -71,7 +71,8 @@ CaseData CaseBuilder::done(std::function<void(Encoder&, std::span<const Tensor>)
     data_.bytes = 0;
     for (const CaseTensor& tensor : data_.tensors) {
       const bool both = tensor.role == CaseRole::updated || tensor.role == CaseRole::exact;
-      data_.bytes += static_cast<double>(tensor.shape.count() * dtype_size_bytes(tensor.dtype)) * (both ? 2 : 1);
+      const Tensor placed{nullptr, 0, tensor.dtype, tensor.shape};
+      data_.bytes += static_cast<double>(placed.size_bytes()) * (both ? 2 : 1);
     }
   }
   return std::move(data_);

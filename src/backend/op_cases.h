@@ -38,9 +38,10 @@ enum class CaseRole {
 struct CaseTensor {
   std::string name;  // as in ops.h: "state.modes"
   CaseRole role = CaseRole::input;
-  DType dtype = DType::f32;  // f32, f16, bf16 or i32
+  // f32, f16, bf16 or i32; q8 or q4 of an input, for which the oracle gets the numbers that it stands for, in f32
+  DType dtype = DType::f32;
   Shape shape;
-  std::vector<float> floats;           // of f32, f16 and bf16
+  std::vector<float> floats;           // of f32, f16 and bf16, and of q8 and q4 before they are quantised
   std::vector<std::int32_t> integers;  // of i32
   // The last dimension is (re, im) rounded, then (re, im) of what was dropped: compared as sums, in double.
   bool compensated = false;

@@ -1,5 +1,6 @@
 // Cases of copy, advance, embed and add_layer_norm.
 #include "backend/op_cases_build.h"
+#include "base/quantised.h"
 
 namespace riverhorse::op_cases_detail {
 
@@ -27,6 +28,15 @@ void add_copy_cases(CaseList& list, CaseSet set) {
     const int out = builder.output("out", DType::f32, {381});
     return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { encoder.copy({t[in], t[out]}); }, 0);
   });
+  for (const DType weights : quantised_dtypes) {
+    const std::string name = fmt::format("dequantise{}", weight_suffix(weights));
+    const auto make = [weights](CaseBuilder& builder) {
+      const int in = builder.normal("in", CaseRole::input, weights, {37, 288});
+      const int out = builder.output("out", builder.activation(), {37, 288});
+      return builder.done([=](Encoder& encoder, std::span<const Tensor> t) { encoder.copy({t[in], t[out]}); }, 0);
+    };
+    if (set == CaseSet::full) add_case(list, "copy", name, activation_dtypes, make, weight_needs(weights));
+  }
   // One slot of a pool to another: both views begin at odd places of one buffer.
   add_case(list, "copy", "slot_to_slot", activation_dtypes, [](CaseBuilder& builder) {
     const int pool = builder.normal("pool", CaseRole::updated, builder.activation(), {5, 7, 38});
@@ -63,26 +73,29 @@ void add_advance_cases(CaseList& list, CaseSet set) {
   }
 }
 
-void add_embed_case(CaseList& list, std::int64_t rows, std::int64_t vocabulary, std::int64_t width) {
-  add_case(list, "embed", fmt::format("r{}_v{}_d{}", rows, vocabulary, width), activation_dtypes,
-           [=](CaseBuilder& builder) {
-             std::vector<std::int32_t> ids(static_cast<std::size_t>(rows));
-             for (std::int32_t& id : ids) id = builder.random().below(static_cast<std::int32_t>(vocabulary));
-             if (rows > 2) {  // ids outside give zeros
-               ids[1] = -1;
-               ids[2] = static_cast<std::int32_t>(vocabulary);
-             }
-             ids.back() = static_cast<std::int32_t>(vocabulary - 1);
-             const int id = builder.integers("ids", CaseRole::input, {rows}, ids);
-             const int table = builder.normal("table", CaseRole::input, builder.activation(), {vocabulary, width});
-             const int residual = builder.output("residual", DType::f32, {rows, width});
-             const double bytes = static_cast<double>(rows * width * (dtype_size_bytes(builder.activation()) + 4));
-             return builder.done(
-                 [=](Encoder& encoder, std::span<const Tensor> t) {
-                   encoder.embed({t[id], t[table], t[residual]});
-                 },
-                 0, bytes);
-           });
+void add_embed_case(CaseList& list, std::int64_t rows, std::int64_t vocabulary, std::int64_t width,
+                    std::optional<DType> weights = {}) {
+  const auto make = [=](CaseBuilder& builder) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(rows));
+    for (std::int32_t& id : ids) id = builder.random().below(static_cast<std::int32_t>(vocabulary));
+    if (rows > 2) {  // ids outside give zeros
+      ids[1] = -1;
+      ids[2] = static_cast<std::int32_t>(vocabulary);
+    }
+    ids.back() = static_cast<std::int32_t>(vocabulary - 1);
+    const DType dtype = weights.value_or(builder.activation());
+    const int id = builder.integers("ids", CaseRole::input, {rows}, ids);
+    const int table = builder.normal("table", CaseRole::input, dtype, {vocabulary, width});
+    const int residual = builder.output("residual", DType::f32, {rows, width});
+    const double bytes = static_cast<double>(rows * (row_size_bytes(dtype, width) + 4 * width));
+    return builder.done(
+        [=](Encoder& encoder, std::span<const Tensor> t) {
+          encoder.embed({t[id], t[table], t[residual]});
+        },
+        0, bytes);
+  };
+  add_case(list, "embed", fmt::format("r{}_v{}_d{}{}", rows, vocabulary, width, weight_suffix(weights)),
+           weights ? std::vector{DType::f32} : activation_dtypes, make, weight_needs(weights));
 }
 
 void add_layer_norm_case(CaseList& list, std::int64_t rows, std::int64_t width, bool with_x, double mean) {
@@ -125,6 +138,11 @@ void add_basic_cases(CaseList& list, CaseSet set) {
   add_embed_case(list, 3, 509, 7);
   add_embed_case(list, 127, 129, 1134);
   add_embed_case(list, 37, 129, 128);
+  for (const DType weights : quantised_dtypes) {
+    add_embed_case(list, 37, 129, 160, weights);
+    add_embed_case(list, 1, 1, 32, weights);
+    add_embed_case(list, 8, 37, 1152, weights);
+  }
   add_layer_norm_case(list, 1, 1, true, 0);
   add_layer_norm_case(list, 2, 7, false, 0);
   add_layer_norm_case(list, 8, 37, true, 0);

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -82,7 +83,16 @@ void add_case(CaseList& list, const std::string& op, const std::string& name, co
               const MakeCase& make, const std::vector<Feature>& needs = {});
 
 inline const std::vector<DType> half_dtypes = {DType::f16, DType::bf16};
+inline const std::vector<DType> quantised_dtypes = {DType::q8, DType::q4};
 inline const std::vector<DType> activation_dtypes = {DType::f32, DType::f16, DType::bf16};
+
+// What a case with weights of this dtype, if it is another than the activations', needs and adds to its name.
+inline std::vector<Feature> weight_needs(std::optional<DType> weights) {
+  return weights ? std::vector<Feature>{Feature::quantised_weights} : std::vector<Feature>{};
+}
+inline std::string weight_suffix(std::optional<DType> weights) {
+  return weights ? fmt::format("_{}", dtype_name(*weights)) : "";
+}
 
 // An optional tensor of a case: index -1 is none.
 inline Tensor optional_tensor(std::span<const Tensor> tensors, int index) {

@@ -9,6 +9,8 @@
 #include <complex>
 #include <numbers>
 
+#include "base/quantised.h"
+
 namespace riverhorse::op_cases_detail {
 
 namespace {
@@ -241,9 +243,9 @@ void add_mixer_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm
 
 namespace {
 
-// With `projected`, from the residual stream.
-void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) {
-  add_case(list, "h3_step", m.name() + (projected ? "_projected" : ""), activation_dtypes, [=](CaseBuilder& builder) {
+// With `projected`, from the residual stream, by weights quantised so, if anything.
+void add_step_case(CaseList& list, const MixerShape& m, bool projected = false, std::optional<DType> weights = {}) {
+  const auto make = [=](CaseBuilder& builder) {
     const Parameters p = make_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
     const FilterTensors filter = filter_inputs(builder, p);
     const DType act = builder.activation();
@@ -253,7 +255,7 @@ void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) 
       x = builder.normal("projection.x", CaseRole::input, f32, {m.batch, m.width}, 1.0, 0.2);
       gamma = builder.normal("projection.norm.weight", CaseRole::input, f32, {m.width}, 0.3, 1.0);
       beta = builder.normal("projection.norm.bias", CaseRole::input, f32, {m.width}, 0.3);
-      weight = builder.normal("projection.weight", CaseRole::input, act, {3 * m.width, m.width},
+      weight = builder.normal("projection.weight", CaseRole::input, weights.value_or(act), {3 * m.width, m.width},
                               1.0 / std::sqrt(static_cast<double>(m.width)));
       bias = builder.normal("projection.bias", CaseRole::input, f32, {3 * m.width});
     } else {
@@ -270,7 +272,8 @@ void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) 
     // Read: the ring, the taps, the modes, a, b, c, and qkv or what makes it. Written: one key, the modes.
     const double width = static_cast<double>(m.width);
     const double made_of =
-        projected ? 3 * width * width * dtype_size_bytes(act) + channels * 4 : channels * 3 * dtype_size_bytes(act);
+        projected ? 3 * width * static_cast<double>(row_size_bytes(weights.value_or(act), m.width)) + channels * 4
+                  : channels * 3 * dtype_size_bytes(act);
     const double bytes = channels * (4 * static_cast<double>(m.state) + 8 * modes + dtype_size_bytes(act)) + made_of +
                          width * 4 * (static_cast<double>(m.state) + 4 * static_cast<double>(m.state));
     const double flops =
@@ -293,7 +296,9 @@ void add_step_case(CaseList& list, const MixerShape& m, bool projected = false) 
           encoder.h3_step(args);
         },
         flops, bytes);
-  });
+  };
+  add_case(list, "h3_step", m.name() + (projected ? "_projected" : "") + weight_suffix(weights), activation_dtypes,
+           make, weight_needs(weights));
 }
 
 }  // namespace
@@ -365,6 +370,13 @@ void add_h3_cases(CaseList& list, CaseSet set) {
   add_step_case(list, {256, 1, 32, 1, 1, {1003}}, true);
   add_step_case(list, {768, 1, 64, 1, 1, {64}}, true);
   add_step_case(list, {40, 1, 6, 17, 1, {0, 5, 6}}, true);
+  for (const DType weights : quantised_dtypes) {
+    add_step_case(list, {64, 1, 64, 1, 1, {130}}, true, weights);
+    add_step_case(list, {160, 1, 16, 8, 1, {0, 7, 15, 16, 17, 1000003}}, true, weights);
+    add_step_case(list, {768, 1, 64, 1, 1, {64}}, true, weights);
+    add_step_case(list, {32, 1, 6, 17, 1, {0, 5, 6}}, true, weights);
+    add_step_case(list, {32, 4, 16, 3, 1, {17, 0, 16}, dim_major}, true, weights);
+  }
   add_step_case(list, {16, 4, 16, 3, 1, {17, 0, 16}, dim_major}, true);
   add_step_case(list, {1, 1, 8, 1, 1, {0}});
   add_step_case(list, {7, 1, 2, 8, 1, {0, 1, 2, 3, 64}});

@@ -34,16 +34,19 @@ std::string flag_names(unsigned flags) {
   return names;
 }
 
-void add(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs, unsigned flags) {
-  const std::string name = fmt::format("r{}_k{}_m{}{}", rows, inputs, outputs, flag_names(flags));
-  add_case(list, "linear", name, activation_dtypes, [=](CaseBuilder& builder) {
+// `weights`: quantised so, if anything.
+void add(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t outputs, unsigned flags,
+         std::optional<DType> weights = {}) {
+  const std::string name =
+      fmt::format("r{}_k{}_m{}{}{}", rows, inputs, outputs, flag_names(flags), weight_suffix(weights));
+  const auto make = [=](CaseBuilder& builder) {
     const auto has = [flags](unsigned flag) { return (flags & flag) != 0; };
     const DType act = builder.activation();
     const Shape x_shape = has(x_transposed) ? Shape{inputs, rows} : Shape{rows, inputs};
     const Shape y_shape = has(y_transposed) ? Shape{outputs, rows} : Shape{rows, outputs};
     const DType y_dtype = has(accumulate) || has(y_f32) ? DType::f32 : act;
     const int x = builder.normal("x", CaseRole::input, has(norm) ? DType::f32 : act, x_shape, 1.0, 0.2);
-    const int weight = builder.normal("weight", CaseRole::input, act, {outputs, inputs},
+    const int weight = builder.normal("weight", CaseRole::input, weights.value_or(act), {outputs, inputs},
                                       1.0 / std::sqrt(static_cast<double>(inputs)));
     const int norm_weight =
         has(norm) ? builder.normal("norm.weight", CaseRole::input, DType::f32, {inputs}, 0.3, 1.0) : -1;
@@ -57,6 +60,7 @@ void add(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t ou
           args.x = t[x];
           args.x_transposed = has(x_transposed);
           if (has(norm)) args.norm = NormWeights{t[norm_weight], t[norm_bias], 1e-5f};
+          args.normed = act;
           args.weight = t[weight];
           if (has(bias)) args.bias = t[y_bias];
           args.activation = has(gelu) ? Activation::gelu_tanh : Activation::none;
@@ -66,12 +70,53 @@ void add(CaseList& list, std::int64_t rows, std::int64_t inputs, std::int64_t ou
           encoder.linear(args);
         },
         2.0 * static_cast<double>(rows) * static_cast<double>(inputs) * static_cast<double>(outputs));
-  });
+  };
+  add_case(list, "linear", name, activation_dtypes, make, weight_needs(weights));
+}
+
+// Widths are multiples of 32.
+void add_quantised(CaseList& list, CaseSet set, DType weights) {
+  if (set == CaseSet::bench) {
+    for (const std::int64_t rows : {1, 8, 64}) {
+      add(list, rows, 768, 3072, norm | bias | gelu, weights);
+      add(list, rows, 768, 50264, norm | y_f32, weights);
+      add(list, rows, 2048, 8192, norm | bias | gelu, weights);
+      add(list, rows, 8192, 2048, bias | accumulate, weights);
+    }
+    add(list, 1024, 2048, 8192, norm | bias | gelu, weights);
+    return;
+  }
+  add(list, 1, 160, 129, norm | bias, weights);
+  add(list, 17, 96, 129, bias | accumulate, weights);
+  if (set == CaseSet::quick) return;
+  add(list, 1, 32, 1, 0, weights);
+  add(list, 1, 32, 37, bias, weights);
+  add(list, 1, 1152, 127, norm | bias | gelu, weights);
+  add(list, 1, 3072, 768, bias | accumulate, weights);
+  add(list, 1, 320, 1134, norm | y_f32, weights);
+  add(list, 1, 768, 2304, norm | bias, weights);
+  add(list, 1, 64, 16, x_transposed, weights);
+  add(list, 2, 1024, 7, norm, weights);
+  add(list, 3, 160, 127, bias | gelu, weights);
+  add(list, 3, 64, 96, norm | bias | y_transposed, weights);
+  add(list, 7, 128, 37, x_transposed | bias | gelu, weights);
+  add(list, 8, 128, 37, norm | bias | gelu, weights);
+  add(list, 8, 64, 1134, y_f32, weights);
+  add(list, 8, 1152, 64, bias | accumulate, weights);
+  add(list, 11, 160, 65, norm | bias | gelu, weights);
+  add(list, 16, 1152, 64, bias | accumulate, weights);
+  add(list, 33, 64, 96, bias | y_transposed, weights);
+  add(list, 64, 64, 64, 0, weights);
+  add(list, 100, 256, 37, norm | y_f32, weights);
+  add(list, 100, 128, 127, x_transposed | bias | accumulate, weights);
+  add(list, 128, 128, 256, norm | bias | y_transposed, weights);
+  add(list, 129, 64, 65, bias | accumulate, weights);
 }
 
 }  // namespace
 
 void add_linear_cases(CaseList& list, CaseSet set) {
+  for (const DType weights : quantised_dtypes) add_quantised(list, set, weights);
   if (set == CaseSet::bench) {
     for (const std::int64_t rows : {1, 8, 64}) {  // generation at 125M
       add(list, rows, 768, 2304, norm | bias);

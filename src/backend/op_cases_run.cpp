@@ -9,6 +9,7 @@
 #include "backend/op_cases.h"
 #include "backend/op_timing.h"
 #include "base/error.h"
+#include "base/quantised.h"
 
 namespace riverhorse {
 
@@ -29,11 +30,42 @@ std::size_t write_each(std::byte* to, const std::vector<Value>& values, Convert&
   return values.size() * sizeof(T);
 }
 
+// As many whole rows as there are values for; returns their bytes.
+std::size_t write_quantised(std::byte* to, const CaseTensor& tensor) {
+  const auto width = static_cast<std::size_t>(tensor.shape[1]);
+  const auto row_bytes = static_cast<std::size_t>(row_size_bytes(tensor.dtype, tensor.shape[1]));
+  const std::size_t rows = tensor.floats.size() / width;
+  for (std::size_t row = 0; row < rows; ++row) {
+    quantise_row(tensor.dtype, std::span(tensor.floats).subspan(row * width, width),
+                 {to + row * row_bytes, row_bytes});
+  }
+  return rows * row_bytes;
+}
+
+// The same numbers as f32.
+std::size_t write_dequantised(std::byte* to, const CaseTensor& tensor) {
+  const std::int64_t width = tensor.shape[1];
+  const auto row_bytes = static_cast<std::size_t>(row_size_bytes(tensor.dtype, width));
+  std::vector<std::byte> quantised(tensor.floats.size() / static_cast<std::size_t>(width) * row_bytes);
+  write_quantised(quantised.data(), tensor);
+  std::vector<float> values(tensor.floats.size());
+  for (std::size_t row = 0; row * row_bytes < quantised.size(); ++row) {
+    dequantise_row(tensor.dtype, quantised.data() + row * row_bytes,
+                   std::span(values).subspan(row * static_cast<std::size_t>(width), static_cast<std::size_t>(width)));
+  }
+  std::memcpy(to, values.data(), values.size() * sizeof(float));
+  return values.size() * sizeof(float);
+}
+
 // The bytes of a tensor as `dtype`: its values, repeated where they are fewer than elements, or poison.
 void write_payload(const CaseTensor& tensor, DType dtype, std::span<std::byte> to) {
   const bool poisoned = tensor.role == CaseRole::output;
   std::size_t given = 0;
-  if (dtype == DType::i32) {
+  if (is_quantised(dtype)) {
+    given = write_quantised(to.data(), tensor);
+  } else if (is_quantised(tensor.dtype)) {
+    given = write_dequantised(to.data(), tensor);
+  } else if (dtype == DType::i32) {
     given = write_each<std::uint32_t>(to.data(), tensor.integers, [&](std::int32_t value) {
       return poisoned ? poison_i32 : static_cast<std::uint32_t>(value);
     });
@@ -53,11 +85,12 @@ void write_payload(const CaseTensor& tensor, DType dtype, std::span<std::byte> t
 // A case's tensors on one device, each between two guards.
 class Placed {
  public:
-  // `widen`: f16 and bf16 tensors are f32 here (the oracle).
+  // `widen`: f16, bf16 and quantised tensors are f32 here (the oracle).
   Placed(Device& device, const CaseData& data, bool widen) : device_(device) {
     for (const CaseTensor& tensor : data.tensors) {
-      const DType dtype = widen && is_half(tensor.dtype) ? DType::f32 : tensor.dtype;
-      const auto size = static_cast<std::size_t>(tensor.shape.count() * dtype_size_bytes(dtype));
+      const bool narrow = is_half(tensor.dtype) || is_quantised(tensor.dtype);
+      const DType dtype = widen && narrow ? DType::f32 : tensor.dtype;
+      const std::size_t size = Tensor{nullptr, 0, dtype, tensor.shape}.size_bytes();
       std::vector<std::byte> image((2 * guard_bytes + size + 3) / 4 * 4, std::byte{guard_value});
       write_payload(tensor, dtype, std::span(image).subspan(guard_bytes, size));
       const Tensor whole = device.allocate_tensor(DType::i32, {static_cast<std::int64_t>(image.size() / 4)});
@@ -88,7 +121,7 @@ class Placed {
     after.guards_intact = std::all_of(static_cast<const std::byte*>(image.data()), begin, is_guard) &&
                           std::all_of(end, static_cast<const std::byte*>(image.data()) + image.size(), is_guard);
     after.changed = !std::equal(begin, end, images_[index].begin() + guard_bytes);
-    const auto count = static_cast<std::size_t>(tensor.count());
+    const std::size_t count = is_quantised(tensor.dtype) ? 0 : static_cast<std::size_t>(tensor.count());
     after.values.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       if (is_half(tensor.dtype)) {
@@ -282,7 +315,7 @@ BenchResult run_bench(Device& device, const OpCase& op_case, const BenchTiming& 
   result.flops = data.flops;
   std::uint64_t set_bytes = 0;
   for (const CaseTensor& tensor : data.tensors) {
-    const auto size = static_cast<std::uint64_t>(tensor.shape.count() * dtype_size_bytes(tensor.dtype));
+    const std::uint64_t size = Tensor{nullptr, 0, tensor.dtype, tensor.shape}.size_bytes();
     if (size > device.max_tensor_bytes()) {
       result.supported = false;
       result.message = fmt::format("{} has {} MiB; one tensor of this device holds at most {} MiB", tensor.name,

@@ -4,6 +4,7 @@
 // Legend: B sequences in the batch, L tokens, R rows (= B L), D model width, H heads of head_dim d (D = H d),
 // N state size, n = N/2 complex modes, V vocabulary (padded), S slots of the state pool, P position.
 // "act" is the activation dtype, f32, f16 or bf16; all else is f32 or i32 as written. Accumulation is fp32 at least.
+// "quantised" is q8 or q4 (base/quantised.h): used as the numbers that it stands for, whatever act is.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ namespace riverhorse {
 
 // ---------------------------------------------------------------------------------------------------- plumbing
 
-// out[i] = in[i], converting between f32, f16 and bf16 where the dtypes differ. Shapes must have equal counts.
+// out[i] = in[i], converting between f32, f16 and bf16 where the dtypes differ, and from a quantised matrix to one of
+// these. Shapes must have equal counts; of a matrix that is dequantised, be equal.
 struct CopyArgs {
   Tensor in;
   Tensor out;
@@ -41,7 +43,7 @@ struct Dropout {
 // residual[r] = table[ids[r]]. Ids outside [0, V) give zeros (the engine refuses them before it comes to that).
 struct EmbedArgs {
   Tensor ids;       // (R) i32
-  Tensor table;     // (V, D) act
+  Tensor table;     // (V, D) act, or quantised
   Tensor residual;  // (R, D) f32
 };
 
@@ -68,7 +70,7 @@ struct LinearArgs {
   Tensor x;                         // (R, K) act; f32 when `norm` is given (the residual stream)
   bool x_transposed = false;        // x is (K, R) instead; not together with `norm`
   std::optional<NormWeights> norm;  // width K
-  Tensor weight;                    // (M, K) act
+  Tensor weight;                    // (M, K) act, or quantised (inference only)
   Tensor bias;                      // (M) f32, or empty
   Activation activation = Activation::none;
   bool accumulate = false;     // y += ...; then y is f32 (the residual stream) and not transposed
@@ -76,7 +78,14 @@ struct LinearArgs {
   bool y_transposed = false;   // y is (M, R) instead
   Tensor pre_activation = {};  // training only: (R, M) act, written with what the activation was given; or empty
   Tensor rounded_bias = {};    // (M) `bias` in the dtype of y, for a backend that adds that; or empty
+  DType normed = DType::f32;   // with a quantised weight and `norm`: act, which nothing else tells then
 };
+
+// What "act" is.
+inline DType activation_dtype(const LinearArgs& args) {
+  if (!is_quantised(args.weight.dtype)) return args.weight.dtype;
+  return args.norm ? args.normed : args.x.dtype;
+}
 
 // --------------------------------------------------------------------------------------------------- H3 mixer
 
@@ -157,7 +166,7 @@ struct H3MixerArgs {
 struct H3Projection {
   Tensor x;  // (B, D) f32, the residual stream
   NormWeights norm;
-  Tensor weight;  // (3 D, D) act: D rows of q, then k, then v
+  Tensor weight;  // (3 D, D) act, or quantised: D rows of q, then k, then v
   Tensor bias;    // (3 D) f32, or empty
 };
 

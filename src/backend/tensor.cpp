@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/quantised.h"
 
 namespace riverhorse {
 
@@ -29,16 +30,20 @@ std::string Shape::text() const {
 }
 
 std::uint64_t Tensor::size_bytes() const {
-  return static_cast<std::uint64_t>(count()) * static_cast<std::uint64_t>(dtype_size_bytes(dtype));
+  if (!is_quantised(dtype)) {
+    return static_cast<std::uint64_t>(count()) * static_cast<std::uint64_t>(dtype_size_bytes(dtype));
+  }
+  const std::int64_t width = shape.rank() == 0 ? 0 : shape[shape.rank() - 1];
+  return width == 0 ? 0 : static_cast<std::uint64_t>(count() / width * row_size_bytes(dtype, width));
 }
 
 Tensor Tensor::slice(std::int64_t begin, std::int64_t length) const {
   if (shape.rank() == 0 || begin < 0 || length < 0 || begin + length > shape[0]) {
     fail(StatusCode::invalid_argument, "rows {} to {} of a tensor of shape {}", begin, begin + length, shape.text());
   }
-  const std::int64_t row_count = shape[0] == 0 ? 0 : count() / shape[0];
+  const std::uint64_t bytes = shape[0] == 0 ? 0 : size_bytes() / static_cast<std::uint64_t>(shape[0]);
   Tensor view = *this;
-  view.offset_bytes += static_cast<std::uint64_t>(begin * row_count * dtype_size_bytes(dtype));
+  view.offset_bytes += static_cast<std::uint64_t>(begin) * bytes;
   switch (shape.rank()) {
     case 1: view.shape = {length}; break;
     case 2: view.shape = {length, shape[1]}; break;
@@ -49,7 +54,8 @@ Tensor Tensor::slice(std::int64_t begin, std::int64_t length) const {
 }
 
 Tensor Tensor::reshape(Shape new_shape) const {
-  if (new_shape.count() != count()) {
+  const auto width = [](const Shape& of) { return of.rank() == 0 ? 0 : of[of.rank() - 1]; };
+  if (new_shape.count() != count() || (is_quantised(dtype) && width(new_shape) != width(shape))) {
     fail(StatusCode::invalid_argument, "a tensor of shape {} cannot be seen as {}", shape.text(), new_shape.text());
   }
   Tensor view = *this;

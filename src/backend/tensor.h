@@ -60,7 +60,8 @@ struct Tensor {
 
   // Rows [begin, begin + length) of the first dimension. Errors: invalid_argument when out of range.
   Tensor slice(std::int64_t begin, std::int64_t length) const;
-  // The same elements under another shape. Errors: invalid_argument when the counts differ.
+  // The same elements under another shape. Errors: invalid_argument when the counts differ, or of a quantised matrix
+  // the widths.
   Tensor reshape(Shape new_shape) const;
 };
 

@@ -7,8 +7,13 @@
 
 namespace riverhorse {
 
-enum class DType : std::uint8_t { f32, f16, bf16, f64, i64, i32, i16, i8, u8, boolean };
+// q8 and q4 are quantised matrices, which only weights are stored as: base/quantised.h.
+enum class DType : std::uint8_t { f32, f16, bf16, f64, i64, i32, i16, i8, u8, boolean, q8, q4 };
 
+constexpr bool is_quantised(DType dtype) { return dtype == DType::q8 || dtype == DType::q4; }
+
+// Of one element. Those of quantised matrices have no whole bytes each: 0, and row_size_bytes() of base/quantised.h
+// instead.
 constexpr int dtype_size_bytes(DType dtype) {
   switch (dtype) {
     case DType::f64:
@@ -21,6 +26,8 @@ constexpr int dtype_size_bytes(DType dtype) {
     case DType::i8:
     case DType::u8:
     case DType::boolean: return 1;
+    case DType::q8:
+    case DType::q4: return 0;
   }
   return 0;
 }
@@ -37,6 +44,8 @@ constexpr std::string_view dtype_name(DType dtype) {
     case DType::i8: return "i8";
     case DType::u8: return "u8";
     case DType::boolean: return "bool";
+    case DType::q8: return "q8";
+    case DType::q4: return "q4";
   }
   return "?";
 }

@@ -34,6 +34,7 @@ void refuse_others(const BenchOptions& options) {
   refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "train"});
   refuse(options.repetitions > 0, "--repetitions", {"prefill", "train"});
   refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "train"});
+  refuse(!options.weights.empty(), "--weights", {"prefill", "decode"});
   refuse(!options.filter.empty(), "--filter", {"ops", "mixer", "fft_conv"});
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
@@ -101,6 +102,10 @@ void add_bench_command(CLI::App& app) {
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
+  command->add_option("--weights", options->weights, "prefill, decode: quantise these weights, q8 or q4")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"q8", "q4"}))
+      ->excludes(command->get_option("--model"));
   add_device_options(*command, options->device);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);

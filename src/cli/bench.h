@@ -25,6 +25,7 @@ struct BenchOptions {
   DeviceChoiceOptions device;
   DType dtype = DType::f32;
   bool dtype_given = false;
+  std::string weights;  // prefill, decode: random weights of the preset quantised so; empty: not
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;  // train
   LogitBits logits = LogitBits::full;     // train

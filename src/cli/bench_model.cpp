@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/quantised.h"
 #include "cli/bench.h"
 #include "engine/engine.h"
 #include "model/initialization.h"
@@ -16,20 +17,28 @@ struct ModelCosts {
   double weight_bytes = 0;       // read once a step: everything, the tied embedding once (for the logits)
   double matrix_parameters = 0;  // of the layers' GEMMs
   double embedding_parameters = 0;
+  double embedding_bytes = 0;
   double state_bytes = 0;  // SSM state of one sequence, read
   double state_written_bytes = 0;
   double cache_bytes_per_token = 0;  // keys and values of one token of one sequence
   double attention_layers = 0;
 };
 
-ModelCosts costs_of(const ModelConfig& config, DType dtype) {
+ModelCosts costs_of(const Checkpoint& checkpoint, DType dtype) {
+  const ModelConfig& config = checkpoint.config;
   ModelCosts costs;
   for (const ParameterSpec& spec : parameter_table(config)) {
     double count = 1;
     for (const std::int64_t dimension : spec.shape) count *= static_cast<double>(dimension);
-    costs.weight_bytes += count * (spec.matrix ? dtype_size_bytes(dtype) : 4);
+    const HostTensor& stored = checkpoint.file.at(spec.name);
+    const double bytes = is_quantised(stored.dtype) ? static_cast<double>(stored.size_bytes())
+                                                    : count * (spec.matrix ? dtype_size_bytes(dtype) : 4);
+    costs.weight_bytes += bytes;
     const bool embedding = spec.name.find("embedding") != std::string::npos || spec.name.find("lm_head") == 0;
-    if (embedding) costs.embedding_parameters = count;
+    if (embedding) {
+      costs.embedding_parameters = count;
+      costs.embedding_bytes = bytes;
+    }
     if (spec.matrix && !embedding) costs.matrix_parameters += count;
   }
   costs.attention_layers = static_cast<double>(config.attn_layer_idx.size());
@@ -45,7 +54,8 @@ ModelCosts costs_of(const ModelConfig& config, DType dtype) {
 }  // namespace
 
 std::string benchmark_model_name(const BenchOptions& options) {
-  return options.model.model.empty() ? options.preset : options.model.model;
+  if (!options.model.model.empty()) return options.model.model;
+  return options.preset + (options.weights.empty() ? "" : " " + options.weights);
 }
 
 Checkpoint benchmark_checkpoint(const BenchOptions& options) {
@@ -60,7 +70,11 @@ Checkpoint benchmark_checkpoint(const BenchOptions& options) {
     for (const std::string& name : model_preset_names()) names += (names.empty() ? "" : ", ") + name;
     fail(StatusCode::invalid_argument, "--preset {}: there is no such preset; there are {}", options.preset, names);
   }
-  return random_checkpoint(*config, 1);
+  Checkpoint checkpoint = random_checkpoint(*config, 1);
+  if (const auto weights = quantised_dtype(options.weights)) {
+    checkpoint.file.tensors = quantise_parameters(checkpoint, *weights);
+  }
+  return checkpoint;
 }
 
 std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_size) {
@@ -115,7 +129,7 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
     first_token_times.push_back(first_token);
     if (timing.tokens == length && timing.device_ms > 0) device_times.push_back(timing.device_ms);
   }
-  const ModelCosts costs = costs_of(checkpoint.config, options.dtype);
+  const ModelCosts costs = costs_of(checkpoint, options.dtype);
   const auto tokens = static_cast<double>(length);
   BenchRow row;
   row.name = "prefill";
@@ -128,8 +142,8 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
   // GEMMs of every token and causal attention; the rest is small. No logits: only the last token needs them.
   row.flops = 2 * costs.matrix_parameters * tokens +
               2 * costs.attention_layers * static_cast<double>(checkpoint.config.n_embd) * tokens * tokens;
-  row.bytes = costs.weight_bytes - costs.embedding_parameters * dtype_size_bytes(options.dtype) +
-              costs.state_written_bytes + costs.cache_bytes_per_token * tokens;
+  row.bytes =
+      costs.weight_bytes - costs.embedding_bytes + costs.state_written_bytes + costs.cache_bytes_per_token * tokens;
   row.gemm_bound = true;
   BenchRow first = row;
   first.name = "first token";
@@ -187,7 +201,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
     if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
   }
   if (wall_ms == 0) wall_ms = median(wall_times);
-  const ModelCosts costs = costs_of(checkpoint.config, options.dtype);
+  const ModelCosts costs = costs_of(checkpoint, options.dtype);
   const auto sequences = static_cast<double>(batch_size);
   const double middle = static_cast<double>(position) + static_cast<double>(drawn) / 2;
   BenchRow row;

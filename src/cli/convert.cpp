@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/quantised.h"
 #include "cli/commands.h"
 #include "model/checkpoint.h"
 
@@ -25,7 +26,8 @@ struct ConvertOptions {
   std::string config;
   std::string preset;
   std::string output;
-  std::string dtype;  // empty: as stored
+  std::string dtype;    // empty: as stored
+  std::string weights;  // quantised: "q8" or "q4"; empty: not
   bool check_finite = false;
 };
 
@@ -59,10 +61,11 @@ void run_convert(const ConvertOptions& options) {
   const Checkpoint checkpoint = load_checkpoint(options.input, load);
   for (const std::string& warning : checkpoint.warnings) log_warning(warning);
 
+  const auto tensors = !options.weights.empty() ? quantise_parameters(checkpoint, *quantised_dtype(options.weights))
+                       : !options.dtype.empty() ? convert_tensors(checkpoint, dtype_from_option(options.dtype))
+                                                : checkpoint.file.tensors;
   const std::filesystem::path folder = options.output;
   make_folder(folder);
-  const auto tensors =
-      options.dtype.empty() ? checkpoint.file.tensors : convert_tensors(checkpoint, dtype_from_option(options.dtype));
   write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   write_text(folder / "config.json", model_config_json(checkpoint.config));
   std::string written = "config.json, model.safetensors";
@@ -95,11 +98,19 @@ void add_convert_command(CLI::App& app) {
   command->add_option("-o,--output", options->output, "The folder to write; made if absent")
       ->type_name("FOLDER")
       ->required();
+  CLI::Option* dtype =
+      command
+          ->add_option("--dtype", options->dtype,
+                       "Type of the matrices: f32, f16 or bf16; all else becomes f32 (default: everything as stored)")
+          ->type_name("TYPE")
+          ->check(CLI::IsMember({"f32", "f16", "bf16"}));
   command
-      ->add_option("--dtype", options->dtype,
-                   "Type of the matrices: f32, f16 or bf16; all else becomes f32 (default: everything as stored)")
+      ->add_option("--weights", options->weights,
+                   "Quantise the matrices: q8 (8.5 bits a weight) or q4 (4.5, but embedding and head q8); all else "
+                   "becomes f32")
       ->type_name("TYPE")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+      ->check(CLI::IsMember({"q8", "q4"}))
+      ->excludes(dtype);
   command->add_flag("--check-finite", options->check_finite, "Refuse weights that are NaN or infinite");
   command->callback([options] { run_convert(*options); });
 }

@@ -72,10 +72,10 @@ constexpr std::array memory_rows = {MemoryRow{BackendKind::cpu, DType::f32},
                                     MemoryRow{BackendKind::vulkan, DType::f32},
                                     MemoryRow{BackendKind::vulkan, DType::f16}};
 
-MemoryEstimate estimate(const ModelConfig& config, const MemoryRow& row) {
+MemoryEstimate estimate(const Findings& findings, const MemoryRow& row) {
   EngineOptions options;
   options.dtype = row.dtype;
-  return estimate_memory(config, options);
+  return estimate_memory(*findings.config, options, findings.checkpoint ? &findings.checkpoint->file : nullptr);
 }
 
 std::string stored_dtype(const Findings& findings, const std::string& name) {
@@ -95,7 +95,7 @@ void print_json(const Findings& findings) {
     }
     Json& memory = root["memory"] = Json::array();
     for (const MemoryRow& row : memory_rows) {
-      const MemoryEstimate bytes = estimate(*findings.config, row);
+      const MemoryEstimate bytes = estimate(findings, row);
       memory.push_back({{"backend", backend_name(row.backend)},
                         {"dtype", dtype_name(row.dtype)},
                         {"weights_bytes", bytes.weights_bytes},
@@ -127,14 +127,14 @@ void print_parameters(const Findings& findings) {
   fmt::print("  {} parameters in {} tensors\n", parameter_count(*findings.config), table.size());
 }
 
-void print_memory(const ModelConfig& config) {
+void print_memory(const Findings& findings) {
   const auto mebibytes = [](std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p20; };
   const EngineOptions defaults;
   fmt::print("\nmemory in MiB ({} sessions of {} tokens)\n", defaults.max_sessions, defaults.context_tokens);
   fmt::print("  {:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}\n", "", "weights", "filters", "state", "cache",
              "workspace", "total");
   for (const MemoryRow& row : memory_rows) {
-    const MemoryEstimate bytes = estimate(config, row);
+    const MemoryEstimate bytes = estimate(findings, row);
     fmt::print("  {:<12} {:>10.1f} {:>10.1f} {:>10.1f} {:>10.1f} {:>10.1f} {:>10.1f}\n",
                fmt::format("{} {}", backend_name(row.backend), dtype_name(row.dtype)), mebibytes(bytes.weights_bytes),
                mebibytes(bytes.filters_bytes), mebibytes(bytes.state_bytes), mebibytes(bytes.cache_bytes),
@@ -146,7 +146,7 @@ void print_text(const Findings& findings) {
   if (findings.config) {
     fmt::print("configuration\n{}", model_config_json(*findings.config));
     print_parameters(findings);
-    print_memory(*findings.config);
+    print_memory(findings);
   }
   if (findings.checkpoint) {
     fmt::print("\nweights {}, content {}\n", findings.checkpoint->file.path.string(),

@@ -2,10 +2,18 @@
 
 #include "base/dtype.h"
 #include "cpu/cpu_encoder.h"
+#include "cpu/quantised.h"
 
 namespace riverhorse::cpu {
 
 void CpuEncoder::record_copy(const CopyArgs& args) {
+  if (is_quantised(args.in.dtype)) {
+    require_f32("copy", {&args.out});
+    add("copy", [args] {
+      dequantise(args.in.dtype, host_bytes(args.in), args.in.shape[0], args.in.shape[1], floats(args.out));
+    });
+    return;
+  }
   add("copy", [args] {
     const std::byte* in = host_bytes(args.in);
     std::byte* out = host_bytes(args.out);

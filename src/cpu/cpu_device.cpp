@@ -105,6 +105,7 @@ class CpuDevice final : public Device {
       case Feature::bf16: return {false, "the cpu backend stores f32 only: choose --dtype f32"};
       case Feature::cooperative_matrix: return {false, "cooperative matrices are a feature of GPUs"};
       case Feature::training:
+      case Feature::quantised_weights:
       case Feature::conv_chunked:
       case Feature::conv_fft:
       case Feature::timestamps: return {};

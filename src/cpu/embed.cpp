@@ -1,18 +1,22 @@
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
+#include "base/quantised.h"
 #include "cpu/cpu_encoder.h"
 
 namespace riverhorse::cpu {
 
 void CpuEncoder::record_embed(const EmbedArgs& args) {
-  require_f32("embed", {&args.table});
+  if (!is_quantised(args.table.dtype)) require_f32("embed", {&args.table});
   add("embed", [args] {
     const std::int64_t vocabulary = args.table.shape[0];
     const std::int64_t width = args.table.shape[1];
     const std::int32_t* ids = integers(args.ids);
-    const float* table = floats(args.table);
+    const std::byte* table = host_bytes(args.table);
+    const DType dtype = args.table.dtype;
+    const std::int64_t row_bytes = row_size_bytes(dtype, width);
     float* residual = floats(args.residual);
 #pragma omp parallel for
     for (std::int64_t row = 0; row < args.ids.shape[0]; ++row) {
@@ -20,8 +24,10 @@ void CpuEncoder::record_embed(const EmbedArgs& args) {
       float* out = residual + row * width;
       if (id < 0 || id >= vocabulary) {
         std::fill_n(out, width, 0.0f);
+      } else if (is_quantised(dtype)) {
+        dequantise_row(dtype, table + id * row_bytes, {out, static_cast<std::size_t>(width)});
       } else {
-        std::copy_n(table + id * width, width, out);
+        std::memcpy(out, table + id * row_bytes, static_cast<std::size_t>(row_bytes));
       }
     }
   });

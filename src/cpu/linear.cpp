@@ -3,23 +3,26 @@
 // Few rows (a generation step) are memory bound and go through our own dot products, whose result for a row does
 // not depend on how many rows there are. More rows go to OpenBLAS, which threads by itself: its thread count is a
 // global of the process, which belongs to the host application, so nothing here touches it and no call is made from
-// inside an OpenMP region. For a given shape a row of sgemm depends on that row of x only, bit for bit; for another
-// number of rows OpenBLAS may block the sums otherwise, so whole and pieces agree within rounding. The backward pass
-// is OpenBLAS's whatever the rows.
+// inside an OpenMP region. It is given a quantised weight some rows at a time, in f32. For a given shape a row of
+// sgemm depends on that row of x only, bit for bit; for another number of rows OpenBLAS may block the sums otherwise,
+// so whole and pieces agree within rounding. The backward pass is OpenBLAS's whatever the rows.
 #include <cblas.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "cpu/column_sums.h"
 #include "cpu/cpu_encoder.h"
 #include "cpu/layer_norm.h"
+#include "cpu/quantised.h"
 
 namespace riverhorse::cpu {
 
 namespace {
 
 constexpr std::int64_t few_rows = 4;
+constexpr std::int64_t panel_elements = std::int64_t{1} << 20;  // of a quantised weight, in f32 at a time
 
 constexpr double sqrt_2_over_pi = 0.7978845608028654;
 
@@ -41,33 +44,72 @@ float dot(const float* a, const float* b, std::int64_t count) {
   return sum;
 }
 
-// product (R, M) or, transposed, (M, R) = x W^T
-void multiply(const float* x, bool x_transposed, const float* weight, std::int64_t rows, std::int64_t inputs,
-              std::int64_t outputs, float* product, bool transposed) {
-  const auto r = static_cast<blasint>(rows);
-  const auto k = static_cast<blasint>(inputs);
+struct Product {
+  const float* x;
+  bool x_transposed;
+  std::int64_t rows, inputs, outputs;
+  float* y;  // (R, M) or, transposed, (M, R)
+  bool y_transposed;
+
+  bool few() const { return rows <= few_rows && !x_transposed; }
+};
+
+// Some rows of W, from `begin` on: y = x W^T, for those columns of y.
+void multiply_part(const Product& product, const float* weight, std::int64_t begin, std::int64_t outputs) {
+  const auto r = static_cast<blasint>(product.rows);
+  const auto k = static_cast<blasint>(product.inputs);
   const auto m = static_cast<blasint>(outputs);
-  if (rows <= few_rows && !x_transposed) {
-#pragma omp parallel for
-    for (std::int64_t column = 0; column < outputs; ++column) {
-      for (std::int64_t row = 0; row < rows; ++row) {
-        product[transposed ? column * rows + row : row * outputs + column] =
-            dot(x + row * inputs, weight + column * inputs, inputs);
-      }
-    }
-  } else if (transposed) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, x_transposed ? CblasNoTrans : CblasTrans, m, r, k, 1.0f, weight, k, x,
-                x_transposed ? r : k, 0.0f, product, r);
+  const blasint x_stride = product.x_transposed ? r : k;
+  if (product.y_transposed) {
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, product.x_transposed ? CblasNoTrans : CblasTrans, m, r, k, 1.0f, weight,
+                k, product.x, x_stride, 0.0f, product.y + begin * product.rows, r);
   } else {
-    cblas_sgemm(CblasRowMajor, x_transposed ? CblasTrans : CblasNoTrans, CblasTrans, r, m, k, 1.0f, x,
-                x_transposed ? r : k, weight, k, 0.0f, product, m);
+    cblas_sgemm(CblasRowMajor, product.x_transposed ? CblasTrans : CblasNoTrans, CblasTrans, r, m, k, 1.0f, product.x,
+                x_stride, weight, k, 0.0f, product.y + begin, static_cast<blasint>(product.outputs));
+  }
+}
+
+// `dot_with(row of W, row of x)`
+template <typename Dot>
+void multiply_few(const Product& product, Dot&& dot_with) {
+#pragma omp parallel for
+  for (std::int64_t column = 0; column < product.outputs; ++column) {
+    for (std::int64_t row = 0; row < product.rows; ++row) {
+      product.y[product.y_transposed ? column * product.rows + row : row * product.outputs + column] =
+          dot_with(column, product.x + row * product.inputs);
+    }
+  }
+}
+
+void multiply(const Product& product, const float* weight) {
+  if (!product.few()) return multiply_part(product, weight, 0, product.outputs);
+  multiply_few(product, [&](std::int64_t column, const float* x) {
+    return dot(x, weight + column * product.inputs, product.inputs);
+  });
+}
+
+void multiply_quantised(const Product& product, DType dtype, const std::byte* weight) {
+  const std::int64_t row_bytes = row_size_bytes(dtype, product.inputs);
+  if (product.few()) {
+    multiply_few(product, [&](std::int64_t column, const float* x) {
+      return quantised_dot(dtype, weight + column * row_bytes, x, product.inputs);
+    });
+    return;
+  }
+  const std::int64_t step = std::clamp<std::int64_t>(panel_elements / product.inputs, 1, product.outputs);
+  std::vector<float> panel(static_cast<std::size_t>(step * product.inputs));
+  for (std::int64_t begin = 0; begin < product.outputs; begin += step) {
+    const std::int64_t length = std::min(step, product.outputs - begin);
+    dequantise(dtype, weight + begin * row_bytes, length, product.inputs, panel.data());
+    multiply_part(product, panel.data(), begin, length);
   }
 }
 
 }  // namespace
 
 void CpuEncoder::record_linear(const LinearArgs& args) {
-  require_f32("linear", {&args.x, &args.weight, &args.y, &args.pre_activation});
+  require_f32("linear", {&args.x, &args.y, &args.pre_activation});
+  if (!is_quantised(args.weight.dtype)) require_f32("linear", {&args.weight});
   add("linear", [args] {
     const std::int64_t outputs = args.weight.shape[0];
     const std::int64_t inputs = args.weight.shape[1];
@@ -86,7 +128,12 @@ void CpuEncoder::record_linear(const LinearArgs& args) {
     float* y = floats(args.y);
     std::vector<float> separate(args.accumulate ? static_cast<std::size_t>(rows * outputs) : 0);
     float* product = args.accumulate ? separate.data() : y;
-    multiply(x, args.x_transposed, floats(args.weight), rows, inputs, outputs, product, args.y_transposed);
+    const Product whole{x, args.x_transposed, rows, inputs, outputs, product, args.y_transposed};
+    if (is_quantised(args.weight.dtype)) {
+      multiply_quantised(whole, args.weight.dtype, host_bytes(args.weight));
+    } else {
+      multiply(whole, floats(args.weight));
+    }
 
     const float* bias = args.bias ? floats(args.bias) : nullptr;
     float* pre_activation = args.pre_activation ? floats(args.pre_activation) : nullptr;

@@ -33,8 +33,15 @@ void check_options(const EngineOptions& options) {
   }
 }
 
-void check_support(const Device& device, const EngineOptions& options) {
+void check_support(const Device& device, const Checkpoint& checkpoint, const EngineOptions& options) {
   device.require_activation(options.dtype);
+  const auto& tensors = checkpoint.file.tensors;
+  const bool quantised =
+      std::any_of(tensors.begin(), tensors.end(), [](const auto& entry) { return is_quantised(entry.second.dtype); });
+  if (const Support products = device.supports(Feature::quantised_weights); quantised && !products.supported) {
+    fail(StatusCode::unsupported, "{}: {} ({}) cannot use its quantised weights: {}", checkpoint.file.path.string(),
+         device.info().name, device.info().id(), products.reason);
+  }
   const Feature conv = options.conv == ConvAlgorithm::fft ? Feature::conv_fft : Feature::conv_chunked;
   const Support support = device.supports(conv);
   if (!support.supported && options.conv != ConvAlgorithm::automatic) {
@@ -44,9 +51,11 @@ void check_support(const Device& device, const EngineOptions& options) {
 }
 
 // Before anything is allocated: does it fit, and if not, what would?
-void check_memory(const Device& device, const ModelConfig& config, const EngineOptions& options) {
+void check_memory(const Device& device, const Checkpoint& checkpoint, const EngineOptions& options) {
+  const ModelConfig& config = checkpoint.config;
+  const TensorFile* file = &checkpoint.file;
   const std::uint64_t largest = device.max_tensor_bytes();
-  const ModelMemory memory = model_memory(config, options.dtype);
+  const ModelMemory memory = model_memory(config, options.dtype, file);
   if (memory.largest_tensor_bytes > largest) {
     fail(StatusCode::unsupported, "{} takes {} as {}, and {} allows {} for one buffer; {}", memory.largest_tensor,
          mebibytes(memory.largest_tensor_bytes), dtype_name(options.dtype), device.info().name, mebibytes(largest),
@@ -54,12 +63,12 @@ void check_memory(const Device& device, const ModelConfig& config, const EngineO
              ? "use dtype f16, or the cpu backend"
              : "use the cpu backend");
   }
-  const MemoryEstimate estimate = estimate_memory(config, options);
+  const MemoryEstimate estimate = estimate_memory(config, options, file);
   const std::uint64_t available = device.memory_free_bytes();
   if (estimate.total_bytes() <= available) return;
   std::string advice;
   const auto try_change = [&](const EngineOptions& changed, const std::string& what) {
-    const std::uint64_t total = estimate_memory(config, changed).total_bytes();
+    const std::uint64_t total = estimate_memory(config, changed, file).total_bytes();
     if (total <= available) advice += fmt::format("; {} would take {}", what, mebibytes(total));
   };
   EngineOptions smaller = options;
@@ -99,8 +108,8 @@ std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64
   return static_cast<std::uint64_t>(piece_tokens * (width * 4 + activation + mixer) + logits);
 }
 
-MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options) {
-  const ModelMemory memory = model_memory(config, options.dtype);
+MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options, const TensorFile* file) {
+  const ModelMemory memory = model_memory(config, options.dtype, file);
   const auto slots = static_cast<std::uint64_t>(options.max_sessions);
   const auto vocabulary = static_cast<std::uint64_t>(config.padded_vocab_size());
   const std::int64_t piece = options.prefill_piece_tokens > 0 ? options.prefill_piece_tokens : largest_piece;
@@ -110,7 +119,7 @@ MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& o
   estimate.state_bytes = memory.state_bytes_per_slot * (slots + 2) +
                          slots * (sizeof(SamplerRow) + 4 * EngineCore::history_length + 4 * vocabulary);
   estimate.cache_bytes = memory.cache_bytes_per_token * slots * static_cast<std::uint64_t>(options.context_tokens);
-  estimate.workspace_bytes = workspace_bytes(config, options.dtype, piece);
+  estimate.workspace_bytes = workspace_bytes(config, options.dtype, piece) + memory.dequantised_bytes;
   return estimate;
 }
 
@@ -135,11 +144,11 @@ std::int64_t choose_piece_tokens(const ModelConfig& config, const DeviceInfo& de
 EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options)
     : device_(std::move(device)), options_(options), model_hash_(checkpoint.content_hash) {
   check_options(options_);
-  check_support(*device_, options_);
+  check_support(*device_, checkpoint, options_);
   if (options_.prefill_piece_tokens == 0) {
     options_.prefill_piece_tokens = choose_piece_tokens(checkpoint.config, device_->info(), options_.dtype);
   }
-  check_memory(*device_, checkpoint.config, options_);
+  check_memory(*device_, checkpoint, options_);
   if (options_.conv == ConvAlgorithm::automatic && options_.cache_folder) {
     options_.conv = choose_conv(*device_, checkpoint.config, options_.dtype, options_.prefill_piece_tokens,
                                 *options_.cache_folder);

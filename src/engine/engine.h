@@ -25,7 +25,8 @@
 namespace riverhorse {
 
 struct EngineOptions {
-  DType dtype = DType::f32;  // of weights and activations: f32, or f16 or bf16 where the device supports it
+  // Of activations and of weights that are not quantised: f32, or f16 or bf16 where the device supports it.
+  DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   // With a value (as DeviceOptions::cache_folder), an automatic `conv` is measured on CUDA, once, and remembered
   // there (conv_choice.h); Engine::options() tells what was chosen.
@@ -51,8 +52,9 @@ struct MemoryEstimate {
   }
   std::string text() const;  // "weights 482.1 MiB, filters 5.2 MiB, ..., 611.0 MiB in all"
 };
-// With prefill_piece_tokens = 0, a piece of 2048 tokens is assumed.
-MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options);
+// With prefill_piece_tokens = 0, a piece of 2048 tokens is assumed; `file` as model_memory().
+MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options,
+                               const TensorFile* file = nullptr);
 
 // How to draw tokens. Zero-initialised is greedy decoding. Validated by Session; errors name field, value and limit.
 struct SamplingOptions {

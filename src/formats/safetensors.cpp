@@ -3,6 +3,8 @@
 //
 // The header is read by a state machine over parser events: nothing but the tensor table is ever built, so that
 // memory stays proportional to the number of tensors whatever the header says.
+//
+// Quantised matrices are U8 here, see tensor_file.h.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -13,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/quantised.h"
 #include "formats/json.h"
 #include "formats/size_math.h"
 #include "formats/tensor_file.h"
@@ -26,6 +29,7 @@ constexpr std::uint64_t header_limit_bytes = std::uint64_t{16} << 20;
 constexpr std::size_t tensor_limit = 100'000;
 constexpr std::size_t rank_limit = 8;
 constexpr int header_depth_limit = 4;
+constexpr std::string_view quantised_key = "quantised.";  // of metadata, before a tensor's name
 
 struct DTypeName {
   DType dtype;
@@ -248,6 +252,37 @@ HostTensor view_or_copy(std::span<const std::byte> bytes, const std::shared_ptr<
   return tensor;
 }
 
+// Gives the tensors that the metadata calls quantised their dtype and their width, and takes it out of the metadata.
+void restore_quantised(TensorFile& file, const std::string& origin) {
+  for (auto entry = file.metadata.begin(); entry != file.metadata.end();) {
+    if (!entry->first.starts_with(quantised_key)) {
+      ++entry;
+      continue;
+    }
+    const std::string name = entry->first.substr(quantised_key.size());
+    const std::optional<DType> dtype = quantised_dtype(entry->second);
+    if (!dtype) {
+      fail(StatusCode::bad_file, "{}: metadata \"{}\" is \"{}\"; it must be \"q8\" or \"q4\"", origin, entry->first,
+           entry->second);
+    }
+    const auto found = file.tensors.find(name);
+    if (found == file.tensors.end()) {
+      fail(StatusCode::bad_file, "{}: metadata \"{}\" is of a tensor that is not there", origin, entry->first);
+    }
+    HostTensor& tensor = found->second;
+    const bool matrix = tensor.dtype == DType::u8 && tensor.shape.size() == 2;
+    const std::optional<std::int64_t> width =
+        matrix ? quantised_width(*dtype, tensor.shape[1]) : std::optional<std::int64_t>();
+    if (!width || !checked_multiply(tensor.shape[0], *width)) {
+      fail(StatusCode::bad_file, "{}: tensor \"{}\", {} {}, is no matrix of {}, whose rows are stored as U8", origin,
+           name, dtype_to_name(tensor.dtype), shape_text(tensor.shape), entry->second);
+    }
+    tensor.dtype = *dtype;
+    tensor.shape[1] = *width;
+    entry = file.metadata.erase(entry);
+  }
+}
+
 std::string quoted(const std::string& text) {
   try {
     return nlohmann::json(text).dump();
@@ -292,6 +327,7 @@ TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::shared
     const auto end = static_cast<std::size_t>((*entry.offsets)[1]);
     file.tensors.emplace(entry.name, view_or_copy(data.subspan(begin, end - begin), owner, entry));
   }
+  restore_quantised(file, origin);
   return file;
 }
 
@@ -310,28 +346,37 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
     return dtype_size_bytes(a.second->dtype) > dtype_size_bytes(b.second->dtype);
   });
 
+  std::map<std::string, std::string> all_metadata = metadata;
+  for (const auto& [name, tensor] : tensors) {
+    if (!is_quantised(tensor.dtype)) continue;
+    all_metadata.insert_or_assign(fmt::format("{}{}", quantised_key, name),
+                                  fmt::format("{}", dtype_name(tensor.dtype)));
+  }
   std::string header = "{";
-  if (!metadata.empty()) {
+  if (!all_metadata.empty()) {
     header += "\"__metadata__\":{";
-    for (const auto& [key, value] : metadata) {
+    for (const auto& [key, value] : all_metadata) {
       header += fmt::format("{}{}:{}", header.ends_with('{') ? "" : ",", quoted(key), quoted(value));
     }
     header += "}";
   }
   std::uint64_t offset = 0;
   for (const auto& [name, tensor] : order) {
-    if (name.empty() || name == "__metadata__" ||
-        tensor->bytes.size() != static_cast<std::uint64_t>(tensor->count()) * dtype_size_bytes(tensor->dtype)) {
+    if (name.empty() || name == "__metadata__" || tensor->bytes.size() != tensor->size_bytes()) {
       fail(StatusCode::invalid_argument, "{}: tensor \"{}\" cannot be written: its name or size is wrong",
            path.string(), name);
     }
+    const bool quantised = is_quantised(tensor->dtype);
+    std::vector<std::int64_t> stored_shape = tensor->shape;
+    if (quantised) stored_shape.back() = row_size_bytes(tensor->dtype, stored_shape.back());
     std::string shape;
-    for (const std::int64_t dimension : tensor->shape) {
+    for (const std::int64_t dimension : stored_shape) {
       shape += fmt::format("{}{}", shape.empty() ? "" : ",", dimension);
     }
-    header += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                          header.size() == 1 ? "" : ",", quoted(name), dtype_to_name(tensor->dtype), shape, offset,
-                          offset + tensor->bytes.size());
+    header +=
+        fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                    header.size() == 1 ? "" : ",", quoted(name), dtype_to_name(quantised ? DType::u8 : tensor->dtype),
+                    shape, offset, offset + tensor->bytes.size());
     offset += tensor->bytes.size();
   }
   header += "}";

@@ -14,7 +14,8 @@
 
 namespace riverhorse {
 
-// Contiguous, row-major, little-endian. `owner` keeps the bytes alive (a mapping, or memory of its own).
+// Contiguous, row-major, little-endian; quantised matrices as in base/quantised.h, at any address. `owner` keeps the
+// bytes alive (a mapping, or memory of its own).
 struct HostTensor {
   DType dtype = DType::f32;
   std::vector<std::int64_t> shape;
@@ -22,6 +23,7 @@ struct HostTensor {
   std::shared_ptr<const void> owner;
 
   std::int64_t count() const;
+  std::uint64_t size_bytes() const;  // that the shape needs
 };
 
 struct TensorFile {
@@ -35,19 +37,29 @@ struct TensorFile {
 
 bool is_floating(DType dtype);
 
-// Elements as fp32 (from f32, f16, bf16, f64) or as i64 (from any integer type). Errors: bad_file.
+// Elements as fp32 (from f32, f16, bf16, f64, and quantised ones) or as i64 (from any integer type). Errors:
+// bad_file.
 std::vector<float> to_floats(const HostTensor& tensor);
 std::vector<std::int64_t> to_integers(const HostTensor& tensor);
 
-// The same values in another floating-point dtype, rounded to nearest even; shares the bytes when nothing changes.
+// The same values in another dtype, f32, f16 or bf16, rounded to nearest even; shares the bytes when nothing changes.
 // Errors: bad_file, beginning with `name`, for a tensor of integers and for a finite value that becomes infinite.
 HostTensor convert_floats(const HostTensor& tensor, DType dtype, const std::string& name);
+
+// A matrix of floating point, quantised (q8 or q4). Errors: bad_file, beginning with `name`, where it has another
+// rank, a width that is no multiple of 32, is quantised already, or holds what a block cannot: NaN, infinity, beyond
+// 4e5.
+HostTensor quantise(const HostTensor& tensor, DType dtype, const std::string& name);
 
 // A tensor that owns a copy of `values`.
 HostTensor make_host_tensor(std::span<const float> values, std::vector<std::int64_t> shape);
 HostTensor make_host_tensor(std::span<const std::int64_t> values, std::vector<std::int64_t> shape);
 
 // Memory-maps and checks the whole header before anything else; tensors point into the mapping.
+//
+// safetensors knows no quantised dtypes: such a matrix (rows, width) is stored as U8 (rows, bytes of a row), and
+// "__metadata__" has "quantised.<its name>": "q8" or "q4". Reading turns both back into the matrix; a file whose
+// metadata and tensors do not agree is refused.
 TensorFile read_safetensors(const std::filesystem::path& path);
 // The same from bytes in memory, which `owner` keeps alive (null: the caller does); `origin` names them in errors.
 TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,

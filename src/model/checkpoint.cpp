@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/quantised.h"
 #include "formats/size_math.h"
 #include "model/content_hash.h"
 #include "model/key_names.h"
@@ -62,7 +63,7 @@ void check_against_table(const TensorFile& file, const ModelConfig& config, cons
     if (tensor.shape != parameter.shape) {
       wrong_shape.push_back(fmt::format("{} is {} and must be {}", parameter.name, shape_text(tensor.shape),
                                         shape_text(parameter.shape)));
-    } else if (!is_floating(tensor.dtype)) {
+    } else if (!is_floating(tensor.dtype) && !(parameter.matrix && is_quantised(tensor.dtype))) {
       wrong_dtype.push_back(fmt::format("{} is {}", parameter.name, dtype_name(tensor.dtype)));
     }
   }
@@ -89,12 +90,25 @@ std::int64_t find_not_finite(std::span<const std::byte> bytes, Bits exponent_mas
   return -1;
 }
 
+// Likewise, the first weight of a block whose scale is not finite.
+std::int64_t find_not_finite_scale(const HostTensor& matrix) {
+  const std::int64_t width = matrix.shape[1];
+  const std::int64_t row_bytes = row_size_bytes(matrix.dtype, width);
+  for (std::int64_t row = 0; row < matrix.shape[0]; ++row) {
+    const std::int64_t index = find_not_finite(matrix.dtype, matrix.bytes.data() + row * row_bytes, width);
+    if (index >= 0) return row * width + index;
+  }
+  return -1;
+}
+
 std::int64_t find_not_finite(const HostTensor& tensor) {
   switch (tensor.dtype) {
     case DType::f32: return find_not_finite<std::uint32_t>(tensor.bytes, 0x7f800000u);
     case DType::f16: return find_not_finite<std::uint16_t>(tensor.bytes, 0x7c00u);
     case DType::bf16: return find_not_finite<std::uint16_t>(tensor.bytes, 0x7f80u);
     case DType::f64: return find_not_finite<std::uint64_t>(tensor.bytes, 0x7ff0000000000000u);
+    case DType::q8:
+    case DType::q4: return find_not_finite_scale(tensor);
     default: return -1;
   }
 }
@@ -137,6 +151,18 @@ CheckpointFiles find_checkpoint_files(const std::filesystem::path& path, const C
          files.config.string());
   }
   return files;
+}
+
+std::map<std::string, HostTensor> quantise_parameters(const Checkpoint& checkpoint, DType weights) {
+  std::map<std::string, HostTensor> quantised;
+  for (const ParameterSpec& parameter : parameter_table(checkpoint.config)) {
+    const std::string origin = fmt::format("{}: tensor \"{}\"", checkpoint.file.path.string(), parameter.name);
+    const HostTensor& tensor = checkpoint.file.at(parameter.name);
+    const bool vocabulary = parameter.name == embedding_name || parameter.name == head_name;
+    quantised.emplace(parameter.name, parameter.matrix ? quantise(tensor, vocabulary ? DType::q8 : weights, origin)
+                                                       : convert_floats(tensor, DType::f32, origin));
+  }
+  return quantised;
 }
 
 Checkpoint load_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,6 +35,11 @@ struct CheckpointOptions {
   std::optional<ModelConfig> config;  // used instead of any file: a preset
   bool check_finite = false;          // refuse NaN and infinite weights
 };
+
+// Every parameter as a model with quantised weights has it: matrices as `weights` (q8 or q4), but the embedding and
+// the head as q8, since most of what 4 bits cost would be theirs; all else f32. Errors: bad_file, those of quantise()
+// and convert_floats().
+std::map<std::string, HostTensor> quantise_parameters(const Checkpoint& checkpoint, DType weights);
 
 // The files that `path` means. Errors: not_found.
 struct CheckpointFiles {

@@ -3,11 +3,27 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/quantised.h"
 #include "model/upload.h"
 
 namespace riverhorse {
 
-ModelMemory model_memory(const ModelConfig& config, DType dtype) {
+namespace {
+
+constexpr const char* embedding_name = "backbone.embeddings.word_embeddings.weight";
+constexpr const char* head_name = "lm_head.weight";
+
+// What a matrix is on the device.
+DType matrix_dtype(const TensorFile& file, const std::string& name, DType dtype) {
+  const DType stored = file.at(name).dtype;
+  return is_quantised(stored) ? stored : dtype;
+}
+
+std::string layer_name(std::int64_t layer) { return fmt::format("backbone.layers.{}.", layer); }
+
+}  // namespace
+
+ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFile* file) {
   const std::int64_t width = config.n_embd;
   const std::int64_t inner = config.inner_width();
   const std::int64_t heads = config.heads();
@@ -15,14 +31,28 @@ ModelMemory model_memory(const ModelConfig& config, DType dtype) {
   const std::int64_t vocabulary = config.padded_vocab_size();
   const std::int64_t element = dtype_size_bytes(dtype);
   ModelMemory memory;
-  std::int64_t weights = vocabulary * width * element * (config.tie_word_embeddings ? 1 : 2) + 2 * width * 4;
+  std::int64_t largest_matrix = 0;
+  std::int64_t dequantised = 0;
+  const auto matrix_bytes = [&](const std::string& name, std::int64_t rows, std::int64_t columns) {
+    const DType type = file == nullptr ? dtype : matrix_dtype(*file, name, dtype);
+    if (is_quantised(type)) dequantised = std::max(dequantised, rows * columns * element);
+    largest_matrix = std::max(largest_matrix, rows * row_size_bytes(type, columns));
+    return rows * row_size_bytes(type, columns);
+  };
+  std::int64_t weights = 2 * width * 4;
   std::int64_t filters = 0;
   std::int64_t state = 0;
   std::int64_t cache = 0;
   for (std::int64_t layer = 0; layer < config.n_layer; ++layer) {
-    weights += (4 * width * width + 2 * width * inner) * element;
+    const std::string prefix = layer_name(layer);
+    const std::string mixer = prefix + "mixer.";
+    const bool attention = config.is_attention(layer);
+    weights += matrix_bytes(mixer + (attention ? "Wqkv.weight" : "v_proj.weight"), 3 * width, width);
+    weights += matrix_bytes(mixer + (attention ? "out_proj.weight" : "output_linear.weight"), width, width);
+    weights += matrix_bytes(prefix + "mlp.fc1.weight", inner, width);
+    weights += matrix_bytes(prefix + "mlp.fc2.weight", width, inner);
     weights += (3 * width + width + 4 * width + inner + width) * 4;
-    if (config.is_attention(layer)) {
+    if (attention) {
       cache += 2 * width * element;
       continue;
     }
@@ -30,12 +60,19 @@ ModelMemory model_memory(const ModelConfig& config, DType dtype) {
                     width * config.ssm_d_state);
     state += 4 * (width * config.ssm_d_state + width * config.ssm_head_dim * modes * 2);
   }
+  const std::int64_t matrix = largest_matrix;
+  memory.dequantised_bytes = static_cast<std::uint64_t>(dequantised);
+  std::int64_t embedding = matrix_bytes(embedding_name, vocabulary, width);
+  weights += embedding;
+  if (!config.tie_word_embeddings) {
+    const std::int64_t head = matrix_bytes(head_name, vocabulary, width);
+    weights += head;
+    embedding = std::max(embedding, head);
+  }
   memory.weights_bytes = static_cast<std::uint64_t>(weights);
   memory.filters_bytes = static_cast<std::uint64_t>(filters);
   memory.state_bytes_per_slot = static_cast<std::uint64_t>(state);
   memory.cache_bytes_per_token = static_cast<std::uint64_t>(cache);
-  const std::int64_t embedding = vocabulary * width * element;
-  const std::int64_t matrix = std::max(3 * width, inner) * width * element;
   memory.largest_tensor_bytes = static_cast<std::uint64_t>(std::max(embedding, matrix));
   memory.largest_tensor = embedding >= matrix ? "the embedding" : "a weight matrix";
   return memory;
@@ -52,7 +89,7 @@ class H3Model::Loader {
   }
 
   Tensor matrix(const std::string& name, std::int64_t rows, std::int64_t columns) {
-    return joined({name}, dtype_, {rows, columns});
+    return joined({name}, matrix_dtype(checkpoint_.file, name, dtype_), {rows, columns});
   }
   Tensor vector(const std::string& name, std::int64_t length) { return joined({name}, DType::f32, {length}); }
   Tensor floats(const std::string& name, Shape shape) { return joined({name}, DType::f32, shape); }
@@ -74,6 +111,11 @@ class H3Model::Loader {
         fail(StatusCode::bad_file, "{}: {} has {} elements, not the {} of the configuration",
              checkpoint_.file.path.string(), name, source.count(), whole.count() / parts);
       }
+      if (is_quantised(whole.dtype) != is_quantised(source.dtype) ||
+          (is_quantised(whole.dtype) && source.dtype != whole.dtype)) {
+        fail(StatusCode::bad_file, "{}: {} is {}, and what is used as one matrix with it {}; quantise all or none",
+             checkpoint_.file.path.string(), name, dtype_name(source.dtype), dtype_name(whole.dtype));
+      }
       upload_converted(device_, source, whole.slice(i * rows, rows), name);
       done_bytes_ += source.bytes.size();
       if (progress_) progress_(std::min(done_bytes_, total_bytes_), total_bytes_);
@@ -83,14 +125,15 @@ class H3Model::Loader {
   // Weights and biases of q, k and v. S4D is H3 with q = k = 1, which a weight of 0 and a bias of 1 give exactly.
   void projections(const std::string& mixer, const ModelConfig& config, Layer& layer) {
     const std::int64_t width = config.n_embd;
+    const DType dtype = matrix_dtype(checkpoint_.file, mixer + "v_proj.weight", dtype_);
     if (config.ssm_gating) {
-      layer.qkv_weight = joined({mixer + "q_proj.weight", mixer + "k_proj.weight", mixer + "v_proj.weight"}, dtype_,
+      layer.qkv_weight = joined({mixer + "q_proj.weight", mixer + "k_proj.weight", mixer + "v_proj.weight"}, dtype,
                                 {3 * width, width});
       layer.qkv_bias =
           joined({mixer + "q_proj.bias", mixer + "k_proj.bias", mixer + "v_proj.bias"}, DType::f32, {3 * width});
       return;
     }
-    layer.qkv_weight = device_.allocate_tensor(dtype_, {3 * width, width});  // zero-filled
+    layer.qkv_weight = device_.allocate_tensor(dtype, {3 * width, width});  // zero-filled: zeros, also of blocks
     layer.qkv_bias = device_.allocate_tensor(DType::f32, {3 * width});
     write({mixer + "v_proj.weight"}, layer.qkv_weight.slice(2 * width, width));
     write({mixer + "v_proj.bias"}, layer.qkv_bias.slice(2 * width, width));
@@ -150,10 +193,10 @@ H3Model::H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, D
   const std::int64_t width = config_.n_embd;
   const std::int64_t inner = config_.inner_width();
   const std::int64_t rows = config_.padded_vocab_size();
-  embedding_ = load.matrix("backbone.embeddings.word_embeddings.weight", rows, width);
-  head_ = config_.tie_word_embeddings ? embedding_ : load.matrix("lm_head.weight", rows, width);
+  embedding_ = load.matrix(embedding_name, rows, width);
+  head_ = config_.tie_word_embeddings ? embedding_ : load.matrix(head_name, rows, width);
   for (std::int64_t i = 0; i < config_.n_layer; ++i) {
-    const std::string prefix = fmt::format("backbone.layers.{}.", i);
+    const std::string prefix = layer_name(i);
     const std::string mixer = prefix + "mixer.";
     Layer layer;
     layer.attention = config_.is_attention(i);
@@ -222,6 +265,7 @@ void H3Model::record_mixer(Encoder& encoder, const Pass& pass, std::int64_t inde
     in.weight = layer.qkv_weight;
     in.bias = layer.qkv_bias;
     in.y_transposed = parallel_h3;
+    in.normed = dtype_;
     in.y = encoder.scratch(dtype_, parallel_h3 ? Shape{3 * width, rows} : Shape{rows, 3 * width});
     encoder.linear(in);
   }
@@ -284,6 +328,7 @@ void H3Model::record_mlp(Encoder& encoder, const Layer& layer, const Tensor& res
   LinearArgs fc1;
   fc1.x = residual;
   fc1.norm = layer.norm2;
+  fc1.normed = dtype_;
   fc1.weight = layer.fc1_weight;
   fc1.bias = layer.fc1_bias;
   fc1.activation = Activation::gelu_tanh;
@@ -310,6 +355,7 @@ void H3Model::record_logits(Encoder& encoder, const Pass& pass, const Tensor& re
     }
   }
   head.norm = norm_f_;
+  head.normed = dtype_;
   head.weight = head_;
   head.y = pass.logits;
   encoder.linear(head);

@@ -39,14 +39,17 @@ struct ModelMemory {
   std::uint64_t cache_bytes_per_token = 0;  // keys and values of one token, all attention layers
   std::uint64_t largest_tensor_bytes = 0;
   std::string_view largest_tensor;  // what that tensor is
+  // The largest matrix of a layer that is quantised, in `dtype`: products of many rows may need it so; 0 for none.
+  std::uint64_t dequantised_bytes = 0;
 };
-ModelMemory model_memory(const ModelConfig& config, DType dtype);
+// Matrices in `dtype`; with a `file`, those that it has quantised as they are there.
+ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFile* file = nullptr);
 
 class H3Model {
  public:
-  // Uploads the weights, matrices as `dtype` (f32, f16 or bf16) and all else as f32, and discretises the SSM
-  // parameters on the device. `progress` counts bytes. Errors: bad_file (a tensor that is missing or does not fit),
-  // out_of_memory.
+  // Uploads the weights, matrices as `dtype` (f32, f16 or bf16) unless they are quantised, and all else as f32, and
+  // discretises the SSM parameters on the device. `progress` counts bytes. Errors: bad_file (a tensor that is missing
+  // or does not fit; q, k and v quantised differently), out_of_memory.
   H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType dtype, ConvAlgorithm conv,
           const ProgressFunction& progress);
 
@@ -82,7 +85,7 @@ class H3Model {
   struct Layer {
     bool attention = false;
     NormWeights norm1;
-    Tensor qkv_weight;  // (3 D, D) act
+    Tensor qkv_weight;  // (3 D, D) act or quantised, as all matrices
     Tensor qkv_bias;    // (3 D) f32, or empty
     H3Filter filter;    // of an H3 layer
     Tensor out_weight;  // (D, D) act

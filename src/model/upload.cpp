@@ -36,6 +36,18 @@ void upload_converted(Device& device, const HostTensor& source, const Tensor& ta
   if (source.count() != count) {
     fail(StatusCode::internal, "{}: {} elements in the file for {} on the device", name, source.count(), count);
   }
+  if (is_quantised(target.dtype)) {
+    if (source.dtype != target.dtype || source.shape.back() != target.shape[target.shape.rank() - 1]) {
+      fail(StatusCode::internal, "{}: a matrix of {} for one of {}", name, dtype_name(source.dtype),
+           dtype_name(target.dtype));
+    }
+    device.upload(target, source.bytes);
+    return;
+  }
+  if (is_quantised(source.dtype)) {
+    fail(StatusCode::bad_file, "{}: it is {}, which is not trained: riverhorse convert --dtype f32 makes f32 of it",
+         name, dtype_name(source.dtype));
+  }
   if (!is_floating(source.dtype)) {
     fail(StatusCode::bad_file, "{}: a weight must be f32, f16, bf16 or f64, not {}", name, dtype_name(source.dtype));
   }

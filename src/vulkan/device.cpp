@@ -69,6 +69,7 @@ Support VulkanDevice::supports(Feature feature) const {
       return {false, fmt::format("{} has no 16-bit storage buffers{}: use dtype f32", info().name,
                                  options().minimal_features ? " (minimal features were asked for)" : "")};
     case Feature::bf16: return {false, "the vulkan backend has no bf16 shaders: use dtype f16 or f32"};
+    case Feature::quantised_weights:
     case Feature::conv_chunked:
     case Feature::conv_fft: return {};
     case Feature::cooperative_matrix:

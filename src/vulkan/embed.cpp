@@ -1,4 +1,7 @@
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <string>
 
 #include "vulkan/encoder.h"
 #include "vulkan/groups.h"
@@ -17,7 +20,9 @@ void VulkanEncoder::record_embed(const EmbedArgs& args) {
   if (push.rows == 0) return;
   const Binding bindings[] = {{args.ids, Access::read}, {args.table, Access::read}, {args.residual, Access::write}};
   const std::uint32_t constants[] = {std::min(limits().invocations, 256u)};
-  Dispatch embed{args.table.dtype == DType::f16 ? "embed.f16" : "embed.f32", constants, bindings, push_bytes(push)};
+  const std::string shader = fmt::format("{}.{}", is_quantised(args.table.dtype) ? "embed_quantised" : "embed",
+                                         dtype_name(args.table.dtype));
+  Dispatch embed{shader, constants, bindings, push_bytes(push)};
   embed.groups[0] = groups_for(push.rows, 1, limits());
   embed.cost_bytes = static_cast<double>(args.residual.size_bytes()) * 1.5;
   dispatch(embed);

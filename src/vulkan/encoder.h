@@ -69,10 +69,12 @@ class VulkanEncoder final : public Encoder {
   struct State;
 
   void record_copy(const CopyArgs& args) override;
+  void record_dequantise(const CopyArgs& args);  // of a quantised matrix
   void record_advance(const AdvanceArgs& args) override;
   void record_embed(const EmbedArgs& args) override;
   void record_add_layer_norm(const AddLayerNormArgs& args) override;
   void record_linear(const LinearArgs& args) override;
+  void record_product(const LinearArgs& args, DType activation);  // of linear
   void record_discretize(const DiscretizeArgs& args) override;
   void record_ssm_kernel(const SsmKernelArgs& args) override;
   void record_h3_mixer(const H3MixerArgs& args) override;

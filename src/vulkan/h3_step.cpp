@@ -35,7 +35,7 @@ void record_projected_step(VulkanEncoder& encoder, const H3StepArgs& args) {
   linear.weight = projection.weight;
   linear.bias = projection.bias;
   linear.y = args.y;
-  LinearPart part{linear, projection.x, projection.weight, args.y};
+  LinearPart part{linear, projection.x, projection.weight, args.y, args.y.dtype};
   part.rows = static_cast<std::uint32_t>(args.y.shape[0]);
   part.inputs = channels;
   part.outputs = 3 * channels;

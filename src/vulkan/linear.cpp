@@ -1,11 +1,12 @@
 // linear: chooses between the shader families by the number of rows and cuts the work into parts that a device's
-// storage range allows.
+// storage range allows. Few rows read quantised weights as they are; for many these are made plain in scratch memory.
 #include "vulkan/linear.h"
 
 #include <algorithm>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/quantised.h"
 
 namespace riverhorse::vulkan {
 
@@ -34,17 +35,28 @@ std::uint64_t row_bytes(const Tensor& tensor) {
   return tensor.size_bytes() / static_cast<std::uint64_t>(tensor.shape[0]);
 }
 
-void linear_parts(VulkanEncoder& encoder, const LinearArgs& args, const Tensor& x, const Tensor& y,
+void linear_parts(VulkanEncoder& encoder, const LinearArgs& args, DType activation, const Tensor& x, const Tensor& y,
                   std::int64_t rows) {
   const VulkanLimits& limits = encoder.limits();
   const std::int64_t outputs = args.weight.shape[0];
+  const std::int64_t inputs = args.weight.shape[1];
+  const bool dequantise = is_quantised(args.weight.dtype) && rows > linear_gemv_rows;
   std::int64_t step = outputs;
-  if (args.weight.size_bytes() > limits.storage_range_bytes) {
-    const std::uint64_t bytes = row_bytes(args.weight);
-    step = rows_that_fit(bytes, limits.storage_range_bytes, aligned_step(bytes, limits.offset_alignment));
+  const std::uint64_t bytes = row_bytes(args.weight);
+  const std::uint64_t product_bytes =
+      dequantise ? static_cast<std::uint64_t>(row_size_bytes(activation, inputs)) : bytes;
+  if (product_bytes * static_cast<std::uint64_t>(outputs) > limits.storage_range_bytes) {
+    step = rows_that_fit(std::max(bytes, product_bytes), limits.storage_range_bytes,
+                         aligned_step(bytes, limits.offset_alignment));
   }
   for (std::int64_t begin = 0; begin < outputs; begin += step) {
-    LinearPart part{args, x, args.weight.slice(begin, std::min(step, outputs - begin)), y};
+    const ScratchScope scope(encoder);
+    LinearPart part{args, x, args.weight.slice(begin, std::min(step, outputs - begin)), y, activation};
+    if (dequantise) {
+      const Tensor plain = encoder.scratch(activation, part.weight.shape);
+      encoder.copy({part.weight, plain});
+      part.weight = plain;
+    }
     part.rows = static_cast<std::uint32_t>(rows);
     part.inputs = static_cast<std::uint32_t>(args.weight.shape[1]);
     part.outputs = static_cast<std::uint32_t>(outputs);
@@ -97,7 +109,9 @@ double linear_bytes(const LinearPart& part) {
 
 double linear_flops(const LinearPart& part) { return 2.0 * part.rows * part.inputs * part.part_outputs(); }
 
-void VulkanEncoder::record_linear(const LinearArgs& args) {
+void VulkanEncoder::record_linear(const LinearArgs& args) { record_product(args, activation_dtype(args)); }
+
+void VulkanEncoder::record_product(const LinearArgs& args, DType activation) {
   const std::int64_t rows = args.x.shape[args.x_transposed ? 1 : 0];
   const std::int64_t outputs = args.weight.shape[0];
   const std::int64_t inputs = args.weight.shape[1];
@@ -110,17 +124,17 @@ void VulkanEncoder::record_linear(const LinearArgs& args) {
   if (args.norm && (tiled || outputs >= wide_outputs)) {
     ScratchScope scope(*this);
     LinearArgs plain = args;
-    plain.x = scratch(tiled ? args.weight.dtype : DType::f32, {rows, inputs});
+    plain.x = scratch(tiled ? activation : DType::f32, {rows, inputs});
     plain.norm.reset();
     add_layer_norm({.x = {}, .residual = args.x, .norm = *args.norm, .out = plain.x});
-    record_linear(plain);
+    record_product(plain, activation);
     return;
   }
 
   const std::uint64_t range = limits().storage_range_bytes;
   const std::uint64_t largest = std::max(args.x.size_bytes(), args.y.size_bytes());
   if (largest <= range) {
-    linear_parts(*this, args, args.x, args.y, rows);
+    linear_parts(*this, args, activation, args.x, args.y, rows);
     return;
   }
   if (args.x_transposed || args.y_transposed) {
@@ -136,7 +150,7 @@ void VulkanEncoder::record_linear(const LinearArgs& args) {
                     std::lcm(aligned_step(x_bytes, alignment), aligned_step(y_bytes, alignment)));
   for (std::int64_t begin = 0; begin < rows; begin += step) {
     const std::int64_t length = std::min(step, rows - begin);
-    linear_parts(*this, args, args.x.slice(begin, length), args.y.slice(begin, length), length);
+    linear_parts(*this, args, activation, args.x.slice(begin, length), args.y.slice(begin, length), length);
   }
 }
 

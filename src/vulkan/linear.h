@@ -14,8 +14,9 @@ namespace riverhorse::vulkan {
 struct LinearPart {
   const LinearArgs& args;
   Tensor x;       // (R, K), or (K, R) where args.x_transposed
-  Tensor weight;  // (M', K)
+  Tensor weight;  // (M', K); quantised for few rows only
   Tensor y;       // (R, M), or (M, R) where args.y_transposed
+  DType activation = DType::f32;
   std::uint32_t rows = 0;
   std::uint32_t inputs = 0;   // K
   std::uint32_t outputs = 0;  // M, of the whole weight

@@ -25,9 +25,11 @@ GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, bool may_
       plan.required_subgroup_size = plan.lanes;
     }
   }
-  const std::uint32_t unit = part.weight.dtype == DType::f16 ? 8 : 4;
+  std::uint32_t unit = part.activation == DType::f16 ? 8 : 4;  // weights of 16 bytes
+  if (part.weight.dtype == DType::q8) unit = 16;
+  if (part.weight.dtype == DType::q4) unit = 32;
   plan.flags = linear_flags(part);
-  const bool vectors = rows_aligned(part.weight, part.inputs, 16);
+  const bool vectors = is_quantised(part.weight.dtype) || rows_aligned(part.weight, part.inputs, 16);
   if (vectors) plan.flags |= vector_weight;
   if (!args.x_transposed && rows_aligned(part.x, part.inputs, part.x.dtype == DType::f32 ? 16 : 8)) {
     plan.flags |= vector_x;
@@ -59,8 +61,9 @@ void dispatch_gemv(VulkanEncoder& encoder, std::string_view stem, const LinearPa
                    std::span<const std::uint32_t> constants, std::span<const Binding> bindings, std::uint32_t groups,
                    double more_bytes) {
   const LinearPush push = linear_push(part);
-  const std::string shader = fmt::format("{}.{}{}", stem, part.weight.dtype == DType::f16 ? "f16" : "f32",
-                                         plan.subgroups ? "_subgroup" : "");
+  std::string shader = fmt::format("{}.{}", stem, dtype_name(part.activation));
+  if (is_quantised(part.weight.dtype)) shader += fmt::format("_{}", dtype_name(part.weight.dtype));
+  if (plan.subgroups) shader += "_subgroup";
   Dispatch dispatch;
   dispatch.shader = shader;
   dispatch.constants = constants;

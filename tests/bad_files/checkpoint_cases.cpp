@@ -92,6 +92,19 @@ std::vector<BadFile> bad_checkpoint_files() {
         tensors[embedding] = with_value(tensors[embedding], 95, -std::numeric_limits<float>::infinity());
       },
       {"not finite", embedding + " (element 95)"}, true);
+  const auto add_quantised = [&](const std::string& name, const std::string& tensor,
+                                 const std::vector<std::string>& expected) {
+    files.push_back({name, FileKind::safetensors,
+                     [tensor] {
+                       Tensors tensors = small_tensors();
+                       const HostTensor ones = make_host_tensor(std::vector<float>(8 * 32, 1.0f), {8, 32});
+                       tensors[tensor] = quantise(ones, DType::q8, tensor);
+                       return safetensors_bytes(tensors);
+                     },
+                     expected});
+  };
+  add_quantised("a quantised matrix of wrong shape", embedding, {"of wrong shape", embedding + " is (8, 32)"});
+  add_quantised("a quantised parameter of the SSM", log_dt, {"of wrong shape", log_dt + " is (8, 32)"});
   add_changed(files, "an old and a new name for one tensor",
               [](Tensors& tensors) { tensors["embedding.weight"] = tensors[embedding]; },
               {"two tensors stand for", embedding});

@@ -19,6 +19,13 @@ BadFile with_entry(const std::string& name, const std::string& from, const std::
   return with_header(name, header, std::move(expected));
 }
 
+// A tensor "w" of 16 bytes and this dtype and shape, which the metadata calls quantised.
+BadFile with_quantised(const std::string& name, const std::string& metadata, const std::string& dtype,
+                       const std::string& shape, std::vector<std::string> expected) {
+  const std::string entry = replaced(header_entry("w", shape, 0, 16), "F32", dtype);
+  return with_header(name, "{\"__metadata__\":{" + metadata + "}," + entry + "}", std::move(expected));
+}
+
 }  // namespace
 
 std::vector<BadFile> bad_safetensors_files() {
@@ -91,6 +98,18 @@ std::vector<BadFile> bad_safetensors_files() {
       with_entry("dtype unknown", "F32", "F8_E4M3", {"\"w\"", "F8_E4M3", "not supported"}),
       with_entry("dtype is a number", "\"F32\"", "32", {"\"w\""}),
       with_entry("dtype that does not divide the data", "F32", "F64", {"\"w\"", "needs 32 bytes"}),
+      with_quantised("quantised by a scheme unknown", "\"quantised.w\":\"q5\"", "U8", "[1,16]",
+                     {"\"quantised.w\" is \"q5\"", "\"q8\" or \"q4\""}),
+      with_quantised("quantised, of no tensor", "\"quantised.v\":\"q8\"", "U8", "[1,16]",
+                     {"\"quantised.v\"", "not there"}),
+      with_quantised("quantised, and floats", "\"quantised.w\":\"q8\"", "F32", "[2,2]",
+                     {"\"w\"", "F32 (2, 2)", "no matrix of q8"}),
+      with_quantised("quantised, and no matrix", "\"quantised.w\":\"q4\"", "U8", "[16]",
+                     {"\"w\"", "U8 (16)", "no matrix of q4"}),
+      with_quantised("quantised, with rows of no width", "\"quantised.w\":\"q4\"", "U8", "[1,16]",
+                     {"\"w\"", "U8 (1, 16)", "no matrix of q4"}),
+      with_quantised("quantised, with rows of no bytes", "\"quantised.w\":\"q8\"", "U8", "[16,1]",
+                     {"no matrix of q8"}),
       with_entry("an unknown field", "\"dtype\"", "\"compression\":\"zip\",\"dtype\"", {"\"w\"", "compression"}),
   };
   // A good file, cut: always the same complaint family, wherever the cut is.

@@ -1,0 +1,416 @@
+// y = activation(x' W^T + bias), or y += that, with a quantised W.
+//
+// Few rows read W once, as it is stored. In 16 bits they are a product on tensor cores: 16 rows of x by 8 outputs a
+// warp, whose quants are small integers and so exact in 16 bits. The 32 columns of a block are two products onto sums
+// of their own, which the block's scales take to the sums of the row in fp32: nothing of W is rounded. The four lanes
+// of an output each hold a quarter of a block, in the order of memory; that x is read in the same order is all that a
+// product asks. The warps of a block share its outputs where there are few of these, along K. Of up to 8 rows every
+// block does the norm for itself, in shared memory. In f32 a warp has one output.
+//
+// More rows read W from scratch memory, dequantised.
+//
+// The sums of a row do not depend on how many rows there are.
+#include "encoder.h"
+#include "kernel.cuh"
+#include "linear_epilogue.cuh"
+#include "quantised.cuh"
+#include "tensor_core.cuh"
+
+namespace riverhorse::cuda {
+
+namespace {
+
+constexpr int few_rows = 8;        // in f32
+constexpr int few_rows_half = 16;  // in f16 and bf16
+constexpr int warps_in_block = 8;
+constexpr int threads = warps_in_block * warp_size;
+constexpr int tile_outputs = 8;
+constexpr int blocks_ahead = 4;  // of a row, that a warp requests at once
+
+// `most_rows` as in linear_few_rows of plain weights: rows that are not there repeat the first.
+template <DType dtype, typename Y, int most_rows>
+__global__ void multiply_f32(const float* x, QuantisedRows<dtype> weight, Epilogue<float, Y> epilogue) {
+  constexpr int count = 4;
+  let_next_begin();
+  wait_for_previous();
+  const std::int64_t output = std::int64_t{blockIdx.x} * warps_in_block + threadIdx.x / warp_size;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  if (output >= epilogue.outputs) return;
+  constexpr int groups_in_block = static_cast<int>(quantised_block) / count;
+  const std::int64_t inputs = std::int64_t{weight.blocks} * quantised_block;
+  float sums[most_rows] = {};
+#pragma unroll 2
+  for (int group = lane; group < weight.blocks * groups_in_block; group += warp_size) {
+    const int block = group / groups_in_block;
+    float quants[count];
+    read_quants<dtype>(weight.block(output, block), group % groups_in_block * count, quants);
+    const float scale = weight.scale(output, block);
+#pragma unroll
+    for (int row = 0; row < most_rows; ++row) {
+      const std::int64_t begin = row < epilogue.rows ? row * inputs : 0;
+      const auto values = reinterpret_cast<const Neighbours<float, count>*>(x + begin)[group];
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < count; ++i) sum += quants[i] * values.values[i];
+      sums[row] += scale * sum;
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < most_rows; ++row) {
+    if (row >= epilogue.rows) break;
+    const float sum = warp_sum(sums[row]);
+    if (lane != 0) continue;
+    const std::int64_t i = epilogue.index(row, output);
+    epilogue.store(i, sum, epilogue.bias_of(output), epilogue.before(i));
+  }
+}
+
+// Four quants as two pairs of T. `bytes`: unsigned, by `zero` too large, which is 128 or 8.
+template <typename T, int zero>
+__device__ __forceinline__ void pairs_of(std::uint32_t bytes, std::uint32_t (&pairs)[2]) {
+#ifndef RIVERHORSE_CUDA_EMULATED
+  if constexpr (is_f16<T>) {
+    // The bytes as the low bits of 1024 + byte, and that less 1024 + zero.
+    const std::uint32_t low = __byte_perm(bytes, 0x64646464u, 0x4140), high = __byte_perm(bytes, 0x64646464u, 0x4342);
+    constexpr std::uint32_t offset = 0x64006400u + zero * 0x10001u;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(pairs[0]) : "r"(low), "r"(offset));
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(pairs[1]) : "r"(high), "r"(offset));
+  } else
+#endif
+  {
+    float values[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {  // likewise, of 2^23
+      values[i] = __uint_as_float(0x4b000000u | ((bytes >> (8 * i)) & 255u)) - (0x1p23f + static_cast<float>(zero));
+    }
+    pairs[0] = pack<T>(values[0], values[1]);
+    pairs[1] = pack<T>(values[2], values[3]);
+  }
+}
+
+// A quarter of a block: 8 quants, four for either product, and the 8 numbers of a row of x that they meet.
+template <DType dtype>
+struct Quarter;
+
+template <>
+struct Quarter<DType::q8> {  // columns 8 t to 8 t + 7
+  static constexpr int zero = 128;
+  uint2 bits;
+  __device__ void load(const unsigned char* block, int t) { bits = reinterpret_cast<const uint2*>(block)[t]; }
+  __device__ std::uint32_t bytes(int half) const { return (half == 0 ? bits.x : bits.y) ^ 0x80808080u; }
+  static __device__ uint4 load_x(const void* block, int t) { return reinterpret_cast<const uint4*>(block)[t]; }
+};
+
+template <>
+struct Quarter<DType::q4> {  // columns 4 t to 4 t + 3, and the same 16 further on
+  static constexpr int zero = 8;
+  std::uint32_t bits;
+  __device__ void load(const unsigned char* block, int t) { bits = reinterpret_cast<const std::uint32_t*>(block)[t]; }
+  __device__ std::uint32_t bytes(int half) const { return (bits >> (4 * half)) & 0x0f0f0f0fu; }
+  static __device__ uint4 load_x(const void* block, int t) {
+    const uint2 low = reinterpret_cast<const uint2*>(block)[t], high = reinterpret_cast<const uint2*>(block)[t + 4];
+    return make_uint4(low.x, low.y, high.x, high.y);
+  }
+};
+
+// function(c, index in y) for the sums of a lane that are results: those of the first warp of a tile, of rows of x
+// and outputs that are there.
+template <int row_groups, typename T, typename Y, typename Function>
+__device__ __forceinline__ void for_own_results(const Epilogue<T, Y>& epilogue, int part, int g,
+                                                const std::int64_t (&outputs)[2], Function&& function) {
+#pragma unroll
+  for (int c = 0; c < 2 * row_groups; ++c) {
+    const std::int64_t row = g + c / 2 * 8, output = outputs[c % 2];
+    if (part == 0 && row < epilogue.rows && output < epilogue.outputs) function(c, epilogue.index(row, output));
+  }
+}
+
+struct Norm {
+  const float* x;  // what is normalised; null: there is no norm
+  const float* weight;
+  const float* bias;
+  float epsilon;
+};
+
+// The layer norm of up to `most_rows` rows, by the whole block, as T.
+template <typename T, int most_rows>
+class NormalisedRows {
+ public:
+  static constexpr int row_gap = static_cast<int>(quantised_block);  // keeps rows apart in the banks
+
+  static std::size_t shared_bytes(std::int64_t rows, std::int64_t inputs) {
+    return static_cast<std::size_t>(2 * inputs) * sizeof(float) +
+           static_cast<std::size_t>(rows * (inputs + row_gap)) * sizeof(T);
+  }
+
+  // Reads what no kernel before this one makes.
+  __device__ NormalisedRows(const Norm& norm, int inputs, void* shared)
+      : norm_(norm), inputs_(inputs), weight_(static_cast<Group*>(shared)), bias_(weight_ + inputs / group_size) {
+    const auto* weight = reinterpret_cast<const Group*>(norm.weight);
+    const auto* bias = reinterpret_cast<const Group*>(norm.bias);
+    for_own_groups([&](int group) {
+      weight_[group] = weight[group];
+      bias_[group] = bias[group];
+    });
+  }
+
+  __device__ T* row(int index) const {
+    return reinterpret_cast<T*>(bias_ + inputs_ / group_size) + index * (inputs_ + row_gap);
+  }
+
+  // The variance is a sum of squared distances from the mean, never a difference. Ends with a barrier.
+  __device__ void make(int rows) const {
+    __shared__ float of_warps[2][warps_in_block][most_rows];
+    const auto width = static_cast<float>(inputs_);
+    const auto given = [&](int index) { return reinterpret_cast<const Group*>(norm_.x + index * inputs_); };
+    float sums[most_rows] = {}, squares[most_rows] = {};
+#pragma unroll
+    for (int i = 0; i < most_rows; ++i) {
+      if (i >= rows) break;
+      for_own_groups([&](int group) {
+        for (const float value : given(i)[group].values) sums[i] += value;
+      });
+    }
+    block_sums(sums, of_warps[0]);
+#pragma unroll
+    for (int i = 0; i < most_rows; ++i) {
+      if (i >= rows) break;
+      const float mean = sums[i] / width;
+      for_own_groups([&](int group) {
+        for (const float value : given(i)[group].values) squares[i] += (value - mean) * (value - mean);
+      });
+    }
+    block_sums(squares, of_warps[1]);
+#pragma unroll
+    for (int i = 0; i < most_rows; ++i) {
+      if (i >= rows) break;
+      const float mean = sums[i] / width, scale = rsqrtf(squares[i] / width + norm_.epsilon);
+      for_own_groups([&](int group) {
+        const Group values = given(i)[group], weight = weight_[group], bias = bias_[group];
+        Neighbours<T, group_size> normalised;
+#pragma unroll
+        for (int c = 0; c < group_size; ++c) {
+          normalised.values[c] = from_float<T>((values.values[c] - mean) * scale * weight.values[c] + bias.values[c]);
+        }
+        reinterpret_cast<Neighbours<T, group_size>*>(row(i))[group] = normalised;
+      });
+    }
+    __syncthreads();
+  }
+
+ private:
+  static constexpr int group_size = 4;
+  using Group = Neighbours<float, group_size>;
+
+  template <typename Function>
+  __device__ void for_own_groups(Function&& function) const {
+    for (int group = static_cast<int>(threadIdx.x); group < inputs_ / group_size; group += threads) function(group);
+  }
+
+  Norm norm_;
+  int inputs_;
+  Group* weight_;
+  Group* bias_;
+};
+
+// `split` warps share a tile. `wide`: more than 8 rows. `norm_rows`: of the norm, at most; 0: x is given.
+template <DType dtype, typename T, typename Y, bool wide, int norm_rows>
+__global__ void __launch_bounds__(threads)
+    multiply_half(const T* x, Norm norm, QuantisedRows<dtype> weight, int split, Epilogue<T, Y> epilogue) {
+  constexpr int row_groups = wide ? 2 : 1;
+  SHARED_MEMORY(float, shared);
+  let_next_begin();
+  const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
+  const int g = lane / 4, t = lane % 4, part = warp % split;
+  const std::int64_t tile = std::int64_t{blockIdx.x} * (warps_in_block / split) + warp / split;
+  const std::int64_t last = epilogue.outputs - 1;
+  const std::int64_t own_output = min(tile * tile_outputs + g, last);
+  const std::int64_t outputs[2] = {tile * tile_outputs + 2 * t, tile * tile_outputs + 2 * t + 1};
+  const std::int64_t inputs = std::int64_t{weight.blocks} * quantised_block;
+
+  // Of the blocks from `first` on, which are requested while those before them are multiplied, the first ones before
+  // the kernel's turn has come.
+  Quarter<dtype> quarters[blocks_ahead];
+  float scales[blocks_ahead][2];
+  const auto request = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < blocks_ahead; ++i) {
+      const int block = min(first + i * split, weight.blocks - 1);
+      quarters[i].load(weight.block(own_output, block), t);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) scales[i][c] = weight.scale(min(outputs[c], last), block);
+    }
+  };
+  request(part);
+  float bias[2] = {};
+  for (int c = 0; c < 2; ++c) {
+    if (part == 0 && outputs[c] <= last) bias[c] = epilogue.bias_of(outputs[c]);
+  }
+  std::int64_t row_stride = inputs;
+  if constexpr (norm_rows > 0) {
+    const NormalisedRows<T, norm_rows> normalised(norm, static_cast<int>(inputs), shared);
+    wait_for_previous();
+    normalised.make(static_cast<int>(epilogue.rows));
+    x = normalised.row(0);
+    row_stride = normalised.row(1) - normalised.row(0);
+  } else {
+    wait_for_previous();
+  }
+  float before[2 * row_groups] = {};
+  for_own_results<row_groups>(epilogue, part, g, outputs,
+                              [&](int c, std::int64_t i) { before[c] = epilogue.before(i); });
+
+  float sums[4] = {};
+  for (int first = part; first < weight.blocks; first += blocks_ahead * split) {
+    uint4 rows[blocks_ahead][row_groups];
+#pragma unroll
+    for (int i = 0; i < blocks_ahead; ++i) {
+      const int block = first + i * split;
+#pragma unroll
+      for (int r = 0; r < row_groups; ++r) {
+        const std::int64_t row = g + 8 * r;
+        rows[i][r] = row < epilogue.rows && block < weight.blocks
+                         ? Quarter<dtype>::load_x(x + row * row_stride + block * quantised_block, t)
+                         : make_uint4(0, 0, 0, 0);
+      }
+    }
+    Quarter<dtype> own_quarters[blocks_ahead];
+    float own_scales[blocks_ahead][2];
+#pragma unroll
+    for (int i = 0; i < blocks_ahead; ++i) {
+      own_quarters[i] = quarters[i];
+      own_scales[i][0] = scales[i][0];
+      own_scales[i][1] = scales[i][1];
+    }
+    if (first + blocks_ahead * split < weight.blocks) request(first + blocks_ahead * split);
+#pragma unroll
+    for (int i = 0; i < blocks_ahead; ++i) {
+      float of_block[4] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        std::uint32_t pairs[2], a[4] = {};
+        pairs_of<T, Quarter<dtype>::zero>(own_quarters[i].bytes(half), pairs);
+#pragma unroll
+        for (int r = 0; r < row_groups; ++r) {
+          a[r] = half == 0 ? rows[i][r].x : rows[i][r].z;
+          a[2 + r] = half == 0 ? rows[i][r].y : rows[i][r].w;
+        }
+        multiply_add<T>(of_block, a, pairs[0], pairs[1]);
+      }
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sums[c] += own_scales[i][c % 2] * of_block[c];
+    }
+  }
+
+  if (split > 1) {
+    __shared__ float parts[warps_in_block][4][warp_size];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) parts[warp][c][lane] = sums[c];
+    __syncthreads();
+    if (part != 0) return;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      for (int other = 1; other < split; ++other) sums[c] += parts[warp + other][c][lane];
+    }
+  }
+  for_own_results<row_groups>(epilogue, part, g, outputs,
+                              [&](int c, std::int64_t i) { epilogue.store(i, sums[c], bias[c % 2], before[c]); });
+}
+
+bool at_16_bytes(const Tensor& tensor) { return tensor.offset_bytes % 16 == 0; }
+
+// Calls `function` with values of the types of activations and of y.
+template <typename Function>
+void with_types_of(DType act, DType y, Function&& function) {
+  with_activation(act, [&](auto type) {
+    if (y == act) {
+      function(type, type);
+    } else {
+      function(type, float());
+    }
+  });
+}
+
+template <DType dtype, typename T, typename Y>
+void launch_product(Launch turn, const LinearArgs& args, std::int64_t rows, int multiprocessors) {
+  const std::int64_t inputs = args.weight.shape[1];
+  const QuantisedRows<dtype> weight(data<unsigned char>(args.weight), inputs);
+  const Epilogue<T, Y> epilogue(args, rows);
+  if constexpr (std::is_same_v<T, float>) {
+    launch_in_turn(rows == 1 ? multiply_f32<dtype, Y, 1> : multiply_f32<dtype, Y, few_rows>,
+                   grid_of(divide_up(epilogue.outputs, warps_in_block)), threads, 0, turn, data<float>(args.x),
+                   weight, epilogue);
+  } else {
+    // Warps share a tile until there are enough of them to keep memory busy.
+    constexpr int warps_wanted = 16;  // a multiprocessor
+    const std::int64_t tiles = divide_up(epilogue.outputs, tile_outputs);
+    int split = 1;
+    while (split < warps_in_block && tiles * split < std::int64_t{warps_wanted} * multiprocessors &&
+           weight.blocks > split * blocks_ahead) {
+      split *= 2;
+    }
+    const auto start = [&](auto kernel, std::size_t shared_bytes) {
+      Norm norm{};
+      if (args.norm) {
+        norm = {data<float>(args.x), data<float>(args.norm->weight), data<float>(args.norm->bias),
+                args.norm->epsilon};
+      }
+      launch_in_turn(kernel, grid_of(divide_up(tiles, warps_in_block / split)), threads, shared_bytes, turn,
+                     args.norm ? nullptr : data<T>(args.x), norm, weight, split, epilogue);
+    };
+    const std::size_t norm_bytes = NormalisedRows<T, 1>::shared_bytes(rows, inputs);
+    if (args.norm && rows == 1) {
+      start(multiply_half<dtype, T, Y, false, 1>, norm_bytes);
+    } else if (args.norm) {
+      start(multiply_half<dtype, T, Y, false, few_rows>, norm_bytes);
+    } else if (rows <= few_rows) {
+      start(multiply_half<dtype, T, Y, false, 0>, 0);
+    } else {
+      start(multiply_half<dtype, T, Y, true, 0>, 0);
+    }
+  }
+}
+
+// Whether blocks do the norm: of few rows, where two blocks of 8 such rows fit a multiprocessor.
+bool normalises_in_blocks(const LinearArgs& args, DType act, std::int64_t rows, std::size_t shared_bytes) {
+  constexpr std::size_t most_bytes = 96 << 10, other_bytes = 6 << 10;
+  return is_half(act) && rows <= few_rows && at_16_bytes(args.x) && at_16_bytes(args.norm->weight) &&
+         at_16_bytes(args.norm->bias) &&
+         NormalisedRows<__half, few_rows>::shared_bytes(few_rows, args.weight.shape[1]) <=
+             std::min(shared_bytes - other_bytes, most_bytes);
+}
+
+}  // namespace
+
+void CudaEncoder::record_linear_quantised(const LinearArgs& args, std::int64_t rows) {
+  const DType act = activation_dtype(args);
+  ScratchScope scope(*this);
+  if (args.x_transposed || rows > (is_half(act) ? few_rows_half : few_rows)) {
+    LinearArgs plain = args;
+    plain.weight = scratch(act, args.weight.shape);
+    record_copy({.in = args.weight, .out = plain.weight});
+    record_linear(plain);
+    return;
+  }
+  LinearArgs own = args;
+  if (args.norm && !normalises_in_blocks(args, act, rows, limits_.shared_bytes)) {
+    own.x = record_norm_of_linear(args);
+    own.norm.reset();
+  } else if (!args.norm && !at_16_bytes(args.x)) {
+    own.x = scratch(act, args.x.shape);
+    record_copy({.in = args.x, .out = own.x});
+  }
+  const Tensor norm_weight = own.norm ? own.norm->weight : Tensor(), norm_bias = own.norm ? own.norm->bias : Tensor();
+  add_in_turn("linear", {own.weight, own.bias, norm_weight, norm_bias}, {own.y},
+              [own, act, rows, multiprocessors = limits_.multiprocessors](Launch turn) {
+                with_types_of(act, own.y.dtype, [&](auto type, auto y_type) {
+                  using T = decltype(type);
+                  using Y = decltype(y_type);
+                  with_quantised(own.weight.dtype, [&](auto quantised) {
+                    launch_product<decltype(quantised)::value, T, Y>(turn, own, rows, multiprocessors);
+                  });
+                });
+              });
+}
+
+}  // namespace riverhorse::cuda
