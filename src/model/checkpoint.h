@@ -37,8 +37,8 @@ struct CheckpointOptions {
 };
 
 // Every parameter as a model with quantised weights has it: matrices as `weights` (q8 or q4), but the embedding and
-// the head as q8, since most of what 4 bits cost would be theirs; all else f32. Errors: bad_file, those of quantise()
-// and convert_floats().
+// the head as q8, since 4 bits cost them more than other matrices of their size; all else f32. Errors: bad_file,
+// those of quantise() and convert_floats().
 std::map<std::string, HostTensor> quantise_parameters(const Checkpoint& checkpoint, DType weights);
 
 // The files that `path` means. Errors: not_found.

@@ -69,7 +69,9 @@ void record_projected_step(VulkanEncoder& encoder, const H3StepArgs& args) {
 
 bool VulkanEncoder::fuses_projection(const H3StepArgs& args) const {
   const std::uint32_t bindings = device_.impl().core->profile.properties.limits.maxPerStageDescriptorStorageBuffers;
-  return args.head_dim == 1 && args.y.shape[0] <= linear_gemv_rows && bindings >= projected_bindings &&
+  // What a lane holds of q4, 32 weights a row of W, leaves no registers for x and states of 8 rows (RADV).
+  const std::int64_t most_rows = args.projection->weight.dtype == DType::q4 ? linear_gemv_rows / 2 : linear_gemv_rows;
+  return args.head_dim == 1 && args.y.shape[0] <= most_rows && bindings >= projected_bindings &&
          args.projection->weight.size_bytes() <= limits().storage_range_bytes;
 }
 
