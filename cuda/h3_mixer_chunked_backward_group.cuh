@@ -403,6 +403,8 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
 
   StackedOffsets at{static_cast<unsigned>(lane)};
   const auto sync_pair = [=] { sync_some<2 * warp_size>(1 + of_tile); };
+  // Both groups come to it, each on its own way, where __syncthreads() may not stand.
+  const auto sync_both = [] { sync_some<team_threads>(2 + group_warps); };
   const auto sync_group = [] { sync_some<group_size>(1 + group_warps); };  // of the second group
   const auto walk = [&] { return TileWalk(in_turn, 1, group_warps, cut.tiles); };
   const auto mover = [&] { return TileMover<T, true>(at.lane, true); };
@@ -536,7 +538,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
         }
       }
       show_stores_to_products();
-      __syncthreads();
+      sync_both();
 
       begin_products();
 #pragma unroll
@@ -555,7 +557,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       }
       wait_for_products<0>();
       receive_sums(sums.matrix);
-      __syncthreads();
+      sync_both();
 
       // z, d_q over d_y
       at.lane = opaque(at.lane);
@@ -656,7 +658,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
         }
       }
       show_stores_to_products();
-      __syncthreads();
+      sync_both();
 
       // d_w, d_v over v, d_k'
       at.lane = opaque(at.lane);
@@ -702,7 +704,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       load(next, values, m.v);
       wait_for_products<0>();
       receive_sums(sums.matrix);
-      __syncthreads();
+      sync_both();
       load(next, d_z_tile, m.q);
       load(next, lambda_tile, m.d_y);
       commit_copies();
