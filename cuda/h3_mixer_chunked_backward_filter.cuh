@@ -118,6 +118,18 @@ __device__ inline double sum_of_lag(const float* parts, int l) {
   return sum;
 }
 
+// Takes the sum of lag l of channel `d`: the gradient of a tap, or what those of gain, log a and D are made of.
+template <typename T>
+__device__ void finish_lag(const ChunkedBackward<T>& m, std::int64_t d, int l, bool of_taps, double sum,
+                           double* lag_values) {
+  if (of_taps) {
+    if (l < m.filter.state) m.d_taps[d * m.filter.state + l] = static_cast<float>(sum);
+  } else {
+    lag_values[l] = sum;
+    if (l == 0) m.d_skip[d] = static_cast<float>(sum);
+  }
+}
+
 // What a warp adds up of the modes: sums of x V, lambda U', x V', lambda x.
 struct ModeSums {
   Complex<float> x_v, lambda_u, x_v_weighted, lambda_x;
@@ -155,12 +167,7 @@ __device__ void finish(const ChunkedBackward<T>& m, std::int64_t d, unsigned cha
     const bool of_taps = i < chunk;
     double sum = 0;
     for (int w = 0; w < warps; ++w) sum += sum_of_lag(all + (w * parts + (of_taps ? 0 : 20)) * warp_size, l);
-    if (of_taps) {
-      if (l < m.filter.state) m.d_taps[d * m.filter.state + l] = static_cast<float>(sum);
-    } else {
-      lag_values[l] = sum;
-      if (l == 0) m.d_skip[d] = static_cast<float>(sum);
-    }
+    finish_lag(m, d, l, of_taps, sum, lag_values);
   }
   __syncthreads();
 

@@ -126,17 +126,19 @@ __device__ __forceinline__ void store_rows(std::uint32_t to, const Rows& rows) {
   for (int p = 0; p < 4; ++p) store_matrices(to + 32 * p, rows[p]);
 }
 
-// Right operands with the 16 rows of a tile as rows: those of column block j.
+// Right operands with the 16 rows of a tile as rows: those of column block j. First those of columns 16 p,
+// which begin at `from`, then all of a padded tile.
+__device__ __forceinline__ void load_right(std::uint32_t (&right)[8][2], int p, std::uint32_t from) {
+  std::uint32_t r[4];
+  load_matrices_transposed(r, from);
+  right[2 * p][0] = r[0];
+  right[2 * p][1] = r[1];
+  right[2 * p + 1][0] = r[2];
+  right[2 * p + 1][1] = r[3];
+}
 __device__ __forceinline__ void load_right(std::uint32_t (&right)[8][2], std::uint32_t from) {
 #pragma unroll
-  for (int p = 0; p < 4; ++p) {
-    std::uint32_t r[4];
-    load_matrices_transposed(r, from + 32 * p);
-    right[2 * p][0] = r[0];
-    right[2 * p][1] = r[1];
-    right[2 * p + 1][0] = r[2];
-    right[2 * p + 1][1] = r[3];
-  }
+  for (int p = 0; p < 4; ++p) load_right(right, p, from + 32 * p);
 }
 
 // Tiles of a table, for lags 8 m to 8 m + 7 and what is next to them.

@@ -1,0 +1,151 @@
+// The two ends of the backward pass of h3_mixer_chunked_backward_group.cuh, as h3_mixer_chunked_backward_filter.cuh
+// has them: what a block makes of the filter before, and the filter's gradient that it makes of its sums after.
+#pragma once
+
+#include "h3_mixer_chunked_backward_group_parts.cuh"
+
+namespace riverhorse::cuda::chunked_backward {
+
+// The matrices of a channel and scale / b. `scratch`: 512 bytes of shared memory.
+template <typename T>
+__device__ void make_matrices(const ChannelFilter& filter, float scale, std::uint32_t shared, unsigned char* scratch,
+                              int warp, int lane) {
+  auto* const values = reinterpret_cast<float*>(scratch);  // taps, then lags
+  if (threadIdx.x < 2 * chunk) values[threadIdx.x] = filter.taps_and_lags[0];
+  const Complex<float> weight = (2 / scale) * filter.gain();
+  {
+    const int unit = warp;
+    Complex<float> in = filter.eights(7 - unit), out = filter.eights(unit) * filter.a;
+    float rows[4][8];
+    for (int t = 0; t < 8; ++t) {
+      const Complex<float> weighted = weight * out;
+      rows[0][7 - t] = scale * in.re;
+      rows[1][7 - t] = scale * in.im;
+      rows[2][t] = weighted.re;
+      rows[3][t] = -weighted.im;
+      in = in * filter.a;
+      out = out * filter.a;
+    }
+    for (int row = 0; row < 4; ++row) {
+      const float* r = rows[row];
+      const std::uint32_t to = row < 2 ? group_place::inputs + Matrix::offset(2 * lane + row, 7 - unit)
+                                       : group_place::outputs + Matrix::offset(2 * lane + row - 2, unit);
+      store_shared(shared + to,
+                   make_uint4(pack<T>(r[0], r[1]), pack<T>(r[2], r[3]), pack<T>(r[4], r[5]), pack<T>(r[6], r[7])));
+    }
+  }
+  if (warp == 0) {
+    const float size = norm(filter.input), per_norm = size > 0 ? scale / size : 0.0f;
+    store_shared(shared + group_place::per_input + static_cast<std::uint32_t>(8 * lane),
+                 make_float2(per_norm * filter.input.re, -per_norm * filter.input.im));
+    store_shared(shared + group_place::decay + static_cast<std::uint32_t>(8 * lane),
+                 make_float2(filter.a64.re, filter.a64.im));
+  }
+  __syncthreads();
+  constexpr int lag_rows = 8 * group_place::lag_cores, tap_rows = 8 * group_place::tap_cores;
+  for (int i = static_cast<int>(threadIdx.x); i < lag_rows + tap_rows; i += team_threads) {
+    const bool of_lags = i < lag_rows;
+    const float* from = values + (of_lags ? chunk : 0);
+    const int row = of_lags ? i : i - lag_rows, first = row - 56;  // lag of the row's first column
+    const auto value = [&](int column) {
+      const int lag = first - column;
+      return 0 <= lag && lag < chunk ? from[lag] : 0.0f;
+    };
+    store_shared(shared + group_place::lags + static_cast<std::uint32_t>(16 * i),
+                 make_uint4(pack<T>(value(0), value(1)), pack<T>(value(2), value(3)), pack<T>(value(4), value(5)),
+                            pack<T>(value(6), value(7))));
+  }
+  show_stores_to_products();
+}
+
+// What a warp sums up over tiles. The first group has lags, H and sum lambda x, the second taps and G. Rows 16 i ...
+// + 15 of the matrices are those of its warp i.
+struct GroupSums {
+  LagSums lags = {};
+  float matrix[8][4] = {};
+  Complex<float> lambda_x;
+};
+
+// The gradients of channel `d` from what the block has summed, as finish() of h3_mixer_chunked_backward_filter.cuh.
+template <typename T>
+__device__ void finish_group(const ChunkedBackward<T>& m, std::int64_t d, unsigned char* shared,
+                             const GroupSums& of_warp, float scale, int warp, int lane) {
+  constexpr int line = 65;                // of a matrix in shared memory, in numbers
+  constexpr int warps = 2 * group_warps;  // of the second group the last four
+  float* const all = reinterpret_cast<float*>(shared);
+  float *const outputs_of = all, *const inputs_of = all + 64 * line;
+  float* const lags_of = all + 2 * 64 * line;                   // of a warp [m][i][lane]
+  float* const lambda_x_of = lags_of + warps * 20 * warp_size;  // of a warp of the first group [2][lane]
+  double* const lag_values = reinterpret_cast<double*>(lambda_x_of + group_warps * 2 * warp_size);
+  Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [warp][5][lane]
+  __syncthreads();
+  const bool second = warp >= group_warps;
+  for (int i = 0; i < 20; ++i) lags_of[(warp * 20 + i) * warp_size + lane] = of_warp.lags[i / 4][i % 4];
+  if (!second) {
+    lambda_x_of[2 * warp * warp_size + lane] = of_warp.lambda_x.re;
+    lambda_x_of[(2 * warp + 1) * warp_size + lane] = of_warp.lambda_x.im;
+  }
+  for (int j = 0; j < 8; ++j) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = 16 * (warp % group_warps) + lane / 4 + 8 * (i / 2);
+      (second ? inputs_of : outputs_of)[row * line + 8 * j + lane % 4 * 2 + i % 2] = of_warp.matrix[j][i];
+    }
+  }
+  __syncthreads();
+
+  if (threadIdx.x < 2 * chunk) {
+    const int l = static_cast<int>(threadIdx.x) % chunk;
+    const bool of_taps = threadIdx.x < chunk;
+    double sum = 0;
+    for (int w = 0; w < group_warps; ++w)
+      sum += sum_of_lag(lags_of + (of_taps ? w + group_warps : w) * 20 * warp_size, l);
+    finish_lag(m, d, l, of_taps, sum, lag_values);
+  }
+  __syncthreads();
+
+  // Each warp an eighth of the powers of a, from a^0 to a^63.
+  const auto exact = [](Complex<float> value) { return Complex<double>(value.re, value.im); };
+  const std::int64_t mode = d * m.filter.modes + lane;
+  const ChannelFilter filter(m, d, lane);  // read again: fewer registers are kept
+  {
+    Complex<double> power(1), sums[5];
+    if ((warp & 1) != 0) power = exact(filter.a8);
+    if ((warp & 2) != 0) power = power * exact(filter.a16);
+    if ((warp & 4) != 0) power = power * exact(filter.a32);
+    constexpr int count = chunk / warps;
+    for (int l = count * warp; l < count * (warp + 1); ++l) {
+      const Complex<double> lag = 2 * lag_values[l] * power;
+      const float *in = inputs_of + (63 - l) * line + 2 * lane, *out = outputs_of + 2 * lane * line + l;
+      const Complex<double> lambda_w(in[0], -in[1]), x_d_z(out[0], out[line]);
+      const Complex<double> next = power * exact(filter.a), x_v = 2.0 * next * x_d_z;
+      sums[0] += lag;
+      sums[1] += static_cast<double>(l) * lag;
+      sums[2] += static_cast<double>(l) * (power * lambda_w);
+      sums[3] += x_v;
+      sums[4] += static_cast<double>(l + 1) * x_v;
+      power = next;
+    }
+    for (int i = 0; i < 5; ++i) partial[(5 * warp + i) * warp_size + lane] = sums[i];
+  }
+  __syncthreads();
+  if (warp != 0 || lane >= m.filter.modes) return;
+
+  Complex<double> sums[5], by_x;
+  for (int w = 0; w < warps; ++w) {
+    for (int i = 0; i < 5; ++i) sums[i] += partial[(5 * w + i) * warp_size + lane];
+  }
+  for (int w = 0; w < group_warps; ++w) {
+    by_x += Complex<double>(lambda_x_of[2 * w * warp_size + lane], lambda_x_of[(2 * w + 1) * warp_size + lane]);
+  }
+  const double per_x = 1 / static_cast<double>(scale);
+  const Complex<double> weight = exact(filter.gain());
+  const Complex<double> d_gain = sums[0] + per_x * sums[3];
+  const Complex<double> d_log_a = weight * sums[1] + static_cast<double>(scale) * sums[2] +
+                                  per_x * (weight * sums[4]) + 64.0 * (exact(filter.a64) * by_x);
+  m.d_gain[2 * mode] = static_cast<float>(d_gain.re);
+  m.d_gain[2 * mode + 1] = static_cast<float>(-d_gain.im);
+  m.d_log_a[2 * mode] = static_cast<float>(d_log_a.re);
+  m.d_log_a[2 * mode + 1] = static_cast<float>(-d_log_a.im);
+}
+
+}  // namespace riverhorse::cuda::chunked_backward
