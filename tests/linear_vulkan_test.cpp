@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "vulkan/linear_tiles.h"
 #include "vulkan_support.h"
 
 namespace riverhorse::test {
@@ -70,6 +71,122 @@ TEST_F(LinearVulkanTest, ARowOfManyIsTheSameBitsWhateverTheOthersHold) {
     const bool same = std::memcmp(&before[static_cast<std::size_t>(row * outputs)],
                                   &after[static_cast<std::size_t>(row * outputs)], outputs * 4) == 0;
     EXPECT_EQ(same, row != 30) << "row " << row << ", seed " << seed;
+  }
+}
+
+// On devices of all kinds, for products of all sizes: what the shaders take for granted.
+TEST(LinearTiles, FitTheDevice) {
+  for (const std::uint32_t subgroup : {16u, 32u, 64u}) {
+    for (const std::uint32_t shared_bytes : {32768u, 49152u, 65536u}) {
+      for (const std::uint32_t invocations : {4 * subgroup, 512u, 1024u}) {
+        for (const std::uint32_t units : {4u, 32u, 132u}) {
+          for (const bool wide : {false, true}) {
+            vulkan::VulkanLimits limits;
+            limits.shared_bytes = shared_bytes;
+            limits.invocations = invocations;
+            limits.compute_units = units;
+            limits.wide_matrix_operands = wide;
+            for (const std::uint32_t outputs : {1u, 129u, 768u, 3072u, 50264u}) {
+              for (const std::uint32_t rows : {9u, 64u, 1000u, 16384u}) {
+                const vulkan::MatrixTile tile = vulkan::choose_matrix_tile(limits, subgroup, {rows, 1024, outputs});
+                const std::uint32_t group = tile.invocations(subgroup);
+                EXPECT_LE(tile.shared_bytes(), shared_bytes);
+                EXPECT_LE(group, invocations);
+                EXPECT_EQ(tile.tile_m() * tile.tile_k / 8 % group, 0u);  // invocations bring as many units each
+                EXPECT_EQ(tile.tile_r() * tile.tile_k / 8 % group, 0u);
+                EXPECT_EQ(tile.tile_k % (16 * tile.warps_k), 0u);
+                EXPECT_EQ(subgroup % (tile.warp_m / 4), 0u);  // whole lines at once go out
+                EXPECT_EQ(subgroup % (tile.warp_r / 4), 0u);
+                const vulkan::PlainTile plain = vulkan::choose_plain_tile(limits, false, {rows, 1024, outputs});
+                EXPECT_LE(plain.shared_bytes(), shared_bytes);
+                EXPECT_LE(plain.group, invocations);
+                EXPECT_EQ(plain.group, plain.tile_m / plain.thread_m * (plain.tile_r / plain.thread_r));
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  const vulkan::VulkanLimits minimal;
+  const vulkan::PlainTile plain = vulkan::choose_plain_tile(minimal, false, {16384, 768, 50264});
+  EXPECT_LE(plain.shared_bytes(), minimal.shared_bytes);
+  EXPECT_LE(plain.group, minimal.invocations);
+}
+
+// An H100's 132 units and 48 KiB: large tiles for large products, and no unit without work where rows are few.
+TEST(LinearTiles, AreLargeWhereThereAreMany) {
+  vulkan::VulkanLimits limits;
+  limits.shared_bytes = 49152;
+  limits.invocations = 1024;
+  limits.compute_units = 132;
+  const vulkan::MatrixTile large = vulkan::choose_matrix_tile(limits, 32, {16384, 2048, 8192});
+  EXPECT_EQ(large.tile_m(), 128u);
+  EXPECT_EQ(large.tile_r(), 128u);
+  EXPECT_EQ(large.tile_k, 64u);
+  const vulkan::MatrixTile few = vulkan::choose_matrix_tile(limits, 32, {1024, 3072, 768});
+  EXPECT_GE(768 / few.tile_m() * (1024 / few.tile_r()), limits.compute_units);
+  const vulkan::MatrixTile thin = vulkan::choose_matrix_tile(limits, 32, {64, 3072, 768});
+  EXPECT_EQ(thin.tile_m(), 32u);
+  EXPECT_EQ(thin.warps_k, 4u);
+  // Where operands take twice the registers, tiles are half as deep.
+  limits.wide_matrix_operands = true;
+  EXPECT_EQ(vulkan::choose_matrix_tile(limits, 32, {16384, 2048, 8192}).tile_k, 32u);
+}
+
+// Large enough for every tile of cooperative matrices (the case table is too small for most), odd at every edge,
+// against the same numbers in f32 on the same device: only the order of the sums differs.
+TEST_F(LinearVulkanTest, LargeProductsOnMatricesAreThoseOfPlainArithmetic) {
+  if (device_->limits().cooperative_matrix.empty()) GTEST_SKIP() << "no cooperative matrices";
+  struct Product {
+    std::int64_t rows, inputs, outputs;
+    bool x_transposed, y_transposed, accumulate;
+  };
+  const Product products[] = {
+      {4105, 72, 4100, false, false, false}, {4097, 48, 4104, true, false, true},
+      {4104, 64, 4099, true, true, false},   {1000, 200, 2310, false, true, false},
+      {1001, 96, 770, true, false, true},    {1000, 33, 3072, false, false, true},
+      {130, 136, 770, false, false, false},  {66, 264, 1000, true, true, false},
+  };
+  unsigned salt = 20;
+  for (const Product& each : products) {
+    const Shape x_shape = each.x_transposed ? Shape{each.inputs, each.rows} : Shape{each.rows, each.inputs};
+    const Shape y_shape = each.y_transposed ? Shape{each.outputs, each.rows} : Shape{each.rows, each.outputs};
+    const auto floats = [&](Shape shape) {
+      return upload(random_floats(static_cast<std::size_t>(shape.count()), ++salt), shape);
+    };
+    const std::vector<float> before = random_floats(static_cast<std::size_t>(y_shape.count()), ++salt);
+    LinearArgs half;
+    half.x = device_->allocate_tensor(DType::f16, x_shape);
+    half.weight = device_->allocate_tensor(DType::f16, {each.outputs, each.inputs});
+    half.bias = floats({each.outputs});
+    half.normed = DType::f16;
+    half.x_transposed = each.x_transposed;
+    half.y_transposed = each.y_transposed;
+    half.accumulate = each.accumulate;
+    half.y = upload(before, y_shape);
+    LinearArgs plain = half;
+    plain.x = floats(x_shape);
+    plain.weight = floats(half.weight.shape);
+    plain.normed = DType::f32;
+    plain.y = upload(before, y_shape);
+    device_->run([&](Encoder& encoder) {
+      encoder.copy({plain.x, half.x});
+      encoder.copy({plain.weight, half.weight});
+      encoder.copy({half.x, plain.x});
+      encoder.copy({half.weight, plain.weight});
+      encoder.linear(half);
+      encoder.linear(plain);
+    });
+    const std::vector<float> y = download(half.y);
+    const std::vector<float> expected = download(plain.y);
+    double error = 0, size = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      error += std::pow(static_cast<double>(y[i]) - expected[i], 2);
+      size += std::pow(static_cast<double>(expected[i]), 2);
+    }
+    EXPECT_LT(std::sqrt(error / size), 5e-6)
+        << each.rows << " x " << each.inputs << " x " << each.outputs << ", seed " << seed;
   }
 }
 

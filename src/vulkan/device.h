@@ -40,7 +40,8 @@ struct VulkanLimits {
   bool f16_arithmetic = false;
   bool vulkan_memory_model = false;
   std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
-  std::uint32_t compute_units = 16;                        // a guess where the driver does not say
+  bool wide_matrix_operands = false;  // their operands take twice the registers that their elements fill (RDNA 3)
+  std::uint32_t compute_units = 16;   // a guess where the driver does not say
 };
 
 class VulkanDevice final : public Device {

@@ -240,6 +240,8 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
   if (has_cooperative && found.cooperative_matrix.cooperativeMatrix != 0 && limits.vulkan_memory_model &&
       limits.f16_storage && limits.f16_arithmetic) {
     query_cooperative_matrix(instance, profile);
+    constexpr std::uint32_t amd = 0x1002;
+    limits.wide_matrix_operands = profile.properties.vendorID == amd;
   }
   if (multiprocessors.shaderSMCount > 0) limits.compute_units = multiprocessors.shaderSMCount;
   const std::uint32_t amd_units = compute_units.shaderEngineCount * compute_units.shaderArraysPerEngineCount *
