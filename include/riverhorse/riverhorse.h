@@ -432,6 +432,15 @@ RIVERHORSE_API riverhorse_status riverhorse_session_save(riverhorse_session* ses
 RIVERHORSE_API riverhorse_status riverhorse_session_load(riverhorse_session* session, const char* path,
                                                          int64_t* tokens_reused);
 
+/* The same bytes as in such a file, for a saved game: `data` (capacity bytes) may be null; *size is how many there
+ * are, which takes no work to know. */
+RIVERHORSE_API riverhorse_status riverhorse_session_save_memory(riverhorse_session* session, void* data,
+                                                                size_t capacity, size_t* size);
+
+/* riverhorse_session_load from memory, which is not needed afterwards. BAD_FILE as there. */
+RIVERHORSE_API riverhorse_status riverhorse_session_load_memory(riverhorse_session* session, const void* data,
+                                                                size_t size, int64_t* tokens_reused);
+
 /* ----------------------------------------------------------------------------------------------------- training */
 
 /* Its members are those of riverhorse_model_options. */
