@@ -136,6 +136,10 @@ class Session {
   // It may be loaded on another backend and with another dtype.
   void save(const std::filesystem::path& path);
   LoadReport load(const std::filesystem::path& path);  // bad_file: another model, version, damaged; session unchanged
+  // The same bytes in memory.
+  std::vector<std::byte> save_bytes();
+  std::uint64_t saved_size_bytes() const;  // of save_bytes() now, without making them
+  LoadReport load_bytes(std::span<const std::byte> bytes);
 
  private:
   friend class Engine;

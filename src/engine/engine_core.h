@@ -143,5 +143,10 @@ struct Session::Snapshot {
 void write_session_file(const std::filesystem::path& path, const Session::Snapshot& snapshot);
 Session::Snapshot read_session_file(const std::filesystem::path& path, const ModelConfig& config,
                                     const std::string& model_hash);
+// The same in memory; `origin` names the bytes in errors.
+std::vector<std::byte> session_bytes(const Session::Snapshot& snapshot);
+std::uint64_t session_size_bytes(const Session::Snapshot& stateless, const ModelConfig& config);  // no layers needed
+Session::Snapshot parse_session(std::span<const std::byte> bytes, const std::string& origin,
+                                const ModelConfig& config, const std::string& model_hash);
 
 }  // namespace riverhorse

@@ -128,6 +128,7 @@ struct Session::Impl {
     counts_stale = true;
   }
 
+  Snapshot describe() const;
   void apply(const Snapshot& snapshot);
 };
 
@@ -234,15 +235,21 @@ std::unique_ptr<Session> Session::clone() {
   return std::unique_ptr<Session>(new Session(std::move(copy)));
 }
 
+// A snapshot but for the layers' state.
+Session::Snapshot Session::Impl::describe() const {
+  Snapshot snapshot;
+  snapshot.model_hash = core->model_hash();
+  snapshot.cache_dtype = core->model().dtype();
+  snapshot.tokens = tokens;
+  snapshot.draws_at = draws_at;
+  snapshot.draws = draws;
+  snapshot.sampling = sampling;
+  return snapshot;
+}
+
 std::shared_ptr<const Session::Snapshot> Session::snapshot() {
   EngineCore& core = *impl_->core;
-  auto snapshot = std::make_shared<Snapshot>();
-  snapshot->model_hash = core.model_hash();
-  snapshot->cache_dtype = core.model().dtype();
-  snapshot->tokens = impl_->tokens;
-  snapshot->draws_at = impl_->draws_at;
-  snapshot->draws = impl_->draws;
-  snapshot->sampling = impl_->sampling;
+  auto snapshot = std::make_shared<Snapshot>(impl_->describe());
   const ModelState& state = core.state();
   const std::int64_t rows = snapshot->state_position();
   snapshot->layers.resize(state.h3.size());
@@ -361,6 +368,19 @@ void Session::save(const std::filesystem::path& path) { write_session_file(path,
 LoadReport Session::load(const std::filesystem::path& path) {
   const Snapshot snapshot = read_session_file(path, impl_->core->model().config(), impl_->core->model_hash());
   impl_->apply(snapshot);
+  impl_->checkpoints.clear();
+  return {position()};
+}
+
+std::vector<std::byte> Session::save_bytes() { return session_bytes(*snapshot()); }
+
+std::uint64_t Session::saved_size_bytes() const {
+  return session_size_bytes(impl_->describe(), impl_->core->model().config());
+}
+
+LoadReport Session::load_bytes(std::span<const std::byte> bytes) {
+  const EngineCore& core = *impl_->core;
+  impl_->apply(parse_session(bytes, "the bytes in memory", core.model().config(), core.model_hash()));
   impl_->checkpoints.clear();
   return {position()};
 }
