@@ -1,6 +1,6 @@
 // A Vulkan loader of 2016: version 1.0, so no vkEnumerateInstanceVersion.
 #include <string.h>
-#include <volk.h>
+#include <vulkan/vulkan.h>
 
 static VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info,
                                                       const VkAllocationCallbacks* callbacks, VkInstance* instance) {

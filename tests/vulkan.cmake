@@ -16,7 +16,7 @@ if(RIVERHORSE_VULKAN)
   add_library(no_vulkan_loader SHARED no_vulkan_loader.c)
   target_link_libraries(no_vulkan_loader PRIVATE ${CMAKE_DL_LIBS})
   add_library(old_vulkan_loader SHARED old_vulkan_loader.c)
-  target_link_libraries(old_vulkan_loader PRIVATE riverhorse_volk)
+  target_link_libraries(old_vulkan_loader PRIVATE riverhorse_vulkan_headers)
   set_target_properties(no_vulkan_loader PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/broken_loaders
                         C_VISIBILITY_PRESET default)
   set_target_properties(old_vulkan_loader PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/broken_loaders/old

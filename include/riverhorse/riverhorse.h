@@ -131,6 +131,7 @@ typedef struct riverhorse_device_list riverhorse_device_list;
 typedef struct riverhorse_model riverhorse_model;
 typedef struct riverhorse_session riverhorse_session;
 typedef struct riverhorse_device riverhorse_device;
+typedef struct riverhorse_adopted_device riverhorse_adopted_device;
 typedef struct riverhorse_trainer riverhorse_trainer;
 
 /* Called now and then with the work done so far, in units of its own (bytes, tokens). Nonzero cancels the call in
@@ -190,6 +191,66 @@ RIVERHORSE_API size_t riverhorse_device_list_absent_count(const riverhorse_devic
 RIVERHORSE_API riverhorse_status riverhorse_device_list_get_absent(const riverhorse_device_list* list, size_t index,
                                                                    const char** backend, const char** reason);
 
+/* ----------------------------------------------------------------------------------------- a host's Vulkan device */
+
+/* Features of a Vulkan device that Riverhorse makes use of, by Vulkan's own names. None is needed; each that is there
+ * makes models faster or smaller. */
+typedef struct riverhorse_vulkan_features {
+  int32_t storage_buffer_16bit_access; /* needed for F16 */
+  int32_t shader_float16;
+  int32_t timeline_semaphore;
+  int32_t subgroup_size_control; /* with the next: only both are of use */
+  int32_t compute_full_subgroups;
+  int32_t vulkan_memory_model; /* with the next: only both are of use */
+  int32_t vulkan_memory_model_device_scope;
+  int32_t cooperative_matrix; /* of VK_KHR_cooperative_matrix, with all of the above but timeline semaphores */
+} riverhorse_vulkan_features;
+
+/* A Vulkan device that the application made. Handles are those of vulkan.h, given as pointers. */
+typedef struct riverhorse_vulkan_device {
+  uint32_t struct_size;
+  uint32_t api_version;  /* VkApplicationInfo::apiVersion of the instance; at least 1.1 */
+  void* instance;        /* VkInstance */
+  void* physical_device; /* VkPhysicalDevice */
+  void* device;          /* VkDevice */
+  void* queue;           /* VkQueue: it computes */
+  uint32_t queue_family; /* that it is of */
+  uint32_t extension_count;
+  const char* const* extensions;        /* (extension_count) enabled on the device; copied */
+  riverhorse_vulkan_features features;  /* enabled on the device */
+  void (*get_instance_proc_addr)(void); /* PFN_vkGetInstanceProcAddr, cast */
+  const void* allocation_callbacks; /* VkAllocationCallbacks for all that is made on the device; copied. Null: none */
+  /* Called around every use of the queue, when other threads use it too; both or none. The application must not hold
+   * its lock while it calls Riverhorse. */
+  void (*lock_queue)(void* user);
+  void (*unlock_queue)(void* user);
+  void* lock_user;
+} riverhorse_vulkan_device;
+
+typedef struct riverhorse_vulkan_requirements {
+  uint32_t struct_size;
+  uint32_t queue_family;               /* the one that Riverhorse would choose; any other that computes will do */
+  riverhorse_vulkan_features features; /* 1: the device has it; enable it */
+  uint32_t extension_count;
+  const char* extensions[16]; /* (extension_count) that the device has, to be enabled too; static texts */
+} riverhorse_vulkan_requirements;
+
+/* What to enable when making a device on `device->physical_device`, so that Riverhorse can make the best of it. Of
+ * `device`, api_version, instance, physical_device and get_instance_proc_addr are read.
+ * UNSUPPORTED: Vulkan below 1.1, no queue that computes, or a library without Vulkan. */
+RIVERHORSE_API riverhorse_status riverhorse_vulkan_query_requirements(const riverhorse_vulkan_device* device,
+                                                                      riverhorse_vulkan_requirements* requirements);
+
+/* Lets models run on a device of the application's: riverhorse_model_options.adopted_device. Its handles must stay
+ * valid until the adopted device and all models on it are freed; until then their work may be in flight on the queue,
+ * and after that nothing of theirs is left on it. What the application made is never destroyed or changed. Several
+ * models may run on one adopted device, from several threads: their uses of the queue take turns.
+ * INVALID_ARGUMENT: a handle is null. UNSUPPORTED: as above, and a queue family that does not compute. */
+RIVERHORSE_API riverhorse_status riverhorse_adopt_vulkan(const riverhorse_vulkan_device* device,
+                                                         riverhorse_adopted_device** adopted);
+/* Models keep it alive. */
+RIVERHORSE_API void riverhorse_adopted_device_free(riverhorse_adopted_device* adopted);
+
 /* -------------------------------------------------------------------------------------------------------- model */
 
 typedef struct riverhorse_model_options {
@@ -210,6 +271,7 @@ typedef struct riverhorse_model_options {
   const char* cache_folder; /* of compiled pipelines and self-test results; "none": no cache; default: the user's */
   riverhorse_progress_callback progress; /* of loading */
   void* progress_user;
+  riverhorse_adopted_device* adopted_device; /* instead of `backend` and `device`, which must be null then */
 } riverhorse_model_options;
 
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a

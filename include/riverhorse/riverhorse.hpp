@@ -42,6 +42,7 @@ Struct make() {
 inline riverhorse_model_options model_options() { return make<riverhorse_model_options>(); }
 inline riverhorse_sampling_options sampling_options() { return make<riverhorse_sampling_options>(); }
 inline riverhorse_generate_options generate_options() { return make<riverhorse_generate_options>(); }
+inline riverhorse_vulkan_device vulkan_device() { return make<riverhorse_vulkan_device>(); }
 inline riverhorse_device_options device_options() { return make<riverhorse_device_options>(); }
 inline riverhorse_trainer_options trainer_options() { return make<riverhorse_trainer_options>(); }
 
@@ -71,6 +72,32 @@ inline device_listing list_devices() {
   }
   return result;
 }
+
+// What to enable on a Vulkan device that is to be adopted.
+inline riverhorse_vulkan_requirements vulkan_requirements(const riverhorse_vulkan_device& device) {
+  auto value = make<riverhorse_vulkan_requirements>();
+  check(riverhorse_vulkan_query_requirements(&device, &value));
+  return value;
+}
+
+// The application's own Vulkan device, lent to models: model_options.adopted_device = adopted.get(). The library
+// keeps what it needs of it alive; the Vulkan handles are the application's to keep.
+class adopted_device {
+ public:
+  explicit adopted_device(const riverhorse_vulkan_device& device) {
+    riverhorse_adopted_device* raw = nullptr;
+    check(riverhorse_adopt_vulkan(&device, &raw));
+    handle_.reset(raw);
+  }
+
+  riverhorse_adopted_device* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct deleter {
+    void operator()(riverhorse_adopted_device* handle) const noexcept { riverhorse_adopted_device_free(handle); }
+  };
+  std::unique_ptr<riverhorse_adopted_device, deleter> handle_;
+};
 
 // Return false to cancel.
 using progress_function = std::function<bool(std::uint64_t done, std::uint64_t total)>;

@@ -38,6 +38,22 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
   return result;
 }
 
+void require_one_device(const riverhorse_model_options& options) {
+  if (options.adopted_device == nullptr || (options.backend == nullptr && options.device == nullptr)) return;
+  fail(StatusCode::invalid_argument, "options.adopted_device is set, and so is options.{}: choose by one of them",
+       options.backend != nullptr ? "backend" : "device");
+}
+
+std::shared_ptr<riverhorse::Device> open_device(const riverhorse_model_options& options,
+                                                const riverhorse::CheckedDeviceOptions& checked) {
+  if (options.adopted_device == nullptr) return riverhorse::open_checked_device(checked);
+  const auto open = [&](const riverhorse::DeviceOptions& device_options) {
+    return riverhorse::open_adopted_device(options.adopted_device->shared, device_options);
+  };
+  if (!checked.self_test) return open(checked.device_options);
+  return riverhorse::open_tested_device(open, checked.device_options);
+}
+
 const riverhorse::Tokenizer& require_tokenizer(const ModelState& state) {
   if (state.tokenizer == nullptr) {
     fail(StatusCode::unsupported,
@@ -56,6 +72,7 @@ riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model
     const riverhorse_model_options given = riverhorse::api::read_options(options, "options");
     const riverhorse::CheckedDeviceOptions for_device = riverhorse::api::read_device(given);
     const riverhorse::EngineOptions for_engine = engine_options(given);
+    require_one_device(given);
 
     riverhorse::CheckpointOptions for_checkpoint;
     for_checkpoint.config_path = text_or_empty(given.config_path);
@@ -66,7 +83,7 @@ riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model
 
     auto state = std::make_shared<ModelState>();
     state->tokenizer = riverhorse::find_tokenizer(checkpoint.folder, checkpoint.config.vocab_size);
-    state->device = riverhorse::open_checked_device(for_device);
+    state->device = open_device(given, for_device);
     state->engine = std::make_unique<riverhorse::Engine>(state->device, checkpoint, for_engine);
     *model = new riverhorse_model{std::move(state)};
   });

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 
+#include "backend/adopted_vulkan.h"
 #include "data/tokenizer.h"
 #include "engine/engine.h"
 #include "riverhorse/riverhorse.h"
@@ -23,6 +24,10 @@ struct ModelState {
 SamplingOptions read_sampling(const riverhorse_sampling_options* sampling);
 
 }  // namespace riverhorse::api
+
+struct riverhorse_adopted_device {
+  std::shared_ptr<riverhorse::AdoptedVulkan> shared;
+};
 
 struct riverhorse_model {
   std::shared_ptr<riverhorse::api::ModelState> state;

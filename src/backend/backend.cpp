@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/adopted_vulkan.h"
 #include "base/error.h"
 
 namespace riverhorse {
@@ -51,7 +52,10 @@ std::string_view feature_name(Feature feature) {
   return "?";
 }
 
-std::string DeviceInfo::id() const { return fmt::format("{}:{}", backend_name(backend), index); }
+std::string DeviceInfo::id() const {
+  if (index == adopted_index) return fmt::format("{}:adopted", backend_name(backend));
+  return fmt::format("{}:{}", backend_name(backend), index);
+}
 
 // While preparing, scratch tensors share an empty buffer: not null, so that an optional argument that is given can
 // be told from one that is not.

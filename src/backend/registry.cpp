@@ -3,6 +3,7 @@
 #include <cctype>
 #include <charconv>
 
+#include "backend/adopted_vulkan.h"
 #include "backend/backend.h"
 #include "backend/cuda_library.h"
 #include "base/error.h"
@@ -142,6 +143,31 @@ std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions&
     }
   }
   fail(StatusCode::invalid_argument, "an unknown backend");
+}
+
+std::unique_ptr<Device> open_adopted_device([[maybe_unused]] std::shared_ptr<AdoptedVulkan> adopted,
+                                            [[maybe_unused]] const DeviceOptions& options) {
+#ifdef RIVERHORSE_WITH_VULKAN
+  return std::make_unique<vulkan::VulkanDevice>(std::move(adopted), options);
+#else
+  fail(StatusCode::unsupported, "this build has no Vulkan backend");
+#endif
+}
+
+void check_adopted_device([[maybe_unused]] const AdoptedVulkan& adopted) {
+#ifdef RIVERHORSE_WITH_VULKAN
+  vulkan::check_adoptable(adopted.handles());
+#else
+  fail(StatusCode::unsupported, "this build has no Vulkan backend");
+#endif
+}
+
+VulkanRequirements vulkan_requirements([[maybe_unused]] const VulkanHandles& handles) {
+#ifdef RIVERHORSE_WITH_VULKAN
+  return vulkan::requirements_of(handles);
+#else
+  fail(StatusCode::unsupported, "this build has no Vulkan backend");
+#endif
 }
 
 }  // namespace riverhorse

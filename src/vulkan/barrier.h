@@ -1,7 +1,7 @@
 // Global memory barriers between the two kinds of work there are: compute and transfer.
 #pragma once
 
-#include <volk.h>
+#include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
 
@@ -10,7 +10,7 @@ inline constexpr VkPipelineStageFlags work_stages =
 inline constexpr VkAccessFlags work_writes = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
 inline constexpr VkAccessFlags work_accesses = work_writes | VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT;
 
-inline void barrier(const VolkDeviceTable& table, VkCommandBuffer commands, VkPipelineStageFlags from,
+inline void barrier(const DeviceFunctions& table, VkCommandBuffer commands, VkPipelineStageFlags from,
                     VkAccessFlags written, VkPipelineStageFlags to, VkAccessFlags accessed) {
   VkMemoryBarrier memory{};
   memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;

@@ -2,7 +2,7 @@
 // are used here, with the numbers of the public registry.
 #pragma once
 
-#include <volk.h>
+#include "vulkan/functions.h"
 
 #ifndef VK_KHR_cooperative_matrix
 #define VK_KHR_cooperative_matrix 1

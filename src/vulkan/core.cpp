@@ -1,8 +1,10 @@
 #include "vulkan/core.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
+#include "vulkan/adopted.h"
 
 namespace riverhorse::vulkan {
 namespace {
@@ -25,8 +27,34 @@ DeviceCore::DeviceCore(const DeviceInfo& chosen, const DeviceOptions& wanted)
     : instance(std::make_unique<Instance>(wanted.validation)), info(chosen), options(wanted) {
   profile = find_profile(*instance, chosen, wanted.minimal_features);
   device = create_logical_device(*instance, profile);
-  volkLoadDeviceTable(&table, device);
+  table.load(device, instance->functions().get_device_proc_addr);
   table.vkGetDeviceQueue(device, profile.queue_family, 0, &queue);
+  start();
+}
+
+DeviceCore::DeviceCore(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& wanted)
+    : options(wanted), owns_device_(false) {
+  if (wanted.validation) {
+    fail(StatusCode::invalid_argument,
+         "validation was asked for on a host's device; it is the host's to enable, with its own instance");
+  }
+  const VulkanHandles& handles = adopted->handles();
+  instance = borrow_instance(handles);
+  profile = adopted_profile(*instance, handles, wanted.minimal_features);
+  info = describe(*instance, profile);
+  info.index = adopted_index;
+  device = static_cast<VkDevice>(handles.device);
+  queue = static_cast<VkQueue>(handles.queue);
+  if (handles.allocation_callbacks != nullptr) {
+    host_allocator_ = *static_cast<const VkAllocationCallbacks*>(handles.allocation_callbacks);
+    allocator = &host_allocator_;
+  }
+  queue_lock.adopted = std::move(adopted);
+  table.load(device, instance->functions().get_device_proc_addr);
+  start();
+}
+
+void DeviceCore::start() {
   // Low guesses: the first submission of a recording is cut too finely rather than too coarsely.
   switch (info.type) {
     case DeviceType::discrete_gpu: nominal_bytes_per_ms = 1e8, nominal_flops_per_ms = 1e9; break;
@@ -44,11 +72,12 @@ DeviceCore::DeviceCore(const DeviceInfo& chosen, const DeviceOptions& wanted)
 
 DeviceCore::~DeviceCore() {
   if (device == VK_NULL_HANDLE) return;
-  if (!lost_) table.vkDeviceWaitIdle(device);
-  for (const PendingFence& pending : pending_fences_) table.vkDestroyFence(device, pending.fence, nullptr);
-  for (VkFence fence : free_fences_) table.vkDestroyFence(device, fence, nullptr);
-  if (timeline_ != VK_NULL_HANDLE) table.vkDestroySemaphore(device, timeline_, nullptr);
-  table.vkDestroyDevice(device, nullptr);
+  // All of ours has been waited for. A host's device may be busy with work that is none of our business.
+  if (!lost_ && owns_device_) table.vkDeviceWaitIdle(device);
+  for (const PendingFence& pending : pending_fences_) table.vkDestroyFence(device, pending.fence, allocator);
+  for (VkFence fence : free_fences_) table.vkDestroyFence(device, fence, allocator);
+  if (timeline_ != VK_NULL_HANDLE) table.vkDestroySemaphore(device, timeline_, allocator);
+  if (owns_device_) table.vkDestroyDevice(device, nullptr);
 }
 
 void DeviceCore::check_device(VkResult result, const std::string& what) {
@@ -70,7 +99,7 @@ void DeviceCore::make_timeline() {
   VkSemaphoreCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO;
   create.pNext = &type;
-  check_device(table.vkCreateSemaphore(device, &create, nullptr, &timeline_), "creating a timeline semaphore");
+  check_device(table.vkCreateSemaphore(device, &create, allocator, &timeline_), "creating a timeline semaphore");
 }
 
 VkFence DeviceCore::take_fence() {
@@ -83,7 +112,7 @@ VkFence DeviceCore::take_fence() {
   VkFenceCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
   VkFence fence = VK_NULL_HANDLE;
-  check(table.vkCreateFence(device, &create, nullptr, &fence), "creating a fence");
+  check(table.vkCreateFence(device, &create, allocator, &fence), "creating a fence");
   return fence;
 }
 
@@ -93,7 +122,7 @@ void DeviceCore::submit_group(std::span<const VkCommandBuffer> commands, VkFence
   submit.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
   submit.commandBufferCount = static_cast<std::uint32_t>(commands.size());
   submit.pCommandBuffers = commands.data();
-  std::scoped_lock lock(queue_mutex);
+  std::scoped_lock lock(queue_lock);
   check_device(table.vkQueueSubmit(queue, 1, &submit, fence), "submitting work");
 }
 
@@ -119,7 +148,7 @@ std::uint64_t DeviceCore::submit_final_group(std::span<const VkCommandBuffer> co
     fence = take_fence();
   }
   {
-    std::scoped_lock lock(queue_mutex);
+    std::scoped_lock lock(queue_lock);
     const VkResult result = table.vkQueueSubmit(queue, 1, &submit, fence);
     if (result != VK_SUCCESS && fence != VK_NULL_HANDLE) free_fences_.push_back(fence);
     check_device(result, "submitting work");

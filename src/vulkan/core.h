@@ -2,8 +2,6 @@
 // queue. Kept alive by the last buffer or recording, so that destruction may happen in any order.
 #pragma once
 
-#include <volk.h>
-
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -12,7 +10,9 @@
 #include <span>
 #include <vector>
 
+#include "backend/adopted_vulkan.h"
 #include "backend/backend.h"
+#include "vulkan/functions.h"
 #include "vulkan/instance.h"
 #include "vulkan/profile.h"
 
@@ -26,10 +26,23 @@ struct AtomicCounters {
   std::atomic<std::uint64_t> host_waits{0};
 };
 
+// Held around every call on a queue; BasicLockable. On a host's queue it is the host's lock, which all engines share.
+class QueueLock {
+ public:
+  void lock() { adopted != nullptr ? adopted->lock() : mutex_.lock(); }
+  void unlock() { adopted != nullptr ? adopted->unlock() : mutex_.unlock(); }
+  std::shared_ptr<AdoptedVulkan> adopted;  // null: the queue is ours alone
+
+ private:
+  std::mutex mutex_;
+};
+
 class DeviceCore {
  public:
   // Opens the physical device that `info` lists. Errors: not_found, unsupported.
   DeviceCore(const DeviceInfo& info, const DeviceOptions& options);
+  // On a host's device, which it leaves alone in the end. Errors: as open_adopted_device.
+  DeviceCore(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options);
   ~DeviceCore();
   DeviceCore(const DeviceCore&) = delete;
   DeviceCore& operator=(const DeviceCore&) = delete;
@@ -54,8 +67,9 @@ class DeviceCore {
   DeviceOptions options;
   VkDevice device = VK_NULL_HANDLE;
   VkQueue queue = VK_NULL_HANDLE;
-  VolkDeviceTable table{};
-  std::mutex queue_mutex;  // held around every call on `queue`
+  DeviceFunctions table;
+  const VkAllocationCallbacks* allocator = nullptr;  // for all that is made from the device
+  QueueLock queue_lock;
   AtomicCounters counters;
 
   // Nominal rates to estimate by, and the factor from the estimates to what was measured.
@@ -65,9 +79,12 @@ class DeviceCore {
   double time_scale = 1;
 
  private:
+  void start();
   VkFence take_fence();
   void make_timeline();
 
+  bool owns_device_ = true;
+  VkAllocationCallbacks host_allocator_{};
   VkSemaphore timeline_ = VK_NULL_HANDLE;  // counts tickets, where the device has timeline semaphores
   struct PendingFence {
     std::uint64_t ticket;

@@ -23,8 +23,14 @@ const VulkanBuffer& own_buffer(const Tensor& tensor, const MemoryPool* pool) {
 
 }  // namespace
 
-VulkanDevice::VulkanDevice(const DeviceInfo& info, const DeviceOptions& options) : impl_(std::make_unique<Impl>()) {
-  impl_->core = std::make_shared<DeviceCore>(info, options);
+VulkanDevice::VulkanDevice(const DeviceInfo& info, const DeviceOptions& options)
+    : VulkanDevice(std::make_shared<DeviceCore>(info, options)) {}
+
+VulkanDevice::VulkanDevice(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options)
+    : VulkanDevice(std::make_shared<DeviceCore>(std::move(adopted), options)) {}
+
+VulkanDevice::VulkanDevice(std::shared_ptr<DeviceCore> core) : impl_(std::make_unique<Impl>()) {
+  impl_->core = std::move(core);
   impl_->memory = std::make_shared<MemoryPool>(impl_->core);
   impl_->pipelines = std::make_shared<Pipelines>(impl_->core, cache_key());
   impl_->transfer = std::make_unique<Transfer>(impl_->core, impl_->memory);
@@ -37,11 +43,10 @@ VulkanDevice::~VulkanDevice() {
 
 const DeviceInfo& VulkanDevice::info() const { return impl_->core->info; }
 const VulkanLimits& VulkanDevice::limits() const { return impl_->core->profile.limits; }
-const VolkDeviceTable& VulkanDevice::table() const { return impl_->core->table; }
+const DeviceFunctions& VulkanDevice::table() const { return impl_->core->table; }
 VkDevice VulkanDevice::handle() const { return impl_->core->device; }
 VkPhysicalDevice VulkanDevice::physical_device() const { return impl_->core->profile.physical_device; }
 VkQueue VulkanDevice::queue() const { return impl_->core->queue; }
-std::mutex& VulkanDevice::queue_mutex() const { return impl_->core->queue_mutex; }
 std::uint32_t VulkanDevice::queue_family() const { return impl_->core->profile.queue_family; }
 const DeviceOptions& VulkanDevice::options() const { return impl_->core->options; }
 std::uint64_t VulkanDevice::validation_messages() const { return impl_->core->instance->validation_messages(); }

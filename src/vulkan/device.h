@@ -1,8 +1,6 @@
 // A Vulkan device: instance, queue, memory slabs, pipelines, staging. No globals: two of them live side by side.
 #pragma once
 
-#include <volk.h>
-
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -10,10 +8,13 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/adopted_vulkan.h"
 #include "backend/backend.h"
+#include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
 
+class DeviceCore;
 class VulkanRecording;
 class FftPlans;  // fft_plans.h: VkFFT applications by size, and their cache on disk
 
@@ -45,6 +46,7 @@ struct VulkanLimits {
 class VulkanDevice final : public Device {
  public:
   VulkanDevice(const DeviceInfo& info, const DeviceOptions& options);
+  VulkanDevice(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options);
   ~VulkanDevice() override;
 
   const DeviceInfo& info() const override;
@@ -63,11 +65,10 @@ class VulkanDevice final : public Device {
   DeviceCounters counters() const override;
 
   const VulkanLimits& limits() const;
-  const VolkDeviceTable& table() const;
+  const DeviceFunctions& table() const;
   VkDevice handle() const;
   VkPhysicalDevice physical_device() const;
   VkQueue queue() const;
-  std::mutex& queue_mutex() const;  // held around every vkQueue call by whoever submits to queue() (VkFFT's plans)
   std::uint32_t queue_family() const;
   const DeviceOptions& options() const;
   // Names vendor, device, driver version, cache UUID and shaders: files made under another key are void.
@@ -87,6 +88,7 @@ class VulkanDevice final : public Device {
   Impl& impl() const { return *impl_; }
 
  private:
+  explicit VulkanDevice(std::shared_ptr<DeviceCore> core);
   std::unique_ptr<Impl> impl_;
 };
 
@@ -96,5 +98,9 @@ std::shared_ptr<FftPlans> make_fft_plans(VulkanDevice& device);
 // Every usable Vulkan device, ranked: discrete by free memory, integrated, virtual, software; a GPU that two drivers
 // offer once. `reason` says why there is none, or stays empty. Never throws for a missing or broken driver.
 std::vector<DeviceInfo> list_vulkan_devices(std::string& reason);
+
+// Of backend/adopted_vulkan.h.
+void check_adoptable(const VulkanHandles& handles);
+VulkanRequirements requirements_of(const VulkanHandles& handles);
 
 }  // namespace riverhorse::vulkan

@@ -149,7 +149,7 @@ void VulkanEncoder::dispatch(const Dispatch& dispatch) {
     return;
   }
   const Pipeline& pipeline = device_.impl().pipelines->get(key);
-  const VolkDeviceTable& vk = core.table;
+  const DeviceFunctions& vk = core.table;
   const bool lone = state_->operation_depth == 0;
   if (lone) begin_operation(dispatch.shader.substr(0, dispatch.shader.find('.')));
   const double estimate_ms =

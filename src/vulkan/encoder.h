@@ -2,8 +2,6 @@
 // h3_mixer.cpp, ...), all through dispatch(), which owns pipelines, descriptors, barriers and submission bounds.
 #pragma once
 
-#include <volk.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -12,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "vulkan/device.h"
+#include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
 

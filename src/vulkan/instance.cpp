@@ -1,16 +1,7 @@
-// volk keeps its function pointers in globals. That is sound with several instances, if one is careful about which
-// of them are used:
-// - The loader's entry points (vkCreateInstance, ...) are the same for everyone: volkInitialize, once, under a mutex.
-// - Instance functions are loaded here for each instance, into InstanceFunctions.
-// - Device functions come from a VolkDeviceTable for each device. volk fills it through the global
-//   vkGetDeviceProcAddr, which is the loader's own trampoline: it dispatches by the device it is given.
-// - VkFFT calls the global device functions. They are loaded once, and are the loader's trampolines too: any of them
-//   that is core Vulkan works for every device of every instance, also after the first instance is gone.
 #include "vulkan/instance.h"
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -18,26 +9,27 @@
 namespace riverhorse::vulkan {
 namespace {
 
-std::mutex& loader_mutex() {
-  static std::mutex mutex;
-  return mutex;
+PFN_vkGetInstanceProcAddr require_loader() {
+  const PFN_vkGetInstanceProcAddr get = find_loader();
+  if (get != nullptr) return get;
+  fail(StatusCode::unsupported,
+       "no Vulkan loader (libvulkan.so.1) was found; install it (Debian, Ubuntu: libvulkan1) and a GPU driver, "
+       "or use the cpu backend");
 }
 
-void start_loader() {
-  std::scoped_lock lock(loader_mutex());
-  if (vkGetInstanceProcAddr == nullptr && volkInitialize() != VK_SUCCESS) {
-    fail(StatusCode::unsupported,
-         "no Vulkan loader (libvulkan.so.1) was found; install it (Debian, Ubuntu: libvulkan1) and a GPU driver, "
-         "or use the cpu backend");
-  }
+template <typename Function>
+void load(PFN_vkGetInstanceProcAddr get, VkInstance instance, Function& function, const char* name) {
+  function = reinterpret_cast<Function>(get(instance, name));
 }
 
 // The Vulkan version that an installed layer was written against; 0 when it is not installed.
-std::uint32_t layer_version(const char* name) {
+std::uint32_t layer_version(PFN_vkGetInstanceProcAddr get, const char* name) {
+  PFN_vkEnumerateInstanceLayerProperties enumerate = nullptr;
+  load(get, nullptr, enumerate, "vkEnumerateInstanceLayerProperties");
   std::uint32_t count = 0;
-  if (vkEnumerateInstanceLayerProperties(&count, nullptr) != VK_SUCCESS) return 0;
+  if (enumerate == nullptr || enumerate(&count, nullptr) != VK_SUCCESS) return 0;
   std::vector<VkLayerProperties> layers(count);
-  if (vkEnumerateInstanceLayerProperties(&count, layers.data()) < 0) return 0;
+  if (enumerate(&count, layers.data()) < 0) return 0;
   const auto layer = std::find_if(layers.begin(), layers.end(), [&](const VkLayerProperties& each) {
     return std::strcmp(each.layerName, name) == 0;
   });
@@ -78,9 +70,13 @@ void check(VkResult result, const std::string& what) {
 }
 
 Instance::Instance(bool validation) {
-  start_loader();
+  const PFN_vkGetInstanceProcAddr get = require_loader();
+  PFN_vkEnumerateInstanceVersion enumerate_version = nullptr;  // absent in 1.0
+  load(get, nullptr, enumerate_version, "vkEnumerateInstanceVersion");
+  PFN_vkCreateInstance create_instance = nullptr;
+  load(get, nullptr, create_instance, "vkCreateInstance");
   std::uint32_t loader_version = VK_API_VERSION_1_0;
-  if (vkEnumerateInstanceVersion != nullptr) vkEnumerateInstanceVersion(&loader_version);
+  if (enumerate_version != nullptr) enumerate_version(&loader_version);
   if (loader_version < VK_API_VERSION_1_1) {
     fail(StatusCode::unsupported, "the Vulkan loader is of version 1.0; Vulkan 1.1 is needed: update libvulkan1");
   }
@@ -113,7 +109,7 @@ Instance::Instance(bool validation) {
   features.pNext = &messages;
   const char* extensions[] = {VK_EXT_DEBUG_UTILS_EXTENSION_NAME};
   if (validation) {
-    validation_layer_version_ = layer_version(validation_layer);
+    validation_layer_version_ = layer_version(get, validation_layer);
     if (validation_layer_version_ == 0) {
       fail(StatusCode::unsupported,
            "validation was asked for, and the layer {} is not installed (Debian, Ubuntu: vulkan-validationlayers)",
@@ -125,7 +121,7 @@ Instance::Instance(bool validation) {
     create.ppEnabledExtensionNames = extensions;
     create.pNext = &features;
   }
-  const VkResult result = vkCreateInstance(&create, nullptr, &handle_);
+  const VkResult result = create_instance(&create, nullptr, &handle_);
   if (result == VK_ERROR_INCOMPATIBLE_DRIVER) {
     fail(
         StatusCode::unsupported,
@@ -140,39 +136,44 @@ Instance::Instance(bool validation) {
          "in /usr/share/vulkan/icd.d and /etc/vulkan/icd.d, and VK_DRIVER_FILES and VK_ICD_FILENAMES if they are set",
          result_text(result));
   }
-  {
-    std::scoped_lock lock(loader_mutex());
-    if (vkGetDeviceProcAddr == nullptr) volkLoadInstance(handle_);
-  }
-  load_functions();
+  load_functions(get);
   if (validation) {
     messages.pNext = nullptr;
     check(functions_.create_messenger(handle_, &messages, nullptr, &messenger_), "creating a debug messenger");
   }
 }
 
+Instance::Instance(VkInstance adopted, PFN_vkGetInstanceProcAddr get, std::uint32_t api_version)
+    : handle_(adopted), adopted_(true), api_version_(std::min<std::uint32_t>(api_version, VK_API_VERSION_1_3)) {
+  if (api_version < VK_API_VERSION_1_1) {
+    fail(StatusCode::unsupported,
+         "the host's instance is of Vulkan {}.{}; 1.1 is needed: ask for it in VkApplicationInfo::apiVersion",
+         VK_API_VERSION_MAJOR(api_version), VK_API_VERSION_MINOR(api_version));
+  }
+  load_functions(get);
+}
+
 Instance::~Instance() {
-  if (handle_ == VK_NULL_HANDLE) return;
+  if (handle_ == VK_NULL_HANDLE || adopted_) return;
   if (messenger_ != VK_NULL_HANDLE) functions_.destroy_messenger(handle_, messenger_, nullptr);
   functions_.destroy_instance(handle_, nullptr);
 }
 
-void Instance::load_functions() {
-  const auto load = [this](auto& function, const char* name) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(vkGetInstanceProcAddr(handle_, name));
-  };
-  load(functions_.destroy_instance, "vkDestroyInstance");
-  load(functions_.enumerate_physical_devices, "vkEnumeratePhysicalDevices");
-  load(functions_.enumerate_device_extensions, "vkEnumerateDeviceExtensionProperties");
-  load(functions_.get_properties, "vkGetPhysicalDeviceProperties");
-  load(functions_.get_properties2, "vkGetPhysicalDeviceProperties2");
-  load(functions_.get_features2, "vkGetPhysicalDeviceFeatures2");
-  load(functions_.get_memory_properties2, "vkGetPhysicalDeviceMemoryProperties2");
-  load(functions_.get_queue_families, "vkGetPhysicalDeviceQueueFamilyProperties");
-  load(functions_.create_device, "vkCreateDevice");
-  load(functions_.create_messenger, "vkCreateDebugUtilsMessengerEXT");
-  load(functions_.destroy_messenger, "vkDestroyDebugUtilsMessengerEXT");
-  load(functions_.get_cooperative_matrix_properties, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+void Instance::load_functions(PFN_vkGetInstanceProcAddr get) {
+  const auto find = [&](auto& function, const char* name) { load(get, handle_, function, name); };
+  find(functions_.destroy_instance, "vkDestroyInstance");
+  find(functions_.enumerate_physical_devices, "vkEnumeratePhysicalDevices");
+  find(functions_.enumerate_device_extensions, "vkEnumerateDeviceExtensionProperties");
+  find(functions_.get_properties, "vkGetPhysicalDeviceProperties");
+  find(functions_.get_properties2, "vkGetPhysicalDeviceProperties2");
+  find(functions_.get_features2, "vkGetPhysicalDeviceFeatures2");
+  find(functions_.get_memory_properties2, "vkGetPhysicalDeviceMemoryProperties2");
+  find(functions_.get_queue_families, "vkGetPhysicalDeviceQueueFamilyProperties");
+  find(functions_.create_device, "vkCreateDevice");
+  find(functions_.get_device_proc_addr, "vkGetDeviceProcAddr");
+  find(functions_.create_messenger, "vkCreateDebugUtilsMessengerEXT");
+  find(functions_.destroy_messenger, "vkDestroyDebugUtilsMessengerEXT");
+  find(functions_.get_cooperative_matrix_properties, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
 }
 
 std::vector<VkPhysicalDevice> Instance::physical_devices() const {

@@ -1,8 +1,6 @@
-// The Vulkan loader and one instance of it. Several instances live side by side: what an instance needs of its own
-// is in InstanceFunctions, loaded for it; devices use their VolkDeviceTable.
+// The Vulkan loader and one instance of it, or an instance of the host application's. Several live side by side: an
+// instance has its InstanceFunctions and a device its DeviceFunctions, loaded for it; nothing is global.
 #pragma once
-
-#include <volk.h>
 
 #include <atomic>
 #include <cstdint>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "vulkan/cooperative_matrix_extension.h"
+#include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
 
@@ -31,6 +30,7 @@ struct InstanceFunctions {
   PFN_vkGetPhysicalDeviceMemoryProperties2 get_memory_properties2 = nullptr;
   PFN_vkGetPhysicalDeviceQueueFamilyProperties get_queue_families = nullptr;
   PFN_vkCreateDevice create_device = nullptr;
+  PFN_vkGetDeviceProcAddr get_device_proc_addr = nullptr;
   PFN_vkCreateDebugUtilsMessengerEXT create_messenger = nullptr;    // validation only
   PFN_vkDestroyDebugUtilsMessengerEXT destroy_messenger = nullptr;  // validation only
   PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get_cooperative_matrix_properties = nullptr;  // may be null
@@ -40,6 +40,8 @@ class Instance {
  public:
   // Errors: unsupported, with the reason in words: no loader, no driver, loader too old, no validation layer.
   explicit Instance(bool validation);
+  // One that the host application made and keeps; `api_version` is what it asked for. Errors: unsupported below 1.1.
+  Instance(VkInstance adopted, PFN_vkGetInstanceProcAddr get, std::uint32_t api_version);
   ~Instance();
   Instance(const Instance&) = delete;
   Instance& operator=(const Instance&) = delete;
@@ -51,12 +53,13 @@ class Instance {
   std::vector<VkPhysicalDevice> physical_devices() const;
 
  private:
-  void load_functions();
+  void load_functions(PFN_vkGetInstanceProcAddr get);
   static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT severity,
                                                    VkDebugUtilsMessageTypeFlagsEXT types,
                                                    const VkDebugUtilsMessengerCallbackDataEXT* data, void* user);
 
   VkInstance handle_ = VK_NULL_HANDLE;
+  bool adopted_ = false;
   VkDebugUtilsMessengerEXT messenger_ = VK_NULL_HANDLE;
   std::uint32_t api_version_ = 0;
   std::uint32_t validation_layer_version_ = 0;

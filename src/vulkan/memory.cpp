@@ -86,8 +86,8 @@ Slab* MemoryPool::new_slab(std::uint64_t size_bytes, MemoryUse use, bool require
   create.size = size_bytes;
   create.usage =
       VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
-  const VolkDeviceTable& vk = core_->table;
-  VkResult result = vk.vkCreateBuffer(core_->device, &create, nullptr, &slab->buffer);
+  const DeviceFunctions& vk = core_->table;
+  VkResult result = vk.vkCreateBuffer(core_->device, &create, core_->allocator, &slab->buffer);
   if (result == VK_SUCCESS) {
     VkMemoryRequirements needs{};
     vk.vkGetBufferMemoryRequirements(core_->device, slab->buffer, &needs);
@@ -95,7 +95,7 @@ Slab* MemoryPool::new_slab(std::uint64_t size_bytes, MemoryUse use, bool require
     allocate.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO;
     allocate.allocationSize = needs.size;
     allocate.memoryTypeIndex = memory_type(use, needs.memoryTypeBits);
-    result = vk.vkAllocateMemory(core_->device, &allocate, nullptr, &slab->memory);
+    result = vk.vkAllocateMemory(core_->device, &allocate, core_->allocator, &slab->memory);
     if (result == VK_SUCCESS) {
       result = vk.vkBindBufferMemory(core_->device, slab->buffer, slab->memory, 0);
     }
@@ -106,8 +106,8 @@ Slab* MemoryPool::new_slab(std::uint64_t size_bytes, MemoryUse use, bool require
     }
   }
   if (result != VK_SUCCESS) {
-    vk.vkDestroyBuffer(core_->device, slab->buffer, nullptr);
-    vk.vkFreeMemory(core_->device, slab->memory, nullptr);
+    vk.vkDestroyBuffer(core_->device, slab->buffer, core_->allocator);
+    vk.vkFreeMemory(core_->device, slab->memory, core_->allocator);
     if (result == VK_ERROR_DEVICE_LOST) core_->check_device(result, "allocating memory");
     if (required) refuse(size_bytes, fmt::format("the driver said {}", result_text(result)));
     return nullptr;
@@ -119,8 +119,8 @@ Slab* MemoryPool::new_slab(std::uint64_t size_bytes, MemoryUse use, bool require
 }
 
 void MemoryPool::destroy_slab(Slab* slab) {
-  core_->table.vkDestroyBuffer(core_->device, slab->buffer, nullptr);
-  core_->table.vkFreeMemory(core_->device, slab->memory, nullptr);
+  core_->table.vkDestroyBuffer(core_->device, slab->buffer, core_->allocator);
+  core_->table.vkFreeMemory(core_->device, slab->memory, core_->allocator);
   usage_.allocated_bytes -= slab->size_bytes;
   std::erase_if(slabs_, [&](const std::unique_ptr<Slab>& each) { return each.get() == slab; });
 }

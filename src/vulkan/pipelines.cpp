@@ -23,18 +23,19 @@ Pipelines::Pipelines(std::shared_ptr<DeviceCore> core, std::string cache_key)
   create.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
   create.initialDataSize = blob.size();
   create.pInitialData = blob.data();
-  core_->check_device(core_->table.vkCreatePipelineCache(core_->device, &create, nullptr, &cache_),
+  core_->check_device(core_->table.vkCreatePipelineCache(core_->device, &create, core_->allocator, &cache_),
                       "creating a pipeline cache");
 }
 
 Pipelines::~Pipelines() {
-  const VolkDeviceTable& vk = core_->table;
-  for (const auto& [key, pipeline] : pipelines_) vk.vkDestroyPipeline(core_->device, pipeline.handle, nullptr);
+  const DeviceFunctions& vk = core_->table;
+  for (const auto& [key, pipeline] : pipelines_)
+    vk.vkDestroyPipeline(core_->device, pipeline.handle, core_->allocator);
   for (const auto& [key, layout] : layouts_) {
-    vk.vkDestroyPipelineLayout(core_->device, layout.pipeline, nullptr);
-    vk.vkDestroyDescriptorSetLayout(core_->device, layout.set, nullptr);
+    vk.vkDestroyPipelineLayout(core_->device, layout.pipeline, core_->allocator);
+    vk.vkDestroyDescriptorSetLayout(core_->device, layout.set, core_->allocator);
   }
-  vk.vkDestroyPipelineCache(core_->device, cache_, nullptr);
+  vk.vkDestroyPipelineCache(core_->device, cache_, core_->allocator);
 }
 
 const Pipelines::Layout& Pipelines::layout(std::uint32_t binding_count, std::uint32_t push_bytes) {
@@ -50,7 +51,7 @@ const Pipelines::Layout& Pipelines::layout(std::uint32_t binding_count, std::uin
   set.flags = core_->profile.push_descriptor ? VK_DESCRIPTOR_SET_LAYOUT_CREATE_PUSH_DESCRIPTOR_BIT_KHR : 0;
   set.bindingCount = binding_count;
   set.pBindings = bindings.data();
-  core_->check_device(core_->table.vkCreateDescriptorSetLayout(core_->device, &set, nullptr, &layout.set),
+  core_->check_device(core_->table.vkCreateDescriptorSetLayout(core_->device, &set, core_->allocator, &layout.set),
                       "creating a descriptor set layout");
   const VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, push_bytes};
   VkPipelineLayoutCreateInfo create{};
@@ -59,7 +60,7 @@ const Pipelines::Layout& Pipelines::layout(std::uint32_t binding_count, std::uin
   create.pSetLayouts = &layout.set;
   create.pushConstantRangeCount = push_bytes > 0 ? 1 : 0;
   create.pPushConstantRanges = &range;
-  core_->check_device(core_->table.vkCreatePipelineLayout(core_->device, &create, nullptr, &layout.pipeline),
+  core_->check_device(core_->table.vkCreatePipelineLayout(core_->device, &create, core_->allocator, &layout.pipeline),
                       "creating a pipeline layout");
   return layout;
 }
@@ -69,7 +70,7 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   const auto found = pipelines_.find(key);
   if (found != pipelines_.end()) return found->second;
 
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   const EmbeddedShader& shader = find_shader(key.shader);
   const Layout& shape = layout(key.binding_count, key.push_bytes);
   VkShaderModuleCreateInfo module_create{};
@@ -77,7 +78,7 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   module_create.codeSize = shader.words.size_bytes();
   module_create.pCode = shader.words.data();
   VkShaderModule module = VK_NULL_HANDLE;
-  core_->check_device(vk.vkCreateShaderModule(core_->device, &module_create, nullptr, &module),
+  core_->check_device(vk.vkCreateShaderModule(core_->device, &module_create, core_->allocator, &module),
                       fmt::format("loading shader {}", key.shader));
 
   std::vector<VkSpecializationMapEntry> entries(key.constants.size());
@@ -104,8 +105,9 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   create.layout = shape.pipeline;
   if (capture_statistics_) create.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
   Pipeline pipeline{VK_NULL_HANDLE, shape.pipeline, shape.set};
-  const VkResult result = vk.vkCreateComputePipelines(core_->device, cache_, 1, &create, nullptr, &pipeline.handle);
-  vk.vkDestroyShaderModule(core_->device, module, nullptr);
+  const VkResult result =
+      vk.vkCreateComputePipelines(core_->device, cache_, 1, &create, core_->allocator, &pipeline.handle);
+  vk.vkDestroyShaderModule(core_->device, module, core_->allocator);
   core_->check_device(result, fmt::format("compiling shader {}", key.shader));
   ++core_->counters.pipelines_created;
   changed_ = true;
@@ -122,7 +124,7 @@ void Pipelines::capture_statistics() {
 
 std::vector<PipelineStatistics> Pipelines::statistics() const {
   std::scoped_lock lock(mutex_);
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   std::vector<PipelineStatistics> list;
   if (!capture_statistics_) return list;
   for (const auto& [key, pipeline] : pipelines_) {
@@ -169,7 +171,7 @@ void Pipelines::save_cache() {
   changed_ = false;
   try {
     std::size_t size = 0;
-    const VolkDeviceTable& vk = core_->table;
+    const DeviceFunctions& vk = core_->table;
     core_->check_device(vk.vkGetPipelineCacheData(core_->device, cache_, &size, nullptr), "reading a pipeline cache");
     std::vector<std::byte> blob(size);
     core_->check_device(vk.vkGetPipelineCacheData(core_->device, cache_, &size, blob.data()),

@@ -1,8 +1,6 @@
 // Compute pipelines, keyed by shader, constants and layout; made once, shared by all recordings of a device.
 #pragma once
 
-#include <volk.h>
-
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "vulkan/core.h"
+#include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
 

@@ -51,16 +51,21 @@ std::set<std::string> device_extensions(const Instance& instance, VkPhysicalDevi
   return names;
 }
 
+std::vector<VkQueueFamilyProperties> queue_families(const Instance& instance, VkPhysicalDevice physical_device) {
+  std::uint32_t count = 0;
+  instance.functions().get_queue_families(physical_device, &count, nullptr);
+  std::vector<VkQueueFamilyProperties> families(count);
+  instance.functions().get_queue_families(physical_device, &count, families.data());
+  return families;
+}
+
 // A compute queue beside the graphics queue lets a desktop or a game go on drawing while a long submission runs, so
 // it is preferred where it has timestamps, which bound submissions; else the first family that computes.
 void choose_queue_family(const Instance& instance, DeviceProfile& profile) {
-  std::uint32_t count = 0;
-  instance.functions().get_queue_families(profile.physical_device, &count, nullptr);
-  std::vector<VkQueueFamilyProperties> families(count);
-  instance.functions().get_queue_families(profile.physical_device, &count, families.data());
+  const std::vector<VkQueueFamilyProperties> families = queue_families(instance, profile.physical_device);
   int best = -1;
   int best_score = -1;
-  for (std::uint32_t i = 0; i < count; ++i) {
+  for (std::size_t i = 0; i < families.size(); ++i) {
     const VkQueueFamilyProperties& family = families[i];
     if ((family.queueFlags & VK_QUEUE_COMPUTE_BIT) == 0 || family.queueCount == 0) continue;
     const bool dedicated = (family.queueFlags & VK_QUEUE_GRAPHICS_BIT) == 0;
@@ -97,6 +102,16 @@ void query_cooperative_matrix(const Instance& instance, DeviceProfile& profile) 
 }
 
 }  // namespace
+
+void use_queue_family(const Instance& instance, DeviceProfile& profile, std::uint32_t family) {
+  const std::vector<VkQueueFamilyProperties> families = queue_families(instance, profile.physical_device);
+  if (family >= families.size() || (families[family].queueFlags & VK_QUEUE_COMPUTE_BIT) == 0) {
+    fail(StatusCode::unsupported, "queue family {} of {} does not compute; {} would do", family,
+         profile.properties.deviceName, profile.queue_family);
+  }
+  profile.queue_family = family;
+  profile.timestamp_bits = families[family].timestampValidBits;
+}
 
 DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_device, bool minimal) {
   const InstanceFunctions& vk = instance.functions();

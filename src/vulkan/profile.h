@@ -1,13 +1,12 @@
 // What a physical device is and offers: its limits, the optional features that will be enabled, its queue family.
 #pragma once
 
-#include <volk.h>
-
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "vulkan/device.h"
+#include "vulkan/functions.h"
 #include "vulkan/instance.h"
 
 namespace riverhorse::vulkan {
@@ -34,6 +33,9 @@ struct DeviceProfile {
   std::uint32_t timestamp_bits = 0;  // 0: the queue has no timestamps
   double timestamp_period_ns = 1;
 };
+
+// Instead of the chosen one. Errors: unsupported, when it does not compute.
+void use_queue_family(const Instance& instance, DeviceProfile& profile, std::uint32_t family);
 
 // `minimal`: see DeviceOptions::minimal_features. Errors: unsupported, in words (no Vulkan 1.1, no compute queue).
 DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_device, bool minimal);

@@ -21,7 +21,8 @@ VkQueryPool make_queries(DeviceCore& core, std::uint32_t count) {
   create.queryType = VK_QUERY_TYPE_TIMESTAMP;
   create.queryCount = count;
   VkQueryPool pool = VK_NULL_HANDLE;
-  core.check_device(core.table.vkCreateQueryPool(core.device, &create, nullptr, &pool), "creating a query pool");
+  core.check_device(core.table.vkCreateQueryPool(core.device, &create, core.allocator, &pool),
+                    "creating a query pool");
   return pool;
 }
 
@@ -33,7 +34,7 @@ VulkanRecording::VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_p
   VkCommandPoolCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
   create.queueFamilyIndex = core_->profile.queue_family;
-  core_->check_device(core_->table.vkCreateCommandPool(core_->device, &create, nullptr, &pool_),
+  core_->check_device(core_->table.vkCreateCommandPool(core_->device, &create, core_->allocator, &pool_),
                       "creating a command pool");
   if (core_->profile.timestamp_bits > 0) {
     segment_queries_ = make_queries(*core_, 2 * (dispatches + 1));
@@ -45,15 +46,16 @@ VulkanRecording::VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_p
 
 VulkanRecording::~VulkanRecording() {
   core_->wait_quietly(last_ticket_);
-  const VolkDeviceTable& vk = core_->table;
-  for (VkDescriptorPool pool : descriptor_pools_) vk.vkDestroyDescriptorPool(core_->device, pool, nullptr);
-  if (segment_queries_ != VK_NULL_HANDLE) vk.vkDestroyQueryPool(core_->device, segment_queries_, nullptr);
-  if (operation_queries_ != VK_NULL_HANDLE) vk.vkDestroyQueryPool(core_->device, operation_queries_, nullptr);
-  vk.vkDestroyCommandPool(core_->device, pool_, nullptr);
+  const DeviceFunctions& vk = core_->table;
+  for (VkDescriptorPool pool : descriptor_pools_) vk.vkDestroyDescriptorPool(core_->device, pool, core_->allocator);
+  if (segment_queries_ != VK_NULL_HANDLE) vk.vkDestroyQueryPool(core_->device, segment_queries_, core_->allocator);
+  if (operation_queries_ != VK_NULL_HANDLE)
+    vk.vkDestroyQueryPool(core_->device, operation_queries_, core_->allocator);
+  vk.vkDestroyCommandPool(core_->device, pool_, core_->allocator);
 }
 
 void VulkanRecording::begin_segment() {
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   VkCommandBufferAllocateInfo allocate{};
   allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
   allocate.commandPool = pool_;
@@ -82,7 +84,7 @@ void VulkanRecording::begin_segment() {
 }
 
 void VulkanRecording::end_segment() {
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   if (segment_queries_ != VK_NULL_HANDLE) {
     const auto index = static_cast<std::uint32_t>(commands_.size()) - 1;
     vk.vkCmdWriteTimestamp(commands_.back(), VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, segment_queries_, 2 * index + 1);
@@ -112,7 +114,7 @@ void VulkanRecording::finish() {
 
 VkDescriptorSet VulkanRecording::new_descriptor_set(VkDescriptorSetLayout layout, std::uint32_t binding_count) {
   constexpr std::uint32_t sets = 128;
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   VkDescriptorSetAllocateInfo allocate{};
   allocate.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO;
   allocate.descriptorSetCount = 1;
@@ -135,7 +137,7 @@ VkDescriptorSet VulkanRecording::new_descriptor_set(VkDescriptorSetLayout layout
   create.poolSizeCount = 1;
   create.pPoolSizes = &size;
   VkDescriptorPool pool = VK_NULL_HANDLE;
-  core_->check_device(vk.vkCreateDescriptorPool(core_->device, &create, nullptr, &pool),
+  core_->check_device(vk.vkCreateDescriptorPool(core_->device, &create, core_->allocator, &pool),
                       "creating a descriptor pool");
   descriptor_pools_.push_back(pool);
   allocate.descriptorPool = pool;

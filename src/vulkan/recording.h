@@ -1,8 +1,6 @@
 // A recording: command buffers ("segments") that are submitted again and again, in groups bounded by measured time.
 #pragma once
 
-#include <volk.h>
-
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -12,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "vulkan/core.h"
+#include "vulkan/functions.h"
 #include "vulkan/pipelines.h"
 
 namespace riverhorse::vulkan {

@@ -14,12 +14,12 @@ Transfer::Transfer(std::shared_ptr<DeviceCore> core, std::shared_ptr<MemoryPool>
 // At the first transfer: drivers that only compile (null devices) have no fences.
 void Transfer::make_slots() {
   if (command_pool_ != VK_NULL_HANDLE) return;
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   VkCommandPoolCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
   create.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
   create.queueFamilyIndex = core_->profile.queue_family;
-  core_->check_device(vk.vkCreateCommandPool(core_->device, &create, nullptr, &command_pool_),
+  core_->check_device(vk.vkCreateCommandPool(core_->device, &create, core_->allocator, &command_pool_),
                       "creating a command pool");
   for (Slot& slot : slots_) {
     VkCommandBufferAllocateInfo allocate{};
@@ -30,23 +30,23 @@ void Transfer::make_slots() {
                         "allocating a command buffer");
     VkFenceCreateInfo fence{};
     fence.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
-    core_->check_device(vk.vkCreateFence(core_->device, &fence, nullptr, &slot.fence), "creating a fence");
+    core_->check_device(vk.vkCreateFence(core_->device, &fence, core_->allocator, &slot.fence), "creating a fence");
   }
 }
 
 Transfer::~Transfer() {
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   for (Slot& slot : slots_) {
     if (slot.in_flight && !core_->lost()) vk.vkWaitForFences(core_->device, 1, &slot.fence, VK_TRUE, UINT64_MAX);
-    vk.vkDestroyFence(core_->device, slot.fence, nullptr);
+    vk.vkDestroyFence(core_->device, slot.fence, core_->allocator);
   }
-  vk.vkDestroyCommandPool(core_->device, command_pool_, nullptr);
+  vk.vkDestroyCommandPool(core_->device, command_pool_, core_->allocator);
 }
 
 void Transfer::start(Slot& slot, const std::function<void(VkCommandBuffer)>& record) {
   if (core_->lost()) core_->check_device(VK_ERROR_DEVICE_LOST, "starting a transfer");
   make_slots();
-  const VolkDeviceTable& vk = core_->table;
+  const DeviceFunctions& vk = core_->table;
   core_->check_device(vk.vkResetFences(core_->device, 1, &slot.fence), "resetting a fence");
   VkCommandBufferBeginInfo begin{};
   begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;

@@ -1,14 +1,13 @@
 // Blocking transfers: zero fills of new memory, uploads and downloads through a small ring of staging memory.
 #pragma once
 
-#include <volk.h>
-
 #include <array>
 #include <functional>
 #include <memory>
 #include <span>
 
 #include "vulkan/core.h"
+#include "vulkan/functions.h"
 #include "vulkan/memory.h"
 
 namespace riverhorse::vulkan {

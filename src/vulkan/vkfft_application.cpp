@@ -1,12 +1,11 @@
-// VkFFT calls the Vulkan API by its plain names. volk declares those names as global function pointers, of which
-// there is one set a process: with two devices it would be right for at most one, and we load none. So before vkFFT.h
-// is included, each name it uses becomes a macro for the entry of the right VolkDeviceTable: the one of the call in
-// progress on this thread. That is exact for any number of devices, instances and threads, and it lets us correct
-// four more things on the way:
+// VkFFT calls the Vulkan API by its plain names. We link none of them: before vkFFT.h is included, each name it uses
+// becomes a macro for the entry of the right DeviceFunctions, those of the call in progress on this thread. That is
+// exact for any number of devices, instances and threads, and it lets us correct five more things on the way:
 //   * descriptors: our memory is a part of a slab, and VkFFT knows only whole buffers. It is given two tokens for
 //     buffers, which vkUpdateDescriptorSets turns into the real buffer, offset and size;
 //   * limits: VkFFT sees VulkanLimits, so that DeviceOptions::minimal_features holds for it too;
-//   * the queue, on which VkFFT uploads its tables while planning: its mutex is held;
+//   * the queue, on which VkFFT uploads its tables while planning: its lock is held;
+//   * allocation callbacks, which VkFFT does not know: those of a host that brought its own;
 //   * setlocale, which 1.2.x calls to print numbers with a point, for the whole process and not thread-safe: the
 //     locale of this thread is set instead.
 #include "vulkan/vkfft_application.h"
@@ -75,7 +74,8 @@ class PlainLocale {  // numbers with a point, on this thread
   return name;
 }
 
-const VolkDeviceTable& table_in_use() { return call_in_progress->core->table; }
+const DeviceFunctions& table_in_use() { return call_in_progress->core->table; }
+[[maybe_unused]] const VkAllocationCallbacks* allocator_in_use() { return call_in_progress->core->allocator; }
 
 [[maybe_unused]] void limited_properties(VkPhysicalDevice physical_device, VkPhysicalDeviceProperties* properties) {
   const DeviceCore& core = *call_in_progress->core;
@@ -100,7 +100,7 @@ const VolkDeviceTable& table_in_use() { return call_in_progress->core->table; }
 
 [[maybe_unused]] VkResult submit_locked(VkQueue queue, std::uint32_t count, const VkSubmitInfo* submits,
                                         VkFence fence) {
-  std::scoped_lock lock(call_in_progress->core->queue_mutex);
+  std::scoped_lock lock(call_in_progress->core->queue_lock);
   return table_in_use().vkQueueSubmit(queue, count, submits, fence);
 }
 
@@ -124,10 +124,12 @@ const VolkDeviceTable& table_in_use() { return call_in_progress->core->table; }
 }  // namespace
 }  // namespace riverhorse::vulkan
 
+#define RIVERHORSE_ALLOCATOR (riverhorse::vulkan::allocator_in_use())
 #define RIVERHORSE_VK(name) (riverhorse::vulkan::table_in_use().name)
 #define vkAllocateCommandBuffers RIVERHORSE_VK(vkAllocateCommandBuffers)
 #define vkAllocateDescriptorSets RIVERHORSE_VK(vkAllocateDescriptorSets)
-#define vkAllocateMemory RIVERHORSE_VK(vkAllocateMemory)
+#define vkAllocateMemory(device, info, none, out) \
+  RIVERHORSE_VK(vkAllocateMemory)(device, info, RIVERHORSE_ALLOCATOR, out)
 #define vkBeginCommandBuffer RIVERHORSE_VK(vkBeginCommandBuffer)
 #define vkBindBufferMemory RIVERHORSE_VK(vkBindBufferMemory)
 #define vkCmdBindDescriptorSets RIVERHORSE_VK(vkCmdBindDescriptorSets)
@@ -136,21 +138,30 @@ const VolkDeviceTable& table_in_use() { return call_in_progress->core->table; }
 #define vkCmdDispatch RIVERHORSE_VK(vkCmdDispatch)
 #define vkCmdPipelineBarrier RIVERHORSE_VK(vkCmdPipelineBarrier)
 #define vkCmdPushConstants RIVERHORSE_VK(vkCmdPushConstants)
-#define vkCreateBuffer RIVERHORSE_VK(vkCreateBuffer)
-#define vkCreateComputePipelines RIVERHORSE_VK(vkCreateComputePipelines)
-#define vkCreateDescriptorPool RIVERHORSE_VK(vkCreateDescriptorPool)
-#define vkCreateDescriptorSetLayout RIVERHORSE_VK(vkCreateDescriptorSetLayout)
-#define vkCreatePipelineLayout RIVERHORSE_VK(vkCreatePipelineLayout)
-#define vkCreateShaderModule RIVERHORSE_VK(vkCreateShaderModule)
-#define vkDestroyBuffer RIVERHORSE_VK(vkDestroyBuffer)
-#define vkDestroyDescriptorPool RIVERHORSE_VK(vkDestroyDescriptorPool)
-#define vkDestroyDescriptorSetLayout RIVERHORSE_VK(vkDestroyDescriptorSetLayout)
-#define vkDestroyPipeline RIVERHORSE_VK(vkDestroyPipeline)
-#define vkDestroyPipelineLayout RIVERHORSE_VK(vkDestroyPipelineLayout)
-#define vkDestroyShaderModule RIVERHORSE_VK(vkDestroyShaderModule)
+#define vkCreateBuffer(device, info, none, out) RIVERHORSE_VK(vkCreateBuffer)(device, info, RIVERHORSE_ALLOCATOR, out)
+#define vkCreateComputePipelines(device, cache, count, infos, none, out) \
+  RIVERHORSE_VK(vkCreateComputePipelines)(device, cache, count, infos, RIVERHORSE_ALLOCATOR, out)
+#define vkCreateDescriptorPool(device, info, none, out) \
+  RIVERHORSE_VK(vkCreateDescriptorPool)(device, info, RIVERHORSE_ALLOCATOR, out)
+#define vkCreateDescriptorSetLayout(device, info, none, out) \
+  RIVERHORSE_VK(vkCreateDescriptorSetLayout)(device, info, RIVERHORSE_ALLOCATOR, out)
+#define vkCreatePipelineLayout(device, info, none, out) \
+  RIVERHORSE_VK(vkCreatePipelineLayout)(device, info, RIVERHORSE_ALLOCATOR, out)
+#define vkCreateShaderModule(device, info, none, out) \
+  RIVERHORSE_VK(vkCreateShaderModule)(device, info, RIVERHORSE_ALLOCATOR, out)
+#define vkDestroyBuffer(device, object, none) RIVERHORSE_VK(vkDestroyBuffer)(device, object, RIVERHORSE_ALLOCATOR)
+#define vkDestroyDescriptorPool(device, object, none) \
+  RIVERHORSE_VK(vkDestroyDescriptorPool)(device, object, RIVERHORSE_ALLOCATOR)
+#define vkDestroyDescriptorSetLayout(device, object, none) \
+  RIVERHORSE_VK(vkDestroyDescriptorSetLayout)(device, object, RIVERHORSE_ALLOCATOR)
+#define vkDestroyPipeline(device, object, none) RIVERHORSE_VK(vkDestroyPipeline)(device, object, RIVERHORSE_ALLOCATOR)
+#define vkDestroyPipelineLayout(device, object, none) \
+  RIVERHORSE_VK(vkDestroyPipelineLayout)(device, object, RIVERHORSE_ALLOCATOR)
+#define vkDestroyShaderModule(device, object, none) \
+  RIVERHORSE_VK(vkDestroyShaderModule)(device, object, RIVERHORSE_ALLOCATOR)
 #define vkEndCommandBuffer RIVERHORSE_VK(vkEndCommandBuffer)
 #define vkFreeCommandBuffers RIVERHORSE_VK(vkFreeCommandBuffers)
-#define vkFreeMemory RIVERHORSE_VK(vkFreeMemory)
+#define vkFreeMemory(device, object, none) RIVERHORSE_VK(vkFreeMemory)(device, object, RIVERHORSE_ALLOCATOR)
 #define vkGetBufferMemoryRequirements RIVERHORSE_VK(vkGetBufferMemoryRequirements)
 #define vkMapMemory RIVERHORSE_VK(vkMapMemory)
 #define vkResetFences RIVERHORSE_VK(vkResetFences)
@@ -185,8 +196,8 @@ struct VkfftApplication::Impl {
   ~Impl() {
     const CallScope call(*core, &memory);
     if (planned) deleteVkFFT(&application);
-    core->table.vkDestroyFence(device, fence, nullptr);
-    core->table.vkDestroyCommandPool(device, pool, nullptr);
+    core->table.vkDestroyFence(device, fence, core->allocator);
+    core->table.vkDestroyCommandPool(device, pool, core->allocator);
   }
 };
 
@@ -213,11 +224,11 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
   pool_info.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
   pool_info.queueFamilyIndex = device.queue_family();
   pool_info.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
-  check(core.table.vkCreateCommandPool(impl.device, &pool_info, nullptr, &impl.pool),
+  check(core.table.vkCreateCommandPool(impl.device, &pool_info, core.allocator, &impl.pool),
         "creating VkFFT's command pool");
   VkFenceCreateInfo fence_info{};
   fence_info.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
-  check(core.table.vkCreateFence(impl.device, &fence_info, nullptr, &impl.fence), "creating VkFFT's fence");
+  check(core.table.vkCreateFence(impl.device, &fence_info, core.allocator, &impl.fence), "creating VkFFT's fence");
   impl.rows = token_handle(rows_token);
   impl.temporary = token_handle(temporary_token);
   impl.rows_bytes = std::uint64_t{shape.rows} * (shape.size + 2) * sizeof(float);

@@ -2,14 +2,13 @@
 // is seen by vkfft_application.cpp only.
 #pragma once
 
-#include <volk.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
 
 #include "vulkan/device.h"
+#include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
 
