@@ -90,6 +90,11 @@ Tensor Device::allocate_tensor(DType dtype, Shape shape, MemoryUse use) {
   return tensor;
 }
 
+std::shared_ptr<Communicator> Device::tensor_communicator(const std::shared_ptr<Communicator>& /*host*/) {
+  fail(StatusCode::unsupported, "{} ({}) cannot train with other ranks: choose --backend cuda or cpu", info().name,
+       info().id());
+}
+
 void Device::require_activation(DType dtype) const {
   if (dtype == DType::f32) return;
   if (!is_half(dtype)) {

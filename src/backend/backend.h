@@ -116,6 +116,8 @@ class Encoder {
   void cross_entropy(const CrossEntropyArgs& args);
   void grad_norm(const GradNormArgs& args);
   void adamw(const AdamwArgs& args);
+  void communicate(const CommunicateArgs& args);
+  void await_ranks(const AwaitRanksArgs& args);
 
   // Memory that lives within the recording. Freed in reverse order by ScratchScope; the same bytes are then used
   // again, so a scratch tensor must not be read after its scope ends. Contents are undefined at first.
@@ -163,6 +165,8 @@ class Encoder {
   virtual void record_cross_entropy(const CrossEntropyArgs& args);
   virtual void record_grad_norm(const GradNormArgs& args);
   virtual void record_adamw(const AdamwArgs& args);
+  virtual void record_communicate(const CommunicateArgs& args);
+  virtual void record_await_ranks(const AwaitRanksArgs& args);
 
  private:
   friend class ScratchScope;
@@ -259,6 +263,10 @@ class Device {
   virtual void wait(std::uint64_t ticket) = 0;
 
   virtual DeviceCounters counters() const = 0;
+
+  // A communicator for this device's tensors, made by all ranks at once; `host` is one of those ranks. A device whose
+  // tensors that one moves as well gives it back. Errors: unsupported, with what is missing.
+  virtual std::shared_ptr<Communicator> tensor_communicator(const std::shared_ptr<Communicator>& host);
 
   // Conveniences over the above.
   // Errors: unsupported where activations cannot be `dtype`, naming those that can.

@@ -156,6 +156,12 @@ std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options)
   return device;
 }
 
+int exit_status(StatusCode code) {
+  constexpr int failure = 1, usage = 2, interrupted_status = 130;
+  if (code == StatusCode::invalid_argument) return usage;
+  return code == StatusCode::cancelled ? interrupted_status : failure;
+}
+
 bool interrupted() { return interrupt_count != 0; }
 
 void install_interrupt_handler() { std::signal(SIGINT, handle_interrupt); }

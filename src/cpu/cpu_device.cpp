@@ -193,6 +193,14 @@ class CpuDevice final : public Device {
     ++host_waits_;
   }
 
+  // Its tensors are host memory.
+  std::shared_ptr<Communicator> tensor_communicator(const std::shared_ptr<Communicator>& host) override {
+    if (!host->moves_tensors()) {
+      fail(StatusCode::unsupported, "ranks of the cpu backend are joined by MPI: start them with mpirun");
+    }
+    return host;
+  }
+
   DeviceCounters counters() const override {
     return {.allocations = allocations_,
             .pipelines_created = 0,
