@@ -128,32 +128,42 @@ TEST_F(LinearVulkanTest, RotaryAnglesAreRightAtPosition131071) {
   }
 }
 
+// In f32, and in f16 in heads that cooperative matrices take where there are any.
 TEST_F(LinearVulkanTest, AttentionDoesNotSeeLaterTokens) {
-  const std::int64_t tokens = 45, width = 20, heads = 2, past = 9, capacity = 64;
-  const Tensor slots = upload(std::vector<std::int32_t>{0});
-  const Tensor positions = upload(std::vector<std::int32_t>{static_cast<std::int32_t>(past)});
-  const std::vector<float> cached = random_floats(static_cast<std::size_t>(capacity * width), 6);
-  std::vector<float> qkv = random_floats(static_cast<std::size_t>(tokens * 3 * width), 7, 2.0f);
-  const auto attend = [&] {
-    AttentionArgs args{.qkv = upload(qkv, {1, tokens, 3 * width}),
-                       .heads = static_cast<int>(heads),
-                       .slots = slots,
-                       .positions = positions,
-                       .cache = {upload(cached, {1, capacity, width}), upload(cached, {1, capacity, width})},
-                       .y = device_->allocate_tensor(DType::f32, {1, tokens, width})};
-    device_->run([&](Encoder& encoder) { encoder.attention(args); });
-    return download(args.y);
-  };
-  const std::vector<float> before = attend();
-  const std::int64_t changed = 33;
-  for (std::int64_t c = 0; c < 3 * width; ++c) qkv[static_cast<std::size_t>(changed * 3 * width + c)] = 100.0f;
-  const std::vector<float> after = attend();
-  EXPECT_EQ(std::memcmp(before.data(), after.data(), static_cast<std::size_t>(changed * width) * 4), 0);
-  for (std::int64_t t = changed; t < tokens; ++t) {
-    EXPECT_NE(std::memcmp(&before[static_cast<std::size_t>(t * width)], &after[static_cast<std::size_t>(t * width)],
-                          static_cast<std::size_t>(width) * 4),
-              0)
-        << "token " << t << " must see token " << changed;
+  const std::int64_t tokens = 75, heads = 2, past = 9, capacity = 96, changed = 33;
+  for (const auto& [dtype, width] : {std::pair{DType::f32, 20}, std::pair{DType::f16, 64}}) {
+    if (dtype == DType::f16 && !device_->supports(Feature::f16).supported) continue;
+    const Tensor slots = upload(std::vector<std::int32_t>{0});
+    const Tensor positions = upload(std::vector<std::int32_t>{static_cast<std::int32_t>(past)});
+    const std::vector<float> cached = random_floats(static_cast<std::size_t>(capacity * width), 6);
+    std::vector<float> qkv = random_floats(static_cast<std::size_t>(tokens * 3 * width), 7, 2.0f);
+    const auto converted = [&](const Tensor& from, DType to) {
+      if (from.dtype == to) return from;
+      const Tensor tensor = device_->allocate_tensor(to, from.shape);
+      device_->run([&](Encoder& encoder) { encoder.copy({from, tensor}); });
+      return tensor;
+    };
+    const auto attend = [&] {
+      AttentionArgs args{.qkv = converted(upload(qkv, {1, tokens, 3 * width}), dtype),
+                         .heads = static_cast<int>(heads),
+                         .slots = slots,
+                         .positions = positions,
+                         .cache = {converted(upload(cached, {1, capacity, width}), dtype),
+                                   converted(upload(cached, {1, capacity, width}), dtype)},
+                         .y = device_->allocate_tensor(dtype, {1, tokens, width})};
+      device_->run([&](Encoder& encoder) { encoder.attention(args); });
+      return download(converted(args.y, DType::f32));
+    };
+    const std::vector<float> before = attend();
+    for (std::int64_t c = 0; c < 3 * width; ++c) qkv[static_cast<std::size_t>(changed * 3 * width + c)] = 100.0f;
+    const std::vector<float> after = attend();
+    const auto row_bytes = static_cast<std::size_t>(width) * sizeof(float);
+    EXPECT_EQ(std::memcmp(before.data(), after.data(), static_cast<std::size_t>(changed) * row_bytes), 0);
+    for (std::int64_t t = changed; t < tokens; ++t) {
+      const auto row = static_cast<std::size_t>(t * width);
+      EXPECT_NE(std::memcmp(&before[row], &after[row], row_bytes), 0)
+          << "token " << t << " must see token " << changed << " (" << dtype_name(dtype) << ")";
+    }
   }
 }
 

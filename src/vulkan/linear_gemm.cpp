@@ -3,6 +3,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "vulkan/cooperative_matrix.h"
 #include "vulkan/grid.h"
 #include "vulkan/linear.h"
 
@@ -37,17 +38,6 @@ Tiling simt_tiling(const VulkanLimits& limits, bool f16, bool software, std::uin
   return {shader, {64, 32, 32, 16, 4, 4, 0}, 32, 32, 0};
 }
 
-// Whether the device multiplies 16 x 16 x 16 f16 with f32 sums, a subgroup at a time, in subgroups of known size.
-bool has_cooperative_matrix(const VulkanLimits& limits, std::uint32_t& subgroup_size) {
-  if (!limits.subgroup_size_control || !limits.vulkan_memory_model || !limits.f16_arithmetic) return false;
-  subgroup_size = std::clamp(32u, limits.min_subgroup_size, limits.max_subgroup_size);
-  if (limits.invocations < 4 * subgroup_size || limits.shared_bytes < 32768) return false;
-  return std::any_of(limits.cooperative_matrix.begin(), limits.cooperative_matrix.end(),
-                     [](const CooperativeMatrixShape& shape) {
-                       return shape.m == 16 && shape.n == 16 && shape.k == 16 && shape.f32_accumulate;
-                     });
-}
-
 // Bytes of shared memory that shaders/linear_coopmat.comp uses with 2 x 2 subgroups.
 std::uint32_t matrix_shared_bytes(std::uint32_t tile, bool x_transposed) {
   const std::uint32_t rows = tile * 5 * 16;
@@ -71,12 +61,12 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   const LinearArgs& args = part.args;
   const bool f16 = part.weight.dtype == DType::f16;
 
-  std::uint32_t subgroup_size = 0;
-  const bool matrix = f16 && has_cooperative_matrix(limits, subgroup_size);
-  Tiling tiling =
-      matrix ? matrix_tiling(limits, subgroup_size, args.x_transposed, part.outputs, part.rows, limits.compute_units)
-             : simt_tiling(limits, f16, encoder.device().info().type == DeviceType::software, part.outputs, part.rows,
-                           limits.compute_units);
+  const std::optional<MatrixUnit> unit = f16 ? matrix_unit(limits) : std::nullopt;
+  const bool matrix = unit && unit->square();
+  Tiling tiling = matrix ? matrix_tiling(limits, unit->subgroup_size, args.x_transposed, part.outputs, part.rows,
+                                         limits.compute_units)
+                         : simt_tiling(limits, f16, encoder.device().info().type == DeviceType::software,
+                                       part.outputs, part.rows, limits.compute_units);
 
   std::uint32_t flags = linear_flags(part);
   const std::uint32_t vector_bytes = matrix ? 16 : (f16 ? 8 : 16);
