@@ -47,6 +47,7 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
       conv_(options.conv),
       recompute_(options.recompute),
       logits_(options.logits == LogitBits::half ? act_ : DType::f32),
+      first_sequence_(options.first_sequence),
       arena_(memory_, config_, act_) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
   embedding_ = arena_.operand(embedding);

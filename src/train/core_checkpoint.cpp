@@ -2,9 +2,10 @@
 
 namespace riverhorse {
 
-TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation) {
+TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation, const Ranks& ranks) {
   TrainerCoreOptions core;
-  core.micro_batch = {options.batch, options.length};
+  core.ranks = ranks;
+  core.micro_batch = {ranks.part_of(options.batch), options.length};
   core.dtype = options.dtype;
   core.conv = options.conv;
   core.recompute = options.recompute;
