@@ -399,6 +399,55 @@ RIVERHORSE_API riverhorse_status riverhorse_session_generate(riverhorse_session*
                                                              riverhorse_token_callback callback, void* user,
                                                              riverhorse_generate_result* result);
 
+/* A generation that the application runs itself, on a device that it lends (riverhorse_adopt_vulkan): recorded into
+ * the command buffers of its frames, so much a frame as there is time for, and read when a frame is done. Nothing is
+ * submitted and nothing waits.
+ *
+ *   riverhorse_session_start(session, &options);
+ *   each frame:  riverhorse_session_record(session, commands, budget_us, NULL);   outside a render pass
+ *                vkQueueSubmit, on the adopted queue
+ *                riverhorse_session_poll(session, on_token, user, &result);       what earlier frames have brought
+ *
+ * Each command buffer with recorded work is submitted once, to the adopted queue, in the order of recording; the
+ * application's semaphores and fences are its own business, and none is needed for ours. Until it has been executed,
+ * the session may be freed (its memory goes when the device is done with it), but not its model's device.
+ *
+ * start: draws up to options.max_tokens tokens, from here on. Slow the first time, when it records and measures a
+ * step; call it where a short stall does no harm. Other functions of the session but position and tokens end what was
+ * started: they finish a token that is half done, which waits, and fail with INVALID_ARGUMENT while frames are in
+ * flight. The attention cache cannot grow meanwhile, so load the model with context_tokens large enough.
+ * INVALID_ARGUMENT: an empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. */
+RIVERHORSE_API riverhorse_status riverhorse_session_start(riverhorse_session* session,
+                                                          const riverhorse_generate_options* options);
+
+typedef struct riverhorse_record_result {
+  uint32_t struct_size;
+  int32_t pieces;     /* that were appended; 0: there is nothing to do, no budget, or eight frames are in flight */
+  double expected_us; /* of GPU time, by what the same pieces took before */
+} riverhorse_record_result;
+
+/* Appends work that is expected to take at most `budget_us` microseconds of GPU time to an open VkCommandBuffer. A
+ * token is cut where the budget ends and goes on in the next frame. A single dispatch that takes longer than the
+ * budget is appended alone, once in as many frames as its time is worth. `result` may be null. */
+RIVERHORSE_API riverhorse_status riverhorse_session_record(riverhorse_session* session, void* command_buffer,
+                                                           double budget_us, riverhorse_record_result* result);
+
+typedef struct riverhorse_poll_result {
+  uint32_t struct_size;
+  int32_t running;                    /* 1: tokens are still to come; record more */
+  riverhorse_stop_reason stop_reason; /* when it is 0 */
+  int32_t frames_in_flight;           /* recorded, and not seen to be executed */
+  int64_t token_count;                /* since the start */
+  double expected_us;                 /* of the newest frame that was executed since the last poll; 0: none was */
+  double measured_us;                 /* what it took */
+} riverhorse_poll_result;
+
+/* Passes on the tokens that executed frames have brought, as riverhorse_session_generate does; never waits. `result`
+ * may be null. INVALID_ARGUMENT when nothing was started. */
+RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* session,
+                                                         riverhorse_token_callback callback, void* user,
+                                                         riverhorse_poll_result* result);
+
 /* Tokens in the state; -1 for null. */
 RIVERHORSE_API int64_t riverhorse_session_position(const riverhorse_session* session);
 

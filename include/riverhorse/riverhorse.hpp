@@ -215,6 +215,24 @@ class session {
     return result;
   }
 
+  // In frames of the application's own; see riverhorse_session_start.
+  void start(const riverhorse_generate_options& options = generate_options()) {
+    check(riverhorse_session_start(get(), &options));
+  }
+
+  riverhorse_record_result record(void* command_buffer, double budget_us) {
+    auto result = make<riverhorse_record_result>();
+    check(riverhorse_session_record(get(), command_buffer, budget_us, &result));
+    return result;
+  }
+
+  riverhorse_poll_result poll(const token_function& on_token = {}) {
+    auto result = make<riverhorse_poll_result>();
+    detail::callback_state<token_function> state{on_token, nullptr};
+    state.finish(riverhorse_session_poll(get(), on_token ? detail::on_token : nullptr, &state, &result));
+    return result;
+  }
+
   std::int64_t position() const { return riverhorse_session_position(get()); }
 
   std::vector<std::int32_t> tokens() const {

@@ -21,6 +21,8 @@ struct ModelState {
   std::unique_ptr<Tokenizer> tokenizer;  // null: the model has none
 };
 
+class TokenSink;  // token_sink.h
+
 SamplingOptions read_sampling(const riverhorse_sampling_options* sampling);
 
 }  // namespace riverhorse::api
@@ -36,4 +38,5 @@ struct riverhorse_model {
 struct riverhorse_session {
   std::shared_ptr<riverhorse::api::ModelState> model;
   std::unique_ptr<riverhorse::Session> session;
+  std::shared_ptr<riverhorse::api::TokenSink> sink = {};  // of what was started for frames; null: nothing yet
 };

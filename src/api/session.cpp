@@ -7,13 +7,15 @@
 
 #include "api/guard.h"
 #include "api/objects.h"
-#include "data/text_stream.h"
+#include "api/token_sink.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;
 using riverhorse::api::guarded;
 using riverhorse::api::ModelState;
 using riverhorse::api::require;
+using riverhorse::api::Turn;
+using riverhorse::api::with_session;
 
 namespace riverhorse::api {
 
@@ -41,91 +43,8 @@ SamplingOptions read_sampling(const riverhorse_sampling_options* sampling) {
 
 namespace {
 
-// Locks the model for one session function; refuses one that a callback of another calls.
-class Turn {
- public:
-  explicit Turn(std::shared_ptr<ModelState> model) : model_(std::move(model)), lock_(model_->mutex) {
-    if (model_->busy) {
-      fail(StatusCode::invalid_argument,
-           "called from a callback of a function of the same model that is still running");
-    }
-    model_->busy = true;
-  }
-  ~Turn() { model_->busy = false; }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
-  ModelState& model() { return *model_; }
-
- private:
-  std::shared_ptr<ModelState> model_;
-  std::scoped_lock<std::recursive_mutex> lock_;
-};
-
-// Runs `body` when it is the session's turn. `Handle` may be const.
-template <typename Handle, typename Body>
-riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
-  return guarded(function, [&] {
-    require(session, "session");
-    Turn turn(session->model);
-    body(turn.model(), *session->session);
-  });
-}
-
 riverhorse_session* make_handle(std::shared_ptr<ModelState> model, std::unique_ptr<riverhorse::Session> session) {
   return new riverhorse_session{std::move(model), std::move(session)};
-}
-
-std::vector<std::string> read_stop_strings(const riverhorse_generate_options& options, const ModelState& model) {
-  std::vector<std::string> result;
-  if (options.stop_string_count == 0) return result;
-  require(options.stop_strings, "options.stop_strings");
-  if (model.tokenizer == nullptr) {
-    fail(StatusCode::unsupported, "options.stop_strings needs a tokenizer, and the model has none");
-  }
-  for (const char* text : std::span(options.stop_strings, options.stop_string_count)) {
-    require(text, "options.stop_strings[i]");
-    result.emplace_back(text);
-  }
-  return result;
-}
-
-// Draws tokens until something stops it; returns why.
-riverhorse_stop_reason generate(const ModelState& model, riverhorse::Session& session,
-                                const riverhorse_generate_options& options, riverhorse_token_callback callback,
-                                void* user, std::int64_t& token_count) {
-  constexpr std::int64_t default_max_tokens = 128;
-  if (options.max_tokens < 0) {
-    fail(StatusCode::invalid_argument, "options.max_tokens is {}: it cannot be negative", options.max_tokens);
-  }
-  const std::int64_t limit = options.max_tokens == 0 ? default_max_tokens : options.max_tokens;
-  riverhorse::TextStream stream(read_stop_strings(options, model));
-  const riverhorse::Tokenizer* tokenizer = model.tokenizer.get();
-  const std::int32_t end_of_text = tokenizer != nullptr ? tokenizer->end_of_text() : -1;
-  const auto send = [&](std::int32_t token, const std::string& text) {
-    return callback != nullptr && callback(user, token, text.data(), text.size()) != 0;
-  };
-
-  riverhorse_stop_reason reason = RIVERHORSE_STOP_MAX_TOKENS;
-  session.generate(limit, [&](std::int32_t token) {
-    ++token_count;
-    const bool ended = token == end_of_text && options.ignore_end_of_text == 0;
-    const bool has_text = tokenizer != nullptr && !ended && token < tokenizer->vocab_size();
-    const bool wants_stop = send(token, has_text ? stream.push(tokenizer->token_bytes(token)) : std::string());
-    if (ended) {
-      reason = RIVERHORSE_STOP_END_OF_TEXT;
-    } else if (stream.stopped()) {
-      reason = RIVERHORSE_STOP_STRING;
-    } else if (wants_stop) {
-      reason = RIVERHORSE_STOP_CALLBACK;
-    }
-    return reason == RIVERHORSE_STOP_MAX_TOKENS;
-  });
-  if (reason != RIVERHORSE_STOP_CALLBACK) {
-    const std::string rest = stream.finish();
-    if (!rest.empty()) send(-1, rest);
-  }
-  return reason;
 }
 
 }  // namespace
@@ -212,7 +131,11 @@ riverhorse_status riverhorse_session_generate(riverhorse_session* session, const
       riverhorse::api::check_struct_size(*result, "result");  // a wrong size fails before any work
     const auto start = std::chrono::steady_clock::now();
     riverhorse_generate_result value{};
-    value.stop_reason = generate(model, text, given, callback, user, value.token_count);
+    riverhorse::api::TokenSink sink(model, given);
+    text.generate(sink.limit(), [&](std::int32_t token) { return sink.push(token, callback, user); });
+    sink.finish(callback, user);
+    value.stop_reason = sink.reason();
+    value.token_count = sink.token_count();
     value.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (result != nullptr) riverhorse::api::write_info(result, value, "result");
   });

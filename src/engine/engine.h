@@ -141,10 +141,34 @@ class Session {
   std::uint64_t saved_size_bytes() const;  // of save_bytes() now, without making them
   LoadReport load_bytes(std::span<const std::byte> bytes);
 
+  // Steps that the host runs: recorded into its command buffers, so much a frame as its time allows. Needs a device
+  // that was adopted, or another whose queue the host submits to.
+  // start: draws up to `max_tokens` tokens from here on. Slow the first time, and after the KV cache has grown.
+  // Errors: invalid_argument for an empty text, unsupported.
+  void start_frames(std::int64_t max_tokens);
+  struct FrameWork {
+    double expected_us = 0;  // device time
+    std::int64_t pieces = 0;
+    std::int64_t tokens_finished = 0;
+  };
+  // Appends work to an open VkCommandBuffer, as FrameRecording::append; nothing when there is none to do.
+  FrameWork record_frame(void* commands, double budget_us);
+  struct FrameReport {
+    bool running = false;     // tokens are still to come
+    std::int64_t frames = 0;  // executed since the last report
+    std::int64_t frames_in_flight = 0;
+    double expected_us = 0;  // of the newest of them
+    double measured_us = 0;
+  };
+  // Takes the tokens of frames that the device has executed; never waits. `on_token` ends the text after a token by
+  // returning false: what was recorded ahead is dropped, and undone when the session is next used in another way.
+  FrameReport poll_frames(const std::function<bool(std::int32_t token)>& on_token);
+
  private:
   friend class Engine;
   friend class EngineCore;
   struct Impl;
+  void settle();  // of what is recorded, before anything else
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -42,6 +42,7 @@ void EngineCore::forget_recordings() {
 }
 
 std::int64_t EngineCore::acquire_slot() {
+  collect_retired();
   for (std::size_t i = 0; i < slot_used_.size(); ++i) {
     if (slot_used_[i]) continue;
     clear_slot(static_cast<std::int64_t>(i));
@@ -125,6 +126,7 @@ void EngineCore::reserve(std::int64_t tokens) {
   if (tokens > std::numeric_limits<std::int32_t>::max() / 2) {
     fail(StatusCode::unsupported, "a text of {} tokens; positions are 32-bit", tokens);
   }
+  require_no_frames(tokens);
   std::int64_t capacity = capacity_;
   while (capacity < tokens) capacity *= 2;
   const auto slots = static_cast<std::int64_t>(slot_used_.size());

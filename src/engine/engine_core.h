@@ -24,6 +24,8 @@
 
 namespace riverhorse {
 
+struct FrameStep;  // session_impl.h
+
 class EngineCore {
  public:
   EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options);
@@ -66,6 +68,12 @@ class EngineCore {
   std::vector<float> last_step_logits();
   void prepare(const StepKind& kind, bool prefill);
 
+  // A step of the sequence in `slot` alone, for the host's frames. Errors: unsupported.
+  std::shared_ptr<FrameStep> make_frame_step(std::int64_t slot, const StepKind& kind);
+  // Keeps a slot that frames in flight still work on, until they are done.
+  void retire(std::int64_t slot, std::shared_ptr<FrameStep> step);
+  std::int64_t capacity() const { return capacity_; }
+
   void forward(std::span<const std::int32_t> ids, std::int64_t batch, std::int64_t length,
                const std::function<void(std::int64_t, std::span<const float>)>& consume);
 
@@ -80,6 +88,13 @@ class EngineCore {
     std::shared_ptr<Recording> recording;
   };
 
+  struct Retired {
+    std::int64_t slot;  // -1: released, and only the recording waits for the end of its command buffers
+    std::shared_ptr<FrameStep> step;
+  };
+
+  void collect_retired();
+  void require_no_frames(std::int64_t tokens) const;
   std::shared_ptr<Recording> record(const RecordFunction& function);
   std::shared_ptr<Recording> prefill_recording(std::int64_t length);
   std::shared_ptr<Recording> step_recording(const StepKind& kind);
@@ -106,6 +121,8 @@ class EngineCore {
   std::map<std::int64_t, std::shared_ptr<Recording>> back_up_recordings_;     // by slot
   std::map<std::int64_t, std::shared_ptr<Recording>> bring_back_recordings_;  // by slot
   std::shared_ptr<Recording> peek_recording_;
+  std::vector<Retired> retired_;
+  std::vector<std::weak_ptr<FrameStep>> frame_steps_;
   std::uint64_t use_counter_ = 0;
   std::shared_ptr<Recording> last_recording_;
   std::int64_t last_tokens_ = 0;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "engine/engine_core.h"
+#include "engine/session_impl.h"
 #include "model/upload.h"
 
 namespace riverhorse {
@@ -51,87 +52,6 @@ void check_sampling(const SamplingOptions& options, const ModelConfig& config) {
   }
 }
 
-struct Session::Impl {
-  explicit Impl(std::shared_ptr<EngineCore> engine) : core(std::move(engine)), slot(core->acquire_slot()) {}
-  ~Impl() { core->release_slot(slot); }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
-
-  std::shared_ptr<EngineCore> core;
-  std::int64_t slot;
-  std::vector<std::int32_t> tokens;
-  std::vector<std::uint32_t> draws_at;  // as in Snapshot
-  std::uint32_t draws = 0;
-  SamplingOptions sampling;
-  bool sampler_stale = true;                                 // the device's sampler row is not this session's
-  bool counts_stale = true;                                  // the device's counts are not those of `tokens`
-  std::vector<std::shared_ptr<const Snapshot>> checkpoints;  // by rising position
-
-  std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
-
-  void add_token(std::int32_t token) {
-    tokens.push_back(token);
-    draws_at.push_back(draws);
-  }
-
-  // Reads `all` from the state's position up to, not including, its last token.
-  void read_up_to(std::span<const std::int32_t> all, const ProgressFunction& progress,
-                  const std::function<bool()>& cancelled) {
-    const auto end = static_cast<std::int64_t>(all.size()) - 1;
-    const std::int64_t start = state_position();
-    core->reserve(end);
-    counts_stale = true;
-    if (tokens.empty()) add_token(all[0]);
-    for (std::int64_t position = start; position < end;) {
-      if (position > start && cancelled && cancelled()) {
-        fail(StatusCode::cancelled, "stopped after reading {} of {} tokens", position - start, end - start);
-      }
-      const std::int64_t length = std::min(core->options().prefill_piece_tokens, end - position);
-      core->read_piece(slot, all.subspan(static_cast<std::size_t>(position), static_cast<std::size_t>(length)));
-      position += length;
-      while (state_position() < position) add_token(all[tokens.size()]);
-      if (progress) progress(static_cast<std::uint64_t>(position - start), static_cast<std::uint64_t>(end - start));
-    }
-  }
-
-  // Everything on the device that the next step of this session needs.
-  void ready() {
-    if (tokens.empty()) {
-      fail(StatusCode::invalid_argument, "there is nothing to continue: append at least one token first");
-    }
-    core->reserve(state_position() + 1);
-    if (sampler_stale) core->upload_sampler(slot, sampling, draws);
-    sampler_stale = false;
-    if (sampling.penalises() && counts_stale) {
-      core->upload_counts(slot, tokens);
-      counts_stale = false;
-    }
-  }
-
-  void take_drawn(std::int32_t token) {
-    ++draws;
-    add_token(token);
-    if (!sampling.penalises()) counts_stale = true;
-  }
-
-  StepKind kind() const { return {1, sampling.penalises(), !sampling.logit_bias.empty()}; }
-
-  // Undoes everything after the first `count` tokens; the spare state is that of `backup` tokens, at most `count`.
-  // Reading the difference again one by one repeats the very operations that made it: the same bits.
-  void undo(std::int64_t backup_state, std::int64_t count) {
-    core->bring_back(slot);
-    core->set_position(slot, backup_state);
-    for (std::int64_t position = backup_state; position < count - 1; ++position) {
-      core->read_piece(slot, std::span(tokens).subspan(static_cast<std::size_t>(position), 1));
-    }
-    sampler_stale = true;
-    counts_stale = true;
-  }
-
-  Snapshot describe() const;
-  void apply(const Snapshot& snapshot);
-};
-
 Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Session::~Session() = default;
 
@@ -141,6 +61,7 @@ const SamplingOptions& Session::sampling() const { return impl_->sampling; }
 
 void Session::append(std::span<const std::int32_t> tokens, const ProgressFunction& progress,
                      const std::function<bool()>& cancelled) {
+  settle();
   check_token_ids(tokens, impl_->core->vocabulary());
   if (tokens.empty()) return;
   std::vector<std::int32_t> all = impl_->tokens;
@@ -149,6 +70,7 @@ void Session::append(std::span<const std::int32_t> tokens, const ProgressFunctio
 }
 
 std::int32_t Session::step() {
+  settle();
   EngineCore& core = *impl_->core;
   impl_->ready();
   const std::int64_t slots[] = {impl_->slot};
@@ -160,6 +82,7 @@ std::int32_t Session::step() {
 }
 
 std::int64_t Session::generate(std::int64_t max_tokens, const std::function<bool(std::int32_t token)>& on_token) {
+  settle();
   if (max_tokens < 0) fail(StatusCode::invalid_argument, "max_tokens is {}; it must be at least 0", max_tokens);
   if (max_tokens == 0) return 0;
   EngineCore& core = *impl_->core;
@@ -210,12 +133,14 @@ std::int64_t Session::generate(std::int64_t max_tokens, const std::function<bool
 }
 
 std::vector<float> Session::logits() {
+  settle();
   if (impl_->tokens.empty()) fail(StatusCode::invalid_argument, "logits: append at least one token first");
   impl_->core->reserve(impl_->state_position() + 1);
   return impl_->core->peek(impl_->slot, impl_->tokens.back());
 }
 
 void Session::set_sampling(const SamplingOptions& options) {
+  settle();
   check_sampling(options, impl_->core->model().config());
   impl_->sampling = options;
   impl_->draws = 0;
@@ -225,6 +150,7 @@ void Session::set_sampling(const SamplingOptions& options) {
 }
 
 std::unique_ptr<Session> Session::clone() {
+  settle();
   auto copy = std::make_unique<Impl>(impl_->core);
   impl_->core->copy_slot(impl_->slot, copy->slot, impl_->state_position());
   copy->tokens = impl_->tokens;
@@ -248,6 +174,7 @@ Session::Snapshot Session::Impl::describe() const {
 }
 
 std::shared_ptr<const Session::Snapshot> Session::snapshot() {
+  settle();
   EngineCore& core = *impl_->core;
   auto snapshot = std::make_shared<Snapshot>(impl_->describe());
   const ModelState& state = core.state();
@@ -310,6 +237,7 @@ void Session::Impl::apply(const Snapshot& snapshot) {
 }
 
 void Session::restore(const std::shared_ptr<const Snapshot>& snapshot) {
+  settle();
   if (!snapshot) fail(StatusCode::invalid_argument, "restore: there is no snapshot");
   if (snapshot->model_hash != impl_->core->model_hash()) {
     fail(StatusCode::invalid_argument, "restore: the snapshot is of model {}, this is {}", snapshot->model_hash,
@@ -324,6 +252,7 @@ void Session::checkpoint() {
 }
 
 std::int64_t Session::rewind(std::int64_t new_position) {
+  settle();
   if (new_position < 0 || new_position > position()) {
     fail(StatusCode::invalid_argument, "rewind: position {} is not in this text of {} tokens", new_position,
          position());
@@ -354,6 +283,7 @@ std::int64_t Session::rewind(std::int64_t new_position) {
 }
 
 void Session::clear() {
+  settle();
   impl_->core->clear_slot(impl_->slot);
   impl_->tokens.clear();
   impl_->draws_at.clear();
@@ -366,6 +296,7 @@ void Session::clear() {
 void Session::save(const std::filesystem::path& path) { write_session_file(path, *snapshot()); }
 
 LoadReport Session::load(const std::filesystem::path& path) {
+  settle();
   const Snapshot snapshot = read_session_file(path, impl_->core->model().config(), impl_->core->model_hash());
   impl_->apply(snapshot);
   impl_->checkpoints.clear();
@@ -379,6 +310,7 @@ std::uint64_t Session::saved_size_bytes() const {
 }
 
 LoadReport Session::load_bytes(std::span<const std::byte> bytes) {
+  settle();
   const EngineCore& core = *impl_->core;
   impl_->apply(parse_session(bytes, "the bytes in memory", core.model().config(), core.model_hash()));
   impl_->checkpoints.clear();
@@ -409,7 +341,10 @@ std::vector<std::int32_t> Engine::step(std::span<Session* const> sessions) {
     kind.counts = kind.counts || impl.sampling.penalises();
     kind.bias = kind.bias || !impl.sampling.logit_bias.empty();
   }
-  for (Session* session : sessions) session->impl_->ready();
+  for (Session* session : sessions) {
+    session->settle();
+    session->impl_->ready();
+  }
   core_->bind(slots);
   for (std::size_t i = 0; i < sessions.size(); ++i) {
     core_->set_token(static_cast<std::int64_t>(i), sessions[i]->impl_->tokens.back());

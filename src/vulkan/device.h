@@ -10,6 +10,7 @@
 
 #include "backend/adopted_vulkan.h"
 #include "backend/backend.h"
+#include "backend/frame_recording.h"
 #include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
@@ -44,7 +45,7 @@ struct VulkanLimits {
   std::uint32_t compute_units = 16;   // a guess where the driver does not say
 };
 
-class VulkanDevice final : public Device {
+class VulkanDevice final : public Device, public FrameDevice {
  public:
   VulkanDevice(const DeviceInfo& info, const DeviceOptions& options);
   VulkanDevice(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options);
@@ -63,6 +64,7 @@ class VulkanDevice final : public Device {
   void prepare(const RecordFunction& function, const ProgressFunction& progress) override;
   std::uint64_t scratch_bytes(const RecordFunction& function) override;  // compiles nothing
   std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) override;
+  std::unique_ptr<FrameRecording> record_for_frames(const RecordFunction& function) override;
   std::uint64_t submit(Recording& recording) override;
   void wait(std::uint64_t ticket) override;
   DeviceCounters counters() const override;
@@ -92,6 +94,8 @@ class VulkanDevice final : public Device {
 
  private:
   explicit VulkanDevice(std::shared_ptr<DeviceCore> core);
+  std::unique_ptr<VulkanRecording> make_recording(const RecordFunction& function, const RecordOptions& options,
+                                                  bool for_frames);
   std::unique_ptr<Impl> impl_;
 };
 

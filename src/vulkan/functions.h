@@ -15,6 +15,7 @@ PFN_vkGetInstanceProcAddr find_loader();
 #define RIVERHORSE_VULKAN_DEVICE_FUNCTIONS(X)                                                                         \
   X(vkAllocateCommandBuffers) X(vkAllocateDescriptorSets) X(vkAllocateMemory) X(vkBeginCommandBuffer)                 \
   X(vkBindBufferMemory) X(vkCmdBindDescriptorSets) X(vkCmdBindPipeline) X(vkCmdCopyBuffer) X(vkCmdDispatch)           \
+  X(vkCmdExecuteCommands) X(vkCmdSetEvent) X(vkCreateEvent) X(vkDestroyEvent) X(vkGetEventStatus) X(vkResetEvent)    \
   X(vkCmdFillBuffer) X(vkCmdPipelineBarrier) X(vkCmdPushConstants) X(vkCmdPushDescriptorSetKHR)                       \
   X(vkCmdResetQueryPool) X(vkCmdWriteTimestamp) X(vkCreateBuffer) X(vkCreateCommandPool)                              \
   X(vkCreateComputePipelines) X(vkCreateDescriptorPool) X(vkCreateDescriptorSetLayout) X(vkCreateFence)               \

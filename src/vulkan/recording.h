@@ -18,8 +18,9 @@ namespace riverhorse::vulkan {
 class VulkanRecording final : public Recording {
  public:
   // `dispatches` and `operations`: how many there will be at most, as counted while preparing.
+  // `for_frames`: in small secondary command buffers, which are not submitted but executed (frame_recording.h).
   VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_ptr<Pipelines> pipelines,
-                  const RecordOptions& options, std::uint32_t dispatches, std::uint32_t operations);
+                  const RecordOptions& options, std::uint32_t dispatches, std::uint32_t operations, bool for_frames);
   ~VulkanRecording() override;
 
   std::vector<OpTiming> timings() override;
@@ -38,6 +39,8 @@ class VulkanRecording final : public Recording {
   std::uint64_t submit();
   const DeviceCore* core() const { return core_.get(); }
   std::size_t segment_count() const { return commands_.size(); }
+  VkCommandBuffer segment(std::size_t index) const { return commands_[index]; }
+  double estimate_ms(std::size_t index) const { return segments_[index].estimate_ms; }
   std::uint64_t groups_of_last_submission() const { return last_groups_; }
   void count_barrier() { ++barriers_; }
   std::uint64_t barriers() const { return barriers_; }  // that the data demanded
@@ -57,6 +60,7 @@ class VulkanRecording final : public Recording {
   std::shared_ptr<DeviceCore> core_;
   std::shared_ptr<Pipelines> pipelines_;
   RecordOptions options_;
+  bool for_frames_;
   VkCommandPool pool_ = VK_NULL_HANDLE;
   std::vector<VkCommandBuffer> commands_;  // one a segment
   std::vector<Segment> segments_;

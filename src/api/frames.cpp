@@ -1,0 +1,55 @@
+// Sessions whose steps are recorded into the application's own command buffers.
+#include <memory>
+
+#include "api/guard.h"
+#include "api/token_sink.h"
+
+using riverhorse::fail;
+using riverhorse::StatusCode;
+using riverhorse::api::ModelState;
+using riverhorse::api::require;
+using riverhorse::api::TokenSink;
+using riverhorse::api::with_session;
+
+riverhorse_status riverhorse_session_start(riverhorse_session* session, const riverhorse_generate_options* options) {
+  return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
+    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"));
+    text.start_frames(sink->limit());
+    session->sink = std::move(sink);
+  });
+}
+
+riverhorse_status riverhorse_session_record(riverhorse_session* session, void* command_buffer, double budget_us,
+                                            riverhorse_record_result* result) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(command_buffer, "command_buffer");
+    if (!(budget_us >= 0)) fail(StatusCode::invalid_argument, "budget_us is {}: it must be 0 or more", budget_us);
+    if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
+    const riverhorse::Session::FrameWork work = text.record_frame(command_buffer, budget_us);
+    riverhorse_record_result value{};
+    value.pieces = static_cast<std::int32_t>(work.pieces);
+    value.expected_us = work.expected_us;
+    if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+  });
+}
+
+riverhorse_status riverhorse_session_poll(riverhorse_session* session, riverhorse_token_callback callback, void* user,
+                                          riverhorse_poll_result* result) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
+    TokenSink* const sink = session->sink.get();
+    if (sink == nullptr)
+      fail(StatusCode::invalid_argument, "nothing was started: riverhorse_session_start comes first");
+    const riverhorse::Session::FrameReport report =
+        text.poll_frames([&](std::int32_t token) { return sink->push(token, callback, user); });
+    if (!report.running) sink->finish(callback, user);
+    riverhorse_poll_result value{};
+    value.running = report.running ? 1 : 0;
+    value.stop_reason = sink->reason();
+    value.token_count = sink->token_count();
+    value.frames_in_flight = static_cast<std::int32_t>(report.frames_in_flight);
+    value.expected_us = report.expected_us;
+    value.measured_us = report.measured_us;
+    if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+  });
+}

@@ -1,0 +1,118 @@
+// What a session is, for session.cpp and session_frames.cpp.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "backend/frame_recording.h"
+#include "base/error.h"
+#include "engine/engine_core.h"
+
+namespace riverhorse {
+
+// One step of one session, recorded for the host's frames.
+struct FrameStep {
+  StepKind kind;
+  std::int64_t capacity = 0;  // of the KV cache that was recorded
+  Tensor token;               // (1) i32: input and output of a run; the host writes it when nothing is in progress
+  std::unique_ptr<FrameRecording> recording;
+  std::int64_t to_begin = 0;  // runs that are still to be begun
+  std::int64_t unseen = 0;    // begun, and their tokens not taken yet
+  std::int64_t unwanted = 0;  // of those, behind an end that was seen late
+
+  bool idle();  // no frame is in flight any more; forgets what those brought
+  bool in_progress() const { return to_begin > 0 || unseen > 0 || recording->appends_in_flight() > 0; }
+};
+
+struct Session::Impl {
+  explicit Impl(std::shared_ptr<EngineCore> engine) : core(std::move(engine)), slot(core->acquire_slot()) {}
+  ~Impl() {
+    if (frames != nullptr) {
+      core->retire(slot, std::move(frames));  // the host's frames may still work on the slot
+    } else {
+      core->release_slot(slot);
+    }
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  std::shared_ptr<EngineCore> core;
+  std::int64_t slot;
+  std::vector<std::int32_t> tokens;
+  std::vector<std::uint32_t> draws_at;  // as in Snapshot
+  std::uint32_t draws = 0;
+  SamplingOptions sampling;
+  bool sampler_stale = true;                                 // the device's sampler row is not this session's
+  bool counts_stale = true;                                  // the device's counts are not those of `tokens`
+  std::vector<std::shared_ptr<const Snapshot>> checkpoints;  // by rising position
+  std::shared_ptr<FrameStep> frames;                         // null: never recorded into frames
+
+  std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
+
+  void add_token(std::int32_t token) {
+    tokens.push_back(token);
+    draws_at.push_back(draws);
+  }
+
+  // Reads `all` from the state's position up to, not including, its last token.
+  void read_up_to(std::span<const std::int32_t> all, const ProgressFunction& progress,
+                  const std::function<bool()>& cancelled) {
+    const auto end = static_cast<std::int64_t>(all.size()) - 1;
+    const std::int64_t start = state_position();
+    core->reserve(end);
+    counts_stale = true;
+    if (tokens.empty()) add_token(all[0]);
+    for (std::int64_t position = start; position < end;) {
+      if (position > start && cancelled && cancelled()) {
+        fail(StatusCode::cancelled, "stopped after reading {} of {} tokens", position - start, end - start);
+      }
+      const std::int64_t length = std::min(core->options().prefill_piece_tokens, end - position);
+      core->read_piece(slot, all.subspan(static_cast<std::size_t>(position), static_cast<std::size_t>(length)));
+      position += length;
+      while (state_position() < position) add_token(all[tokens.size()]);
+      if (progress) progress(static_cast<std::uint64_t>(position - start), static_cast<std::uint64_t>(end - start));
+    }
+  }
+
+  // Everything on the device that the next step of this session needs.
+  void ready() {
+    if (tokens.empty()) {
+      fail(StatusCode::invalid_argument, "there is nothing to continue: append at least one token first");
+    }
+    core->reserve(state_position() + 1);
+    if (sampler_stale) core->upload_sampler(slot, sampling, draws);
+    sampler_stale = false;
+    if (sampling.penalises() && counts_stale) {
+      core->upload_counts(slot, tokens);
+      counts_stale = false;
+    }
+  }
+
+  void take_drawn(std::int32_t token) {
+    ++draws;
+    add_token(token);
+    if (!sampling.penalises()) counts_stale = true;
+  }
+
+  StepKind kind() const { return {1, sampling.penalises(), !sampling.logit_bias.empty()}; }
+
+  // Undoes everything after the first `count` tokens; the spare state is that of `backup` tokens, at most `count`.
+  // Reading the difference again one by one repeats the very operations that made it: the same bits.
+  void undo(std::int64_t backup_state, std::int64_t count) {
+    core->bring_back(slot);
+    core->set_position(slot, backup_state);
+    for (std::int64_t position = backup_state; position < count - 1; ++position) {
+      core->read_piece(slot, std::span(tokens).subspan(static_cast<std::size_t>(position), 1));
+    }
+    sampler_stale = true;
+    counts_stale = true;
+  }
+
+  Snapshot describe() const;
+  void apply(const Snapshot& snapshot);
+};
+
+}  // namespace riverhorse

@@ -1,0 +1,396 @@
+// Steps of a model in the frames of a host that draws with the same device: two frames in flight, own command buffers
+// and fences, as a game has them.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <memory>
+
+#include "api_fixture.h"
+#include "api_vulkan_host.h"
+
+namespace api_test {
+namespace {
+
+class FrameLoop {
+ public:
+  explicit FrameLoop(const VulkanHost& host) : host_(host) {
+    VkCommandPoolCreateInfo pool{};
+    pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
+    pool.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
+    pool.queueFamilyIndex = host.queue_family();
+    EXPECT_VK(vkCreateCommandPool(host.device(), &pool, nullptr, &pool_));
+    for (Frame& frame : frames_) {
+      VkCommandBufferAllocateInfo allocate{};
+      allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
+      allocate.commandPool = pool_;
+      allocate.commandBufferCount = 1;
+      EXPECT_VK(vkAllocateCommandBuffers(host.device(), &allocate, &frame.commands));
+      VkFenceCreateInfo fence{};
+      fence.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
+      fence.flags = VK_FENCE_CREATE_SIGNALED_BIT;
+      EXPECT_VK(vkCreateFence(host.device(), &fence, nullptr, &frame.fence));
+    }
+  }
+  ~FrameLoop() {
+    wait();
+    for (Frame& frame : frames_) vkDestroyFence(host_.device(), frame.fence, nullptr);
+    vkDestroyCommandPool(host_.device(), pool_, nullptr);
+  }
+  FrameLoop(const FrameLoop&) = delete;
+  FrameLoop& operator=(const FrameLoop&) = delete;
+
+  VkCommandBuffer begin() {
+    Frame& frame = frames_[count_ % frames_.size()];
+    EXPECT_VK(vkWaitForFences(host_.device(), 1, &frame.fence, VK_TRUE, UINT64_MAX));
+    VkCommandBufferBeginInfo begin{};
+    begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
+    begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
+    EXPECT_VK(vkBeginCommandBuffer(frame.commands, &begin));
+    return frame.commands;
+  }
+  void submit() {
+    Frame& frame = frames_[count_++ % frames_.size()];
+    EXPECT_VK(vkEndCommandBuffer(frame.commands));
+    EXPECT_VK(vkResetFences(host_.device(), 1, &frame.fence));
+    VkSubmitInfo submit{};
+    submit.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
+    submit.commandBufferCount = 1;
+    submit.pCommandBuffers = &frame.commands;
+    EXPECT_VK(vkQueueSubmit(host_.queue(), 1, &submit, frame.fence));
+  }
+  void wait() {
+    for (Frame& frame : frames_) vkWaitForFences(host_.device(), 1, &frame.fence, VK_TRUE, UINT64_MAX);
+  }
+  std::uint64_t count() const { return count_; }
+
+ private:
+  struct Frame {
+    VkCommandBuffer commands = VK_NULL_HANDLE;
+    VkFence fence = VK_NULL_HANDLE;
+  };
+  const VulkanHost& host_;
+  VkCommandPool pool_ = VK_NULL_HANDLE;
+  std::array<Frame, 2> frames_;
+  std::uint64_t count_ = 0;
+};
+
+class ApiFrames : public Api {
+ protected:
+  void SetUp() override {
+    host_ = std::make_unique<VulkanHost>();
+    if (!host_->usable()) GTEST_SKIP() << "no Vulkan device";
+    frames_ = std::make_unique<FrameLoop>(*host_);
+    const riverhorse_vulkan_device handles = host_->handles();
+    EXPECT_OK(riverhorse_adopt_vulkan(&handles, &adopted_));
+  }
+  void TearDown() override {
+    if (!host_->usable()) return;
+    frames_->wait();
+    Api::TearDown();
+    riverhorse_adopted_device_free(adopted_);
+    frames_.reset();
+    host_->close();
+    EXPECT_EQ(host_->messages(), 0u);
+  }
+
+  riverhorse_model_options options() {
+    riverhorse_model_options options = cpu_options();
+    options.backend = nullptr;
+    options.skip_self_test = 1;
+    options.adopted_device = adopted_;
+    return options;
+  }
+
+  struct Log {
+    std::vector<std::int32_t> tokens;
+    std::string text;
+    std::size_t stop_after = SIZE_MAX;
+    std::vector<double> expected_us, measured_us;
+    riverhorse_poll_result last{};
+  };
+  static int on_token(void* user, std::int32_t token, const char* text, std::size_t bytes) {
+    Log& log = *static_cast<Log*>(user);
+    if (token >= 0) log.tokens.push_back(token);
+    log.text.append(text, bytes);
+    return log.tokens.size() >= log.stop_after ? 1 : 0;
+  }
+
+  // One frame of the host's, with work of its own before and after.
+  riverhorse_record_result frame(riverhorse_session* session, double budget_us) {
+    riverhorse_record_result result{};
+    result.struct_size = sizeof result;
+    VkCommandBuffer commands = frames_->begin();
+    EXPECT_OK(riverhorse_session_record(session, commands, budget_us, &result));
+    EXPECT_TRUE(result.expected_us <= budget_us || result.pieces == 1)
+        << result.pieces << " pieces of " << result.expected_us << " us in a frame of " << budget_us;
+    frames_->submit();
+    return result;
+  }
+
+  void poll(riverhorse_session* session, Log& log) {
+    log.last.struct_size = sizeof log.last;
+    EXPECT_OK(riverhorse_session_poll(session, on_token, &log, &log.last));
+    if (log.last.measured_us > 0) {
+      log.expected_us.push_back(log.last.expected_us);
+      log.measured_us.push_back(log.last.measured_us);
+    }
+  }
+
+  void run(riverhorse_session* session, double budget_us, Log& log) {
+    do {
+      frame(session, budget_us);
+      poll(session, log);
+      ASSERT_LT(frames_->count(), 20000u);
+    } while (log.last.running != 0);
+  }
+
+  // What a token costs, by the first frame with an unlimited budget.
+  double token_us(riverhorse_session* session) {
+    riverhorse_generate_options one = generate_options(1);
+    EXPECT_OK(riverhorse_session_start(session, &one));
+    Log log;
+    const double expected = frame(session, 1e9).expected_us;
+    frames_->wait();
+    poll(session, log);
+    EXPECT_EQ(log.tokens.size(), 1u);
+    EXPECT_EQ(log.last.running, 0);
+    return expected;
+  }
+
+  std::unique_ptr<VulkanHost> host_;
+  std::unique_ptr<FrameLoop> frames_;
+  riverhorse_adopted_device* adopted_ = nullptr;
+};
+
+TEST_F(ApiFrames, SayWhatBlockingStepsSay) {
+  riverhorse_model* model = load(hybrid_path, options());
+  riverhorse_sampling_options lively = sampling_options();
+  lively.temperature = 1;
+  lively.repetition_penalty = 1.2;
+  lively.seed = 5;
+  for (const riverhorse_sampling_options* sampling : {static_cast<riverhorse_sampling_options*>(nullptr), &lively}) {
+    riverhorse_session* blocking = session(model, prompt, sampling);
+    const std::vector<std::int32_t> expected = steps(blocking, 24);
+    riverhorse_session* text = session(model, prompt, sampling);
+    riverhorse_generate_options length = generate_options(20);
+    ASSERT_OK(riverhorse_session_start(text, &length));
+    Log log;
+    run(text, 1e9, log);
+    EXPECT_EQ(log.tokens, std::vector<std::int32_t>(expected.begin(), expected.begin() + 20));
+    EXPECT_EQ(log.last.stop_reason, RIVERHORSE_STOP_MAX_TOKENS);
+    EXPECT_EQ(log.last.token_count, 20);
+    EXPECT_EQ(riverhorse_session_position(text), static_cast<std::int64_t>(prompt.size()) + 20);
+    frames_->wait();
+    EXPECT_EQ(steps(text, 4), std::vector<std::int32_t>(expected.end() - 4, expected.end())) << "and goes on";
+  }
+}
+
+TEST_F(ApiFrames, CutTokensToTheBudget) {
+  riverhorse_model* model = load(hybrid_path, options());
+  const std::vector<std::int32_t> expected = steps(session(model, prompt), 6);
+  riverhorse_session* text = session(model, prompt);
+  const double budget_us = token_us(text) / 4;
+  riverhorse_session* cut = session(model, prompt);
+  riverhorse_generate_options length = generate_options(6);
+  ASSERT_OK(riverhorse_session_start(cut, &length));
+  const std::uint64_t before = frames_->count();
+  Log log;
+  run(cut, budget_us, log);
+  EXPECT_EQ(log.tokens, expected);
+  EXPECT_GE(frames_->count() - before, 18u) << "at least three frames a token";
+  ASSERT_GT(log.measured_us.size(), 10u);
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < log.measured_us.size(); ++i) ratios.push_back(log.measured_us[i] / log.expected_us[i]);
+  std::sort(ratios.begin(), ratios.end());
+  std::printf("%s: budget %.1f us, %zu frames measured: longest %.1f us; to what was expected, median %.2f\n",
+              host_->name(), budget_us, ratios.size(),
+              *std::max_element(log.measured_us.begin(), log.measured_us.end()), ratios[ratios.size() / 2]);
+  EXPECT_LE(ratios[ratios.size() / 2], 2);
+}
+
+TEST_F(ApiFrames, AppendsALongDispatchAloneNowAndThen) {
+  riverhorse_session* text = session(load(hybrid_path, options()), prompt);
+  riverhorse_generate_options length = generate_options(2);
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  riverhorse_record_result result{};
+  result.struct_size = sizeof result;
+  EXPECT_OK(riverhorse_session_record(text, frames_->begin(), 0, &result));
+  frames_->submit();
+  EXPECT_EQ(result.pieces, 0) << "no budget, no work";
+  int frames = 0, pieces = 0;
+  Log log;
+  while (log.last.running != 0 || frames == 0) {
+    EXPECT_OK(riverhorse_session_record(text, frames_->begin(), 5, &result));
+    frames_->submit();
+    EXPECT_LE(result.pieces, 1);
+    pieces += result.pieces;
+    ++frames;
+    poll(text, log);
+    ASSERT_LT(frames, 1000000);
+  }
+  EXPECT_EQ(log.tokens.size(), 2u);
+  EXPECT_GT(frames, 2 * pieces);
+}
+
+TEST_F(ApiFrames, EndWhereTheCallerSaysAndUndoWhatWasAhead) {
+  riverhorse_model* model = load(hybrid_path, options());
+  const std::vector<std::int32_t> expected = steps(session(model, prompt), 16);
+  riverhorse_session* text = session(model, prompt);
+  riverhorse_generate_options length = generate_options(40);
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  Log log;
+  log.stop_after = 5;
+  const double budget_us = 1e9;
+  frame(text, budget_us);  // all 40 are ahead
+  frames_->wait();
+  poll(text, log);
+  EXPECT_EQ(log.last.running, 0);
+  EXPECT_EQ(log.last.stop_reason, RIVERHORSE_STOP_CALLBACK);
+  EXPECT_EQ(log.tokens, std::vector<std::int32_t>(expected.begin(), expected.begin() + 5));
+  EXPECT_EQ(riverhorse_session_position(text), static_cast<std::int64_t>(prompt.size()) + 5);
+  EXPECT_EQ(steps(text, 11), std::vector<std::int32_t>(expected.begin() + 5, expected.end()));
+
+  // A stop string, in a model whose tokens are bytes.
+  riverhorse_model* bytes = load(pure_path, options());
+  riverhorse_sampling_options only_bytes = sampling_options();
+  only_bytes.vocabulary_limit = 256;
+  const std::vector<std::int32_t> ids = steps(session(bytes, prompt, &only_bytes), 8);
+  riverhorse_session* stopping = session(bytes, prompt, &only_bytes);
+  const auto printable = std::find_if(ids.begin(), ids.end(), [](std::int32_t id) { return id > 0 && id < 128; });
+  if (printable == ids.end()) return;
+  const char stop[] = {static_cast<char>(*printable), 0};
+  const char* stops[] = {stop};
+  length.stop_strings = stops;
+  length.stop_string_count = 1;
+  ASSERT_OK(riverhorse_session_start(stopping, &length));
+  Log stopped;
+  run(stopping, 1e9, stopped);
+  EXPECT_EQ(stopped.last.stop_reason, RIVERHORSE_STOP_STRING);
+  EXPECT_EQ(stopped.text.find(stop), std::string::npos);
+}
+
+TEST_F(ApiFrames, OtherFunctionsFinishAHalfDoneToken) {
+  riverhorse_model* model = load(hybrid_path, options());
+  const std::vector<std::int32_t> expected = steps(session(model, prompt), 4);
+  riverhorse_session* text = session(model, prompt);
+  const double half_us = token_us(text) / 2;
+  riverhorse_session* cut = session(model, prompt);
+  riverhorse_generate_options length = generate_options(20);
+  ASSERT_OK(riverhorse_session_start(cut, &length));
+  VkCommandBuffer commands = frames_->begin();
+  riverhorse_record_result result{};
+  result.struct_size = sizeof result;
+  ASSERT_OK(riverhorse_session_record(cut, commands, half_us, &result));
+  EXPECT_GT(result.pieces, 0);
+  std::int32_t token = 0;
+  EXPECT_FAILS(riverhorse_session_step(cut, &token), RIVERHORSE_INVALID_ARGUMENT, "submit");
+  frames_->submit();
+  frames_->wait();
+  EXPECT_EQ(steps(cut, 3), std::vector<std::int32_t>(expected.begin() + 1, expected.end()));
+  EXPECT_EQ(tokens_of(cut).size(), prompt.size() + 4) << "the half done token is one of them";
+}
+
+TEST_F(ApiFrames, SessionsMayBeFreedWhileFramesAreInFlight) {
+  riverhorse_model_options one = options();
+  one.max_sessions = 1;
+  riverhorse_model* model = load(hybrid_path, one);
+  riverhorse_session* text = session(model, prompt);
+  const std::vector<std::int32_t> expected = steps(text, 4);
+  riverhorse_session_free(text);
+  sessions_.clear();
+  text = session(model, prompt);
+  riverhorse_generate_options length = generate_options(20);
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  ASSERT_OK(riverhorse_session_record(text, frames_->begin(), 1e9, nullptr));
+  riverhorse_session_free(text);
+  sessions_.clear();
+  riverhorse_session* next = nullptr;
+  EXPECT_FAILS(riverhorse_session_create(model, nullptr, &next), RIVERHORSE_OUT_OF_MEMORY, "in use");
+  frames_->submit();
+  frames_->wait();
+  text = session(model, prompt);
+  EXPECT_EQ(steps(text, 4), expected) << "in the same slot";
+
+  // All at once, while the device works.
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  ASSERT_OK(riverhorse_session_record(text, frames_->begin(), 1e9, nullptr));
+  frames_->submit();
+  Api::TearDown();
+  sessions_.clear();
+  models_.clear();
+}
+
+TEST_F(ApiFrames, ManySessionsShareABudget) {
+  riverhorse_model* model = load(hybrid_path, options());
+  std::vector<riverhorse_session*> texts;
+  std::vector<std::vector<std::int32_t>> expected;
+  for (int i = 0; i < 3; ++i) {
+    const std::vector<std::int32_t> start(prompt.begin(), prompt.begin() + 4 + i);
+    riverhorse_session* blocking = session(model, start);
+    expected.push_back(steps(blocking, 5));
+    riverhorse_session_free(blocking);
+    sessions_.pop_back();
+    texts.push_back(session(model, start));
+  }
+  riverhorse_generate_options length = generate_options(5);
+  for (riverhorse_session* text : texts) ASSERT_OK(riverhorse_session_start(text, &length));
+  std::vector<Log> logs(texts.size());
+  bool running = true;
+  for (std::size_t turn = 0; running; ++turn) {
+    VkCommandBuffer commands = frames_->begin();
+    double left_us = 400;
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      riverhorse_record_result result{};
+      result.struct_size = sizeof result;
+      EXPECT_OK(riverhorse_session_record(texts[(turn + i) % texts.size()], commands, left_us, &result));
+      left_us = std::max(0.0, left_us - result.expected_us);
+    }
+    frames_->submit();
+    running = false;
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      poll(texts[i], logs[i]);
+      running = running || logs[i].last.running != 0;
+    }
+    ASSERT_LT(turn, 100000u);
+  }
+  for (std::size_t i = 0; i < texts.size(); ++i) EXPECT_EQ(logs[i].tokens, expected[i]) << "session " << i;
+}
+
+TEST_F(ApiFrames, RefuseWrongCalls) {
+  riverhorse_model_options small = options();
+  small.context_tokens = 20;
+  small.max_sessions = 2;
+  riverhorse_model* model = load(hybrid_path, small);
+  riverhorse_session* text = session(model);
+  riverhorse_generate_options length = generate_options(2);
+  EXPECT_FAILS(riverhorse_session_start(text, &length), RIVERHORSE_INVALID_ARGUMENT, "append");
+  EXPECT_FAILS(riverhorse_session_poll(text, nullptr, nullptr, nullptr), RIVERHORSE_INVALID_ARGUMENT, "start");
+  EXPECT_OK(riverhorse_session_append(text, prompt.data(), prompt.size(), nullptr, nullptr));
+  EXPECT_OK(riverhorse_session_start(text, &length));
+  EXPECT_FAILS(riverhorse_session_record(text, nullptr, 1, nullptr), RIVERHORSE_INVALID_ARGUMENT, "command_buffer");
+  int none = 0;
+  EXPECT_FAILS(riverhorse_session_record(text, &none, -1, nullptr), RIVERHORSE_INVALID_ARGUMENT, "budget_us");
+  EXPECT_FAILS(riverhorse_session_record(text, &none, std::nan(""), nullptr), RIVERHORSE_INVALID_ARGUMENT,
+               "budget_us");
+  // While one session's tokens are begun, another cannot make the attention cache grow.
+  frame(text, 1e9);
+  riverhorse_session* other = session(model);
+  std::vector<std::int32_t> longer(40, 7);
+  EXPECT_FAILS(riverhorse_session_append(other, longer.data(), longer.size(), nullptr, nullptr),
+               RIVERHORSE_INVALID_ARGUMENT, "context_tokens");
+  frames_->wait();
+  Log log;
+  poll(text, log);
+  EXPECT_OK(riverhorse_session_append(other, longer.data(), longer.size(), nullptr, nullptr));
+  EXPECT_OK(riverhorse_session_start(text, &length)) << "recorded again for the larger cache";
+  run(text, 1e9, log);
+  EXPECT_EQ(log.tokens.size(), 4u);
+
+  riverhorse_session* on_cpu = session(load(hybrid_path), prompt);
+  EXPECT_FAILS(riverhorse_session_start(on_cpu, &length), RIVERHORSE_UNSUPPORTED, "vulkan");
+  length.max_tokens = -1;
+  EXPECT_FAILS(riverhorse_session_start(text, &length), RIVERHORSE_INVALID_ARGUMENT, "max_tokens");
+}
+
+}  // namespace
+}  // namespace api_test
