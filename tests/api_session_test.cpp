@@ -218,6 +218,54 @@ TEST_F(Api, SavesAndLoads) {
   EXPECT_FAILS(riverhorse_session_save(text, "/no/such/folder/file"), RIVERHORSE_IO_ERROR, "/no/such/folder");
 }
 
+TEST_F(Api, SavesToMemoryAndLoads) {
+  riverhorse_model* model = load(hybrid_path);
+  riverhorse_sampling_options sampling = sampling_options();
+  sampling.temperature = 1.0;
+  sampling.seed = 3;
+  riverhorse_session* text = session(model, prompt, &sampling);
+  steps(text, 5);
+  std::size_t size = 0;
+  ASSERT_OK(riverhorse_session_save_memory(text, nullptr, 0, &size));
+  std::vector<unsigned char> saved(size, 0xab);
+  ASSERT_OK(riverhorse_session_save_memory(text, saved.data(), saved.size(), &size));
+  ASSERT_EQ(size, saved.size());
+  const std::string path = temporary_path("same");
+  ASSERT_OK(riverhorse_session_save(text, path.c_str()));
+  EXPECT_EQ(std::filesystem::file_size(path), size) << "the bytes are those of a file";
+  const std::vector<std::int32_t> next = steps(text, 10);
+
+  riverhorse_session* loaded = session(load(hybrid_path), {7});
+  std::int64_t reused = 0;
+  ASSERT_OK(riverhorse_session_load_memory(loaded, saved.data(), saved.size(), &reused));
+  EXPECT_EQ(reused, static_cast<std::int64_t>(prompt.size()) + 5);
+  EXPECT_EQ(steps(loaded, 10), next);
+  ASSERT_OK(riverhorse_session_load(loaded, path.c_str(), nullptr));
+  EXPECT_EQ(steps(loaded, 10), next);
+  std::filesystem::remove(path);
+
+  riverhorse_session* other = session(load(pure_path), {4, 5});
+  const auto refuse = [&](riverhorse_session* victim, const std::vector<unsigned char>& bytes, const char* part) {
+    const std::vector<std::int32_t> before = tokens_of(victim);
+    EXPECT_FAILS(riverhorse_session_load_memory(victim, bytes.data(), bytes.size(), &reused), RIVERHORSE_BAD_FILE,
+                 part);
+    EXPECT_EQ(tokens_of(victim), before) << "a failure leaves the session as it was";
+  };
+  refuse(other, saved, "model");
+  for (const std::size_t length : {std::size_t{1}, std::size_t{20}, size / 2, size - 1}) {
+    refuse(loaded, {saved.begin(), saved.begin() + static_cast<std::ptrdiff_t>(length)}, "not a usable");
+  }
+  for (const std::size_t byte : {std::size_t{3}, std::size_t{30}, size / 2, size - 1}) {
+    std::vector<unsigned char> damaged = saved;
+    damaged[byte] ^= 4;
+    refuse(loaded, damaged, "not a usable");
+  }
+  EXPECT_FAILS(riverhorse_session_save_memory(text, saved.data(), 10, &size), RIVERHORSE_INVALID_ARGUMENT, "room");
+  EXPECT_GT(size, saved.size()) << "ten tokens more";
+  EXPECT_FAILS(riverhorse_session_save_memory(text, nullptr, 0, nullptr), RIVERHORSE_INVALID_ARGUMENT, "size");
+  EXPECT_FAILS(riverhorse_session_load_memory(text, nullptr, 5, nullptr), RIVERHORSE_INVALID_ARGUMENT, "data");
+}
+
 TEST_F(Api, RefusesNullSessions) {
   std::int32_t token = 0;
   std::int64_t position = 0;

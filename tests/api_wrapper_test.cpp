@@ -59,6 +59,8 @@ TEST(Wrapper, DoesAllThatASessionDoes) {
   EXPECT_EQ(rh::step({&text, &copy}), (std::vector<std::int32_t>{first, first}));
   const std::string path = testing::TempDir() + "wrapper_test.session";
   text.save(path);
+  const std::vector<unsigned char> bytes = text.save_bytes();
+  EXPECT_EQ(text.load_bytes(bytes), text.position());
   copy.clear();
   EXPECT_EQ(copy.load(path), 4);
   EXPECT_EQ(copy.step(), text.step());

@@ -258,6 +258,21 @@ class session {
     return reused;
   }
 
+  // The bytes of such a file, for a saved game.
+  std::vector<unsigned char> save_bytes() {
+    std::size_t size = 0;
+    check(riverhorse_session_save_memory(get(), nullptr, 0, &size));
+    std::vector<unsigned char> bytes(size);
+    check(riverhorse_session_save_memory(get(), bytes.data(), bytes.size(), &size));
+    return bytes;
+  }
+
+  std::int64_t load_bytes(const std::vector<unsigned char>& bytes) {
+    std::int64_t reused = 0;
+    check(riverhorse_session_load_memory(get(), bytes.data(), bytes.size(), &reused));
+    return reused;
+  }
+
   riverhorse_session* get() const noexcept { return handle_.get(); }
 
  private:

@@ -277,3 +277,26 @@ riverhorse_status riverhorse_session_load(riverhorse_session* session, const cha
     if (tokens_reused != nullptr) *tokens_reused = report.tokens_reused;
   });
 }
+
+riverhorse_status riverhorse_session_save_memory(riverhorse_session* session, void* data, size_t capacity,
+                                                 size_t* size) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(size, "size");
+    *size = text.saved_size_bytes();
+    if (data == nullptr) return;
+    if (capacity < *size) {
+      fail(StatusCode::invalid_argument, "there is room for {} bytes, and {} are needed", capacity, *size);
+    }
+    const std::vector<std::byte> bytes = text.save_bytes();
+    std::copy(bytes.begin(), bytes.end(), static_cast<std::byte*>(data));
+  });
+}
+
+riverhorse_status riverhorse_session_load_memory(riverhorse_session* session, const void* data, size_t size,
+                                                 int64_t* tokens_reused) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    require(data, "data");
+    const riverhorse::LoadReport report = text.load_bytes(std::span(static_cast<const std::byte*>(data), size));
+    if (tokens_reused != nullptr) *tokens_reused = report.tokens_reused;
+  });
+}

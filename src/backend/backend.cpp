@@ -110,6 +110,22 @@ void Device::require_activation(DType dtype) const {
        dtype_name(dtype), supported, support.reason);
 }
 
+std::uint64_t Device::scratch_bytes(const RecordFunction& function) {
+  std::uint64_t bytes = 0;
+  prepare(
+      [&](Encoder& encoder) {
+        function(encoder);
+        bytes = encoder.scratch_peak_bytes();
+      },
+      {});
+  return bytes;
+}
+
+std::shared_ptr<Buffer> Device::workspace_for(const RecordOptions& options, std::uint64_t scratch_bytes) {
+  if (options.workspace && options.workspace->size_bytes() >= scratch_bytes) return options.workspace;
+  return allocate(std::max<std::uint64_t>(scratch_bytes, 1), MemoryUse::device);
+}
+
 void Device::run(const RecordFunction& function) {
   const std::unique_ptr<Recording> recording = record(function, {});
   wait(submit(*recording));

@@ -45,6 +45,8 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
 void add_dtype_option(CLI::App& command, DType& dtype);
 // --conv C
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
+// --memory-budget SIZE
+void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes);
 // --recompute LEVEL
 void add_recompute_option(CLI::App& command, Recompute& level);
 // --logits BITS

@@ -72,7 +72,8 @@ class CpuRecording final : public Recording {
       const Clock::time_point start = Clock::now();
       operation.run();
       if (options_.op_timestamps) {
-        timings_.push_back({std::string(operation.name), milliseconds(Clock::now() - start)});
+        timings_.push_back(
+            {std::string(operation.name), milliseconds(Clock::now() - start), milliseconds(start - begin)});
       }
     }
     total_ms_ = milliseconds(Clock::now() - begin);
@@ -168,7 +169,7 @@ class CpuDevice final : public Device {
     CpuEncoder measure(nullptr, nullptr);
     function(measure);
     auto recording = std::make_unique<CpuRecording>(this, options);
-    recording->workspace = allocate(std::max<std::uint64_t>(measure.scratch_peak_bytes(), 1), MemoryUse::device);
+    recording->workspace = workspace_for(options, measure.scratch_peak_bytes());
     CpuEncoder encoder(&recording->operations, recording->workspace);
     function(encoder);
     ++recordings_;

@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t steps_in_flight = 4;
 constexpr std::chrono::microseconds fast_step{3000};
 constexpr std::int64_t backup_interval = 48;
-static_assert(backup_interval + steps_in_flight < EngineCore::history_length);
+static_assert(backup_interval + steps_in_flight < EngineTensors::history_length);
 
 void check_range(const char* field, double value, double low, double high, bool low_included = true) {
   const bool inside = low_included ? value >= low : value > low;
@@ -114,7 +114,7 @@ struct Session::Impl {
     if (!sampling.penalises()) counts_stale = true;
   }
 
-  EngineCore::StepKind kind() const { return {1, sampling.penalises(), !sampling.logit_bias.empty()}; }
+  StepKind kind() const { return {1, sampling.penalises(), !sampling.logit_bias.empty()}; }
 
   // Undoes everything after the first `count` tokens; the spare state is that of `backup` tokens, at most `count`.
   // Reading the difference again one by one repeats the very operations that made it: the same bits.
@@ -128,6 +128,7 @@ struct Session::Impl {
     counts_stale = true;
   }
 
+  Snapshot describe() const;
   void apply(const Snapshot& snapshot);
 };
 
@@ -175,7 +176,7 @@ std::int64_t Session::generate(std::int64_t max_tokens, const std::function<bool
     core.set_token(0, impl_->tokens.back());
     const std::int64_t backup_state = impl_->state_position();
     if (depth > 1) core.back_up(impl_->slot);
-    const EngineCore::StepKind kind = impl_->kind();
+    const StepKind kind = impl_->kind();
     std::vector<std::uint64_t> tickets;
     std::int64_t consumed = 0;
     bool go_on = true;
@@ -234,15 +235,21 @@ std::unique_ptr<Session> Session::clone() {
   return std::unique_ptr<Session>(new Session(std::move(copy)));
 }
 
+// A snapshot but for the layers' state.
+Session::Snapshot Session::Impl::describe() const {
+  Snapshot snapshot;
+  snapshot.model_hash = core->model_hash();
+  snapshot.cache_dtype = core->model().dtype();
+  snapshot.tokens = tokens;
+  snapshot.draws_at = draws_at;
+  snapshot.draws = draws;
+  snapshot.sampling = sampling;
+  return snapshot;
+}
+
 std::shared_ptr<const Session::Snapshot> Session::snapshot() {
   EngineCore& core = *impl_->core;
-  auto snapshot = std::make_shared<Snapshot>();
-  snapshot->model_hash = core.model_hash();
-  snapshot->cache_dtype = core.model().dtype();
-  snapshot->tokens = impl_->tokens;
-  snapshot->draws_at = impl_->draws_at;
-  snapshot->draws = impl_->draws;
-  snapshot->sampling = impl_->sampling;
+  auto snapshot = std::make_shared<Snapshot>(impl_->describe());
   const ModelState& state = core.state();
   const std::int64_t rows = snapshot->state_position();
   snapshot->layers.resize(state.h3.size());
@@ -365,6 +372,19 @@ LoadReport Session::load(const std::filesystem::path& path) {
   return {position()};
 }
 
+std::vector<std::byte> Session::save_bytes() { return session_bytes(*snapshot()); }
+
+std::uint64_t Session::saved_size_bytes() const {
+  return session_size_bytes(impl_->describe(), impl_->core->model().config());
+}
+
+LoadReport Session::load_bytes(std::span<const std::byte> bytes) {
+  const EngineCore& core = *impl_->core;
+  impl_->apply(parse_session(bytes, "the bytes in memory", core.model().config(), core.model_hash()));
+  impl_->checkpoints.clear();
+  return {position()};
+}
+
 std::unique_ptr<Session> Engine::create_session(const SamplingOptions& sampling) {
   check_sampling(sampling, config());
   auto impl = std::make_unique<Session::Impl>(core_);
@@ -374,7 +394,7 @@ std::unique_ptr<Session> Engine::create_session(const SamplingOptions& sampling)
 
 std::vector<std::int32_t> Engine::step(std::span<Session* const> sessions) {
   if (sessions.empty()) return {};
-  EngineCore::StepKind kind{static_cast<std::int64_t>(sessions.size()), false, false};
+  StepKind kind{static_cast<std::int64_t>(sessions.size()), false, false};
   std::vector<std::int64_t> slots;
   for (Session* session : sessions) {
     if (session == nullptr || session->impl_->core != core_) {

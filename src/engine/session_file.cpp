@@ -1,4 +1,4 @@
-// The file of a session, little-endian:
+// A saved session, in a file or in memory, little-endian:
 //
 //   "RVHSESSN" | u32 version | u32 header size | header (JSON) | payload | u64 checksum of all before
 //
@@ -125,18 +125,25 @@ std::uint64_t payload_bytes(const ModelConfig& config, std::uint64_t tokens, DTy
 
 }  // namespace
 
-void write_session_file(const std::filesystem::path& path, const Session::Snapshot& snapshot) {
+namespace {
+
+std::string header_of(const Session::Snapshot& snapshot) {
   const nlohmann::json header = {{"model_hash", snapshot.model_hash},
                                  {"cache_dtype", dtype_name(snapshot.cache_dtype)},
                                  {"tokens", snapshot.tokens.size()},
                                  {"draws", snapshot.draws},
                                  {"sampling", sampling_json(snapshot.sampling)}};
-  const std::string text = header.dump();
-  AtomicFileWriter writer(path);
+  return header.dump();
+}
+
+// The file's bytes, one part after another, to `write`.
+template <typename Write>
+void put_session(const Session::Snapshot& snapshot, const Write& write) {
+  const std::string text = header_of(snapshot);
   Checksum checksum;
   const auto put = [&](std::span<const std::byte> bytes) {
     checksum.add(bytes);
-    writer.write(bytes);
+    write(bytes);
   };
   const std::uint32_t sizes[] = {version, static_cast<std::uint32_t>(text.size())};
   put(std::as_bytes(std::span(magic)));
@@ -151,16 +158,37 @@ void write_session_file(const std::filesystem::path& path, const Session::Snapsh
     put(layer.v);
   }
   const std::uint64_t value = checksum.value();
-  writer.write(std::as_bytes(std::span(&value, 1)));
+  write(std::as_bytes(std::span(&value, 1)));
+}
+
+}  // namespace
+
+void write_session_file(const std::filesystem::path& path, const Session::Snapshot& snapshot) {
+  AtomicFileWriter writer(path);
+  put_session(snapshot, [&](std::span<const std::byte> bytes) { writer.write(bytes); });
   writer.commit();
+}
+
+std::vector<std::byte> session_bytes(const Session::Snapshot& snapshot) {
+  std::vector<std::byte> all;
+  put_session(snapshot, [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
+  return all;
+}
+
+std::uint64_t session_size_bytes(const Session::Snapshot& stateless, const ModelConfig& config) {
+  return prefix_bytes + header_of(stateless).size() +
+         payload_bytes(config, stateless.tokens.size(), stateless.cache_dtype) + checksum_bytes;
 }
 
 Session::Snapshot read_session_file(const std::filesystem::path& path, const ModelConfig& config,
                                     const std::string& model_hash) {
-  const MappedFile file(path);
-  const std::span<const std::byte> bytes = file.bytes();
+  return parse_session(MappedFile(path).bytes(), path.string(), config, model_hash);
+}
+
+Session::Snapshot parse_session(std::span<const std::byte> bytes, const std::string& origin,
+                                const ModelConfig& config, const std::string& model_hash) {
   const auto bad = [&](const std::string& reason) {
-    fail(StatusCode::bad_file, "{}: not a usable session file: {}", path.string(), reason);
+    fail(StatusCode::bad_file, "{}: not a usable saved session: {}", origin, reason);
   };
   if (bytes.size() < prefix_bytes + checksum_bytes) bad(fmt::format("only {} bytes", bytes.size()));
   if (std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) bad("it does not begin with RVHSESSN");
