@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "encoder.h"
+#include "tensor_communicator.h"
 
 namespace riverhorse::cuda {
 
@@ -232,6 +233,10 @@ class CudaDevice final : public Device {
       spare_events_.push_back(std::move(pending_.front().event));
       pending_.pop_front();
     }
+  }
+
+  std::shared_ptr<Communicator> tensor_communicator(const std::shared_ptr<Communicator>& host) override {
+    return join_tensors(info_.index, host);
   }
 
   DeviceCounters counters() const override {

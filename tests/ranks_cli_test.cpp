@@ -1,4 +1,5 @@
-// riverhorse train on several ranks of this machine, under mpirun.
+// riverhorse train on several ranks of this machine: under mpirun on the cpu; and as --gpus and torchrun's variables
+// make them, on the emulated CUDA.
 #include <algorithm>
 #include <cmath>
 
@@ -84,12 +85,13 @@ class Ranks : public TrainCli {
 };
 
 TEST_F(Ranks, TwoAndThreeTrainAsOneDoes) {
-  for (const std::string accumulation : {"1", "2"}) {
-    const std::string more = "--accumulation " + accumulation, one = temporary("one_" + accumulation);
+  int number = 0;
+  for (const std::string more : {"--accumulation 1", "--accumulation 2", "--shard optimizer"}) {
+    const std::string one = temporary("one_" + std::to_string(++number));
     expect_success(train_on(1, options(one, more)));
     for (const int count : {2, 3}) {
       SCOPED_TRACE(std::to_string(count) + " ranks, " + more);
-      const std::string folder = temporary("ranks_" + std::to_string(count) + "_" + accumulation);
+      const std::string folder = temporary("ranks_" + std::to_string(count) + "_" + std::to_string(number));
       const ChildResult result = train_on(count, options(folder, more));
       expect_success(result);
       EXPECT_NE(result.out.find("on each of " + std::to_string(count) + " ranks"), std::string::npos) << result.out;
@@ -102,10 +104,11 @@ TEST_F(Ranks, TwoAndThreeTrainAsOneDoes) {
 
 TEST_F(Ranks, AnotherNumberOfRanksGoesOn) {
   const std::string whole = temporary("whole"), parts = temporary("parts");
-  expect_success(train_on(1, options(whole, "--schedule constant")));
-  expect_success(train_on(2, options(parts, "--schedule constant", 10)));
+  expect_success(train_on(1, options(whole, "--schedule constant", 40)));
+  expect_success(train_on(2, options(parts, "--schedule constant --shard optimizer", 10)));
   expect_success(train_on(3, "--resume " + parts + " --steps 20"));
-  expect_success(train_on(1, "--resume " + parts + " --steps 30"));
+  expect_success(train_on(2, "--resume " + parts + " --steps 30 --shard none"));
+  expect_success(train_on(1, "--resume " + parts + " --steps 40"));
   expect_same(rows(parts), rows(whole));
 }
 
@@ -152,6 +155,24 @@ TEST_F(Ranks, WhatMpiStartedDoesNotTrainAlone) {
   EXPECT_FALSE(std::filesystem::exists(folder));
 }
 
+TEST_F(Ranks, TheScriptForMpirunBeginsAndGoesOn) {
+  const std::string folder = temporary("cluster"), hosts = write_file("hosts", "localhost slots=4\n");
+  ChildEnvironment environment = mpi_environment;
+  environment.insert({{"RIVERHORSE", RIVERHORSE_PROGRAM},
+                      {"RUN", folder},
+                      {"PRESET", "tiny"},
+                      {"DTYPE", "f32"},
+                      {"DATA", tokens_file("cluster.safetensors", 20)},
+                      {"BATCH", "4"},
+                      {"LENGTH", "24"},
+                      {"STEPS", "2"}});
+  const std::string script = RIVERHORSE_SOURCE_DIR "/samples/cluster/mpirun.sh";
+  expect_success(run_command({script, hosts, "2", "--backend", "cpu"}, environment));
+  EXPECT_EQ(rows(folder).size(), 2u);
+  expect_success(run_command({script, hosts, "4", "--backend", "cpu", "--steps", "3"}, environment));
+  EXPECT_EQ(rows(folder).size(), 3u);
+}
+
 TEST_F(Ranks, AKilledRankEndsAllAndLeavesTheLastCheckpoint) {
   const std::string folder = temporary("killed"), stem = temporary("rank");
   std::filesystem::create_directories(folder);
@@ -187,6 +208,103 @@ TEST_F(Ranks, AKilledRankEndsAllAndLeavesTheLastCheckpoint) {
   ASSERT_EQ(log.size(), done + 4);
   for (std::size_t i = 0; i < log.size(); ++i) EXPECT_EQ(log[i]["step"], i + 1);
 }
+
+#ifdef EMULATED_CUDA_LIBRARY
+
+class GpuRanks : public Ranks {
+ protected:
+  void SetUp() override {}
+
+  static ChildResult train_gpus(const std::string& more) {
+    return run(joined({"train", "--backend", "cuda"}, words(more)), emulated);
+  }
+  static std::string few(const std::string& output, const std::string& more) {
+    return options(output, more + " --validation-tokens 40", 3, 2);
+  }
+
+  static inline const ChildEnvironment emulated = {{"OMP_NUM_THREADS", "1"},
+                                                   {"RIVERHORSE_CUDA_LIBRARY", EMULATED_CUDA_LIBRARY}};
+};
+
+TEST_F(GpuRanks, TwoTrainAsOneDoes) {
+  const std::string one = temporary("gpu_one");
+  expect_success(train_gpus(few(one, "")));
+  int number = 0;
+  for (const std::string more : {"--gpus 2", "--gpus 2 --shard optimizer --accumulation 1"}) {
+    SCOPED_TRACE(more);
+    const std::string folder = temporary("gpus_" + std::to_string(++number));
+    const ChildResult result = train_gpus(few(folder, more));
+    expect_success(result);
+    EXPECT_NE(result.out.find("on each of 2 ranks"), std::string::npos) << result.out;
+    expect_same(rows(folder), rows(one));
+  }
+  // A training in bf16, whose gradients travel in it too: close, and not the same.
+  const std::string half = temporary("gpu_half"), rounded = temporary("gpus_rounded");
+  expect_success(train_gpus(few(half, "--dtype bf16")));
+  expect_success(train_gpus(few(rounded, "--dtype bf16 --gpus 2 --reduce-dtype bf16 --shard optimizer")));
+  const auto whole = rows(half), given = rows(rounded);
+  ASSERT_EQ(given.size(), whole.size());
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    EXPECT_NEAR(given[i]["loss"].get<double>(), whole[i]["loss"].get<double>(), 2e-2);
+    EXPECT_NE(given[i]["gradient_norm"], whole[i]["gradient_norm"]);
+  }
+}
+
+TEST_F(GpuRanks, TheVariablesOfTorchrun) {
+  const std::string folder = temporary("variables"), whole = temporary("variables_whole");
+  const std::string port = std::to_string(20000 + getpid() % 20000);
+  const std::string program = "'" RIVERHORSE_PROGRAM "' train --backend cuda " + few(folder, "");
+  const auto launch_two = [&](const std::string& variables) {
+    return run_command({"sh", "-c",
+                        "export WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 " + variables + "; RANK=0 LOCAL_RANK=0 " + program +
+                            " & RANK=1 LOCAL_RANK=1 " + program + "; status=$?; wait $! && exit $status"},
+                       emulated);
+  };
+  expect_success(launch_two("MASTER_ADDR=localhost MASTER_PORT=" + port));
+  expect_success(train_gpus(few(whole, "")));
+  expect_same(rows(folder), rows(whole));
+  const ChildResult incomplete = run(joined({"train"}, words(few(folder, ""))), {{"WORLD_SIZE", "2"}, {"RANK", "0"}});
+  expect_failure(incomplete, 2, "WORLD_SIZE is 2, and LOCAL_RANK is not set");
+  const ChildResult both =
+      run(joined({"train", "--gpus", "2"}, words(few(folder, ""))), {{"OMPI_COMM_WORLD_SIZE", "2"}});
+  expect_failure(both, 2, "--gpus is for a training without a launcher");
+}
+
+TEST_F(GpuRanks, TheCpuWantsMpi) {
+  const ChildResult result =
+      run(joined({"train", "--backend", "cpu", "--gpus", "2"}, words(few(temporary("no"), ""))));
+  expect_one_message(result, 1, "ranks of the cpu backend are joined by MPI");
+}
+
+TEST_F(GpuRanks, AKilledOneEndsAll) {
+  const std::string folder = temporary("gpu_killed"), stem = temporary("launcher");
+  const std::string arguments = "train --backend cuda --gpus 2 " +
+                                options(folder, "--checkpoint-every 1 --keep 1000 --schedule constant", 100000, 2);
+  ChildResult result;
+  std::thread training([&] {
+    result =
+        run_command({"sh", "-c", "echo $$ > " + stem + "; exec '" RIVERHORSE_PROGRAM "' " + arguments}, emulated);
+  });
+  for (int i = 0; i < 6000 && !std::filesystem::exists(folder + "/step-00000002"); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const auto killed = std::chrono::steady_clock::now();
+  const std::string launcher = std::to_string(std::stol(read_whole_file(stem)));
+  std::istringstream children(read_whole_file("/proc/" + launcher + "/task/" + launcher + "/children"));
+  long first = 0, second = 0;
+  children >> first >> second;
+  ASSERT_GT(second, 0);
+  EXPECT_EQ(kill(static_cast<pid_t>(second), SIGKILL), 0);
+  training.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(60));
+  expect_one_message(result, 128 + SIGKILL, "rank 1 was killed by signal 9; all ranks end");
+  EXPECT_FALSE(runs(first));
+  const std::string last = std::to_string(rows(folder).size() + 1);
+  expect_success(train_gpus("--resume " + folder + " --steps " + last));
+  EXPECT_EQ(rows(folder).size(), static_cast<std::size_t>(std::stol(last)));
+}
+
+#endif  // EMULATED_CUDA_LIBRARY
 
 }  // namespace
 }  // namespace riverhorse

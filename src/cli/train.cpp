@@ -29,6 +29,7 @@ struct TrainCommand {
   std::vector<std::string> settings;  // key=value
   nlohmann::json given = nlohmann::json::object();
   DeviceChoiceOptions device;
+  int gpus = 0;  // processes to make; 0: as they were started
 };
 
 // `config` with every key=value put in.
@@ -192,7 +193,9 @@ void train(const TrainCommand& command, const std::shared_ptr<Communicator>& hos
     return;
   }
   const std::unique_ptr<Tokenizer> tokenizer = find_training_tokenizer(command, start.model);
-  const std::shared_ptr<Device> device = open_training_device(command.device);
+  DeviceChoiceOptions choice = command.device;
+  if (ranks) choose_device_of_rank(*host, choice);
+  const std::shared_ptr<Device> device = open_training_device(choice);
   if (ranks) ranks.tensors = device->tensor_communicator(host);
   const TrainingData data = open_data(command, options, tokenizer.get(), config.padded_vocab_size(), ranks);
   TrainSamples samples(device, tokenizer.get(), options, run_folder, done);
@@ -216,7 +219,7 @@ void train(const TrainCommand& command, const std::shared_ptr<Communicator>& hos
 }
 
 void run(const TrainCommand& command) {
-  const std::shared_ptr<Communicator> host = join_launched_ranks();
+  const std::shared_ptr<Communicator> host = command.gpus > 0 ? fork_ranks(command.gpus) : join_launched_ranks();
   run_as_rank(host, [&] { train(command, host); });
 }
 
@@ -233,7 +236,8 @@ void add_train_command(CLI::App& app) {
       "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl; tensorboard/ "
       "and\n"
       "samples.jsonl where they are asked for.\n"
-      "\"mpirun -np N riverhorse train ...\" trains one model on N ranks, each with its part of every micro-batch.");
+      "--gpus N, and \"mpirun -np N riverhorse train ...\", train one model on N ranks, each with its part of every\n"
+      "micro-batch; so do other launchers that set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.");
   command->add_option("--preset", options->preset, "A new model: tiny, tiny-hybrid, 125m, 355m, ...")
       ->type_name("NAME")
       ->check(CLI::IsMember(model_preset_names()));
@@ -258,6 +262,9 @@ void add_train_command(CLI::App& app) {
                    "cpu: most memory that tensors may take (default: what is free)")
       ->type_name("MIB")
       ->check(CLI::Range(1, 1 << 30));
+  command->add_option("--gpus", options->gpus, "Trains on so many GPUs of this machine, a process each")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
   command->callback([options] { run(*options); });
 }
 

@@ -48,7 +48,7 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
       recompute_(options.recompute),
       logits_(options.logits == LogitBits::half ? act_ : DType::f32),
       first_sequence_(options.first_sequence),
-      arena_(memory_, config_, act_) {
+      arena_(memory_, config_, act_, options.parts) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
   embedding_ = arena_.operand(embedding);
   d_embedding_ = arena_.gradient(embedding);

@@ -42,6 +42,7 @@ struct TrainingModelOptions {
   Recompute recompute = Recompute::none;
   LogitBits logits = LogitBits::full;  // half: of activations in 16 bits only
   std::int64_t first_sequence = 0;     // sequences of the micro-batch that other ranks have before this one's
+  std::int64_t parts = 1;              // equal ones that the arena divides into
 };
 
 class TrainingModel {

@@ -13,7 +13,7 @@ TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation =
 // `core`, which was made from its model. Frees the checkpoint's tensors: from here on they are in the core.
 void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint);
 
-// `checkpoint`, with the weights and moments that `core` has now.
+// `checkpoint`, with the weights and moments that `core` has now. All ranks take part; the first alone gets them.
 TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core);
 
 }  // namespace riverhorse

@@ -21,11 +21,17 @@ void GradientReduction::add(const Tensor& part) {
 void GradientReduction::finish() {
   send();
   encoder_.await_ranks({&communicator_});
+  if (rounded_) encoder_.copy({rounded_, gradients_});
 }
 
 void GradientReduction::send() {
   if (begin_ < end_) {
-    const Tensor bucket = gradients_.slice(begin_, end_ - begin_);
+    Tensor bucket = gradients_.slice(begin_, end_ - begin_);
+    if (rounded_) {
+      const Tensor rounded = rounded_.slice(begin_, end_ - begin_);
+      encoder_.copy({bucket, rounded});
+      bucket = rounded;
+    }
     encoder_.communicate({Collective::all_reduce, &communicator_, bucket, bucket});
   }
   begin_ = end_ = 0;

@@ -7,9 +7,10 @@ namespace riverhorse {
 
 class GradientReduction {
  public:
-  // Of `gradients` (P) f32, which become their sums over the ranks. All outlive this object.
-  GradientReduction(Encoder& encoder, Communicator& communicator, const Tensor& gradients)
-      : encoder_(encoder), communicator_(communicator), gradients_(gradients) {}
+  // Of `gradients` (P) f32, which become their sums over the ranks; with `rounded` (P) bf16, where they travel, those
+  // of the rounded. All outlive this object.
+  GradientReduction(Encoder& encoder, Communicator& communicator, const Tensor& gradients, const Tensor& rounded)
+      : encoder_(encoder), communicator_(communicator), gradients_(gradients), rounded_(rounded) {}
 
   // A part of the gradients that is final: it leaves with its neighbours, once they are large enough together that
   // a transfer's start does not count.
@@ -23,6 +24,7 @@ class GradientReduction {
   Encoder& encoder_;
   Communicator& communicator_;
   const Tensor& gradients_;
+  const Tensor& rounded_;
   std::int64_t begin_ = 0, end_ = 0;  // of the bucket
 };
 

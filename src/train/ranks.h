@@ -10,6 +10,13 @@
 
 namespace riverhorse {
 
+// What is divided among several ranks instead of being on each. optimizer: its moments (the first stage of ZeRO,
+// Rajbhandari and others 2019); each rank updates its part of the parameters, and gets the rest from the others.
+enum class Shard { none, optimizer };
+
+// As which gradients travel between ranks and are added; bf16 is half the traffic, and rounds each sum.
+enum class ReduceDtype { f32, bf16 };
+
 struct Ranks {
   // Of host memory and of the device's tensors (which may be the same); null where there is one process.
   std::shared_ptr<Communicator> host, tensors;

@@ -170,7 +170,8 @@ void Trainer::save(const std::optional<double>& validation_loss) {
     state.best_loss = validation_loss;
     state.best_step = state.step;
   }
-  if (ranks_.first()) save_training_checkpoint(run_, with_core(checkpoint_, core_));
+  const TrainingCheckpoint whole = with_core(checkpoint_, core_);
+  if (ranks_.first()) save_training_checkpoint(run_, whole);
 }
 
 bool Trainer::run(const StopFunction& stop, const ReportFunction& report) {

@@ -18,6 +18,11 @@ std::int64_t count_scored(std::span<const std::int32_t> targets) {
 
 double mebibytes(std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p20; }
 
+// Into how many the moments are divided.
+std::int64_t parts_of(const TrainerCoreOptions& options) {
+  return options.shard == Shard::optimizer ? options.ranks.size() : 1;
+}
+
 // Memory for a training that fits into what `device` has free.
 TrainingMemory fitting_memory(const std::shared_ptr<Device>& device, const ModelConfig& config,
                               const TrainerCoreOptions& options) {
@@ -61,14 +66,20 @@ TrainerCore::TrainerCore(const TrainingMemory& memory, const ModelConfig& config
       device_(*memory_.device()),
       model_(memory_, config,
              {options.micro_batch, options.dtype, options.conv, options.recompute, options.logits,
-              options.ranks.rank() * options.micro_batch.batch}),
-      optimizer_(memory_, model_.parameters(), options.optimizer),
+              options.ranks.rank() * options.micro_batch.batch, parts_of(options)}),
+      optimizer_(memory_, model_.parameters(), options.optimizer, parts_of(options) > 1 ? options.ranks.rank() : 0,
+                 parts_of(options)),
       seed_(options.seed),
       accumulates_(options.accumulates),
-      ranks_(options.ranks) {
+      ranks_(options.ranks),
+      sharded_(parts_of(options) > 1) {
+  if (ranks_ && options.reduce_dtype == ReduceDtype::bf16) {
+    device_.require_activation(DType::bf16);
+    transferred_ = memory_.allocate(MemoryCategory::gradients, DType::bf16, model_.parameters().gradients().shape);
+  }
   zero_ = memory_.record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); });
   record_gradients();
-  update_ = memory_.record([&](Encoder& encoder) { optimizer_.record(encoder); });
+  update_ = memory_.record([&](Encoder& encoder) { record_update(encoder); });
   if (options.evaluation) record_evaluation();
 }
 
@@ -231,6 +242,46 @@ std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
   return gradients;
 }
 
+void TrainerCore::record_update(Encoder& encoder) const {
+  optimizer_.record(encoder);
+  if (!sharded_) return;
+  const ParameterArena& arena = model_.parameters();
+  encoder.communicate(
+      {Collective::all_gather, ranks_.tensors.get(), optimizer_.part_of(arena.values()), arena.values()});
+  encoder.await_ranks({ranks_.tensors.get()});
+  if (arena.operands()) encoder.copy({arena.values(), arena.operands()});
+}
+
+TrainerCore::Moments TrainerCore::download_moments() {
+  const ParameterArena& arena = model_.parameters();
+  const auto download = [&](const Tensor& moments) {
+    Tensor whole = moments;
+    if (sharded_) {
+      whole = arena.gradients();
+      device_.run([&](Encoder& encoder) {
+        encoder.communicate({Collective::all_gather, ranks_.tensors.get(), moments, whole});
+        encoder.await_ranks({ranks_.tensors.get()});
+      });
+    }
+    return ranks_.first() ? arena.download(whole) : std::map<std::string, HostTensor>();
+  };
+  Moments moments;
+  moments.first = download(optimizer_.first_moments());
+  moments.second = download(optimizer_.second_moments());
+  return moments;
+}
+
+void TrainerCore::upload_moments(const Moments& moments) {
+  const ParameterArena& arena = model_.parameters();
+  const auto upload = [&](const std::map<std::string, HostTensor>& tensors, const Tensor& own) {
+    if (!sharded_) return arena.upload(own, tensors);
+    arena.upload(arena.gradients(), tensors);
+    device_.run([&](Encoder& encoder) { encoder.copy({optimizer_.part_of(arena.gradients()), own}); });
+  };
+  upload(moments.first, optimizer_.first_moments());
+  upload(moments.second, optimizer_.second_moments());
+}
+
 void TrainerCore::record_gradients() {
   using Gradients = TrainingModel::Gradients;
   const Gradients gradients = accumulates_ ? Gradients::added : Gradients::written;
@@ -238,13 +289,13 @@ void TrainerCore::record_gradients() {
   const bool at_once = ranks_ && !accumulates_;  // else after the last micro-batch of the step
   gradients_ = memory_.record([&](Encoder& encoder) {
     if (!at_once) return model_.record_gradients(encoder, gradients);
-    GradientReduction reduction(encoder, *ranks_.tensors, all);
+    GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
     model_.record_gradients(encoder, gradients, [&](const Tensor& part) { reduction.add(part); });
     reduction.finish();
   });
   if (!ranks_ || at_once) return;
   reduction_ = memory_.record([&](Encoder& encoder) {
-    GradientReduction reduction(encoder, *ranks_.tensors, all);
+    GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
     reduction.add(all);
     reduction.finish();
   });

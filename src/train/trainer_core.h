@@ -29,6 +29,8 @@ struct TrainerCoreOptions {
   bool accumulates = false;
   // All make the same calls, each with its part of the tokens, and get the same results.
   Ranks ranks;
+  Shard shard = Shard::none;
+  ReduceDtype reduce_dtype = ReduceDtype::f32;
 };
 
 struct StepResult {
@@ -63,6 +65,7 @@ class TrainerCore {
   std::int64_t steps_done() const { return steps_done_; }
   // Goes on after `steps` steps and `micro_batches` micro-batches, which dropout counts.
   void resume_at(std::int64_t steps, std::int64_t micro_batches, const LossScale& loss_scale);
+  const Ranks& ranks() const { return ranks_; }
   std::int64_t micro_batches_done() const { return micro_batches_done_; }
   const LossScale& loss_scale() const { return loss_scale_; }  // of the next step; not used but in f16
 
@@ -74,6 +77,15 @@ class TrainerCore {
   // The gradients of one micro-batch's mean loss, in the arena, in f16 times the loss scale; no update. Returns that
   // loss.
   double gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
+  // The moments, host copies of the whole, by parameter; on the first rank only. All ranks take part. With sharded
+  // moments the gradients are lost.
+  struct Moments {
+    std::map<std::string, HostTensor> first, second;
+  };
+  Moments download_moments();
+  // This rank's part of them. The gradients are lost.
+  void upload_moments(const Moments& moments);
+
   // Host copies of what the arena holds, without the loss scale.
   std::map<std::string, HostTensor> unscaled_gradients() const;
 
@@ -87,6 +99,7 @@ class TrainerCore {
   // Submits the zeroes that gradients are then added to.
   void begin_gradients(bool several);
   void record_gradients();
+  void record_update(Encoder& encoder) const;
   // What the micro-batches of a step were on each rank, and the norm that each found.
   struct RankResult {
     double loss_sum = 0, norm = 0;
@@ -119,6 +132,8 @@ class TrainerCore {
   bool last_finite_ = true;  // the gradients of the step before
   bool accumulates_;
   Ranks ranks_;
+  bool sharded_;
+  Tensor transferred_;                    // (P) bf16: gradients on their way; empty where they travel in f32
   std::unique_ptr<Recording> zero_;       // before gradients that are added
   std::unique_ptr<Recording> gradients_;  // written, or added; null after a failure to record them
   std::unique_ptr<Recording>
