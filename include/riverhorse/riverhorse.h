@@ -272,7 +272,7 @@ typedef struct riverhorse_model_options {
   riverhorse_progress_callback progress; /* of loading */
   void* progress_user;
   riverhorse_adopted_device* adopted_device; /* instead of `backend` and `device`, which must be null then */
-  uint64_t memory_budget_bytes; /* the most to take on the device; default: what is free there */
+  uint64_t memory_budget_bytes;              /* the most to take on the device; default: what is free there */
 } riverhorse_model_options;
 
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a
