@@ -16,7 +16,7 @@ namespace {
 
 // Runs that the host has not seen the tokens of; less than the ring holds.
 constexpr std::int64_t most_unseen = 48;
-static_assert(most_unseen < EngineCore::history_length);
+static_assert(most_unseen < EngineTensors::history_length);
 
 }  // namespace
 
@@ -36,26 +36,13 @@ std::shared_ptr<FrameStep> EngineCore::make_frame_step(std::int64_t slot, const 
   step->kind = kind;
   step->capacity = capacity_;
   const auto number = static_cast<std::int32_t>(slot);
-  const Tensor slots = device_->allocate_tensor(DType::i32, {1});
-  device_->upload(slots, std::as_bytes(std::span(&number, 1)));
-  step->token = device_->allocate_tensor(DType::i32, {1}, MemoryUse::upload);
-  H3Model::Pass pass;
-  pass.ids = step->token;
-  pass.slots = slots;
-  pass.state = &state_;
-  pass.logits = device_->allocate_tensor(DType::f32, {1, vocabulary()});
-  SampleArgs sample;
-  sample.logits = pass.logits;
-  sample.slots = slots;
-  sample.sampler = sampler_;
-  if (kind.counts) sample.counts = counts_;
-  if (kind.bias) sample.bias = bias_;
-  sample.tokens = step->token;
-  sample.history = history_;
-  step->recording = frames->record_for_frames([&](Encoder& encoder) {
-    model_->record(encoder, pass);
-    encoder.sample(sample);
-  });
+  EngineTensors own = tensors_;
+  own.slots = device_->allocate_tensor(DType::i32, {1});
+  own.tokens = step->token = device_->allocate_tensor(DType::i32, {1}, MemoryUse::upload);
+  own.logits = device_->allocate_tensor(DType::f32, {1, vocabulary()});
+  device_->upload(own.slots, std::as_bytes(std::span(&number, 1)));
+  step->recording =
+      frames->record_for_frames([&](Encoder& encoder) { record_step(encoder, *model_, state_, own, kind); });
   std::erase_if(frame_steps_, [](const std::weak_ptr<FrameStep>& each) { return each.expired(); });
   frame_steps_.push_back(step);
   return step;

@@ -15,7 +15,7 @@ namespace riverhorse {
 
 // One step of one session, recorded for the host's frames.
 struct FrameStep {
-  EngineCore::StepKind kind;
+  StepKind kind;
   std::int64_t capacity = 0;  // of the KV cache that was recorded
   Tensor token;               // (1) i32: input and output of a run; the host writes it when nothing is in progress
   std::unique_ptr<FrameRecording> recording;
@@ -97,7 +97,7 @@ struct Session::Impl {
     if (!sampling.penalises()) counts_stale = true;
   }
 
-  EngineCore::StepKind kind() const { return {1, sampling.penalises(), !sampling.logit_bias.empty()}; }
+  StepKind kind() const { return {1, sampling.penalises(), !sampling.logit_bias.empty()}; }
 
   // Undoes everything after the first `count` tokens; the spare state is that of `backup` tokens, at most `count`.
   // Reading the difference again one by one repeats the very operations that made it: the same bits.
