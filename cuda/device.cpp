@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "encoder.h"
+#include "tensor_communicator.h"
 
 namespace riverhorse::cuda {
 
@@ -107,7 +108,8 @@ class CudaRecording final : public Recording {
     if (!options_.op_timestamps) return list;
     events_.back().wait();
     for (std::size_t i = 0; i < operations_.size(); ++i) {
-      list.push_back({std::string(operations_[i].name), events_[i + 1].since_ms(events_[i])});
+      list.push_back({std::string(operations_[i].name), events_[i + 1].since_ms(events_[i]),
+                      events_[i].since_ms(events_.front())});
     }
     return list;
   }
@@ -196,8 +198,7 @@ class CudaDevice final : public Device {
     check(cudaSetDevice(info_.index), "cudaSetDevice");
     CudaEncoder measure(limits_, gemms_, fused_attention_, nullptr, nullptr);
     function(measure);
-    std::shared_ptr<Buffer> workspace =
-        allocate(std::max<std::uint64_t>(measure.scratch_peak_bytes(), 1), MemoryUse::device);
+    std::shared_ptr<Buffer> workspace = workspace_for(options, measure.scratch_peak_bytes());
     check(cudaStreamSynchronize(stream_), "waiting for the device");
     std::vector<Operation> operations;
     CudaEncoder encoder(limits_, gemms_, fused_attention_, &operations, workspace);
@@ -232,6 +233,10 @@ class CudaDevice final : public Device {
       spare_events_.push_back(std::move(pending_.front().event));
       pending_.pop_front();
     }
+  }
+
+  std::shared_ptr<Communicator> tensor_communicator(const std::shared_ptr<Communicator>& host) override {
+    return join_tensors(info_.index, host);
   }
 
   DeviceCounters counters() const override {

@@ -18,19 +18,22 @@ struct DropoutMask {
   std::uint32_t site = 0;
   std::uint32_t threshold = 0;  // the smallest word that keeps an element; 0: no dropout
   float kept = 1;               // what a kept element is multiplied by
+  std::int64_t first = 0;       // elements before those of this operation
 
   DropoutMask() = default;
   explicit DropoutMask(const Dropout& dropout)
       : random(data<std::int32_t>(dropout.random)),
         site(dropout.site),
         threshold(static_cast<std::uint32_t>(std::ceil(static_cast<double>(dropout.p) * 0x1p32))),
-        kept(1.0f / (1.0f - dropout.p)) {}
+        kept(1.0f / (1.0f - dropout.p)),
+        first(dropout.first) {}
 
   // Else all factors are 1.
   __device__ bool drops() const { return threshold != 0; }
   // What element `index` is multiplied by: 0 or 1 / (1 - p).
   __device__ float factor(std::int64_t index) const {
     if (threshold == 0) return 1.0f;
+    index += first;
     const PhiloxWords drawn = draw(index / 4);
     const auto place = static_cast<int>(index % 4);
     const std::uint32_t even = place == 0 ? drawn.words[0] : drawn.words[2];
@@ -43,6 +46,7 @@ struct DropoutMask {
     static_assert(count <= 4);
     for (float& each : result) each = 1.0f;
     if (threshold == 0) return;
+    index += first;
     const auto place = static_cast<int>(index % 4);
     const PhiloxWords low = draw(index / 4), high = place + count <= 4 ? low : draw(index / 4 + 1);
     const std::uint32_t words[8] = {low.words[0],  low.words[1],  low.words[2],  low.words[3],

@@ -97,6 +97,8 @@ class CudaEncoder final : public Encoder {
   void record_cross_entropy(const CrossEntropyArgs& args) override;
   void record_grad_norm(const GradNormArgs& args) override;
   void record_adamw(const AdamwArgs& args) override;
+  void record_communicate(const CommunicateArgs& args) override;
+  void record_await_ranks(const AwaitRanksArgs& args) override;
 
   const DeviceLimits& limits_;
   Gemms& gemms_;

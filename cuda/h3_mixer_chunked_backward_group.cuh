@@ -34,13 +34,20 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   const std::uint32_t values = own + group_place::values, d_z_tile = own + group_place::d_z,
                       w_tile = own + group_place::w, states = own + group_place::states,
                       shifted = own + group_place::shifted, d_shifted = own + group_place::d_shifted;
-  std::uint32_t odd = 0;  // turns
+  int turn = 0;
 
   StackedOffsets at{static_cast<unsigned>(lane)};
-  const auto sync_pair = [=] { sync_some<2 * warp_size>(1 + of_tile); };
+  // At `loaded` the first group's warp waits for its tile's keys and values, which the second's loads, and for no
+  // more; at `stored` the second's until d_q is stored, before it writes to that memory. The place is made anew where
+  // registers are few.
+  const auto barrier_of = [=](int place) {
+    const std::uint32_t tile =
+        in_turn ? static_cast<std::uint32_t>(of_tile) : opaque(threadIdx.x) / warp_size % group_warps;
+    return shared + static_cast<std::uint32_t>(place) + barrier_bytes * tile;
+  };
   // Both groups come to it, each on its own way, where __syncthreads() may not stand.
-  const auto sync_both = [] { sync_some<team_threads>(2 + group_warps); };
-  const auto sync_group = [] { sync_some<group_size>(1 + group_warps); };  // of the second group
+  const auto sync_both = [] { sync_some<team_threads>(1); };
+  const auto sync_group = [] { sync_some<group_size>(2); };  // of the second group
   const auto walk = [&] { return TileWalk(in_turn, 1, group_warps, cut.tiles); };
   const auto mover = [&] { return TileMover<T, true>(at.lane, true); };
   const auto exchanged = [&] { return ExchangedOffsets{at.lane}; };
@@ -56,6 +63,15 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   const auto load_keys = [&](TilePosition of, std::uint32_t tile) {
     mover().load_keys(tile, line(m.k), rows(of), superchunk(of) == 0 || of.group >= cut.groups);
   };
+  // x where a tile begins, of this lane's mode; in 1 / b, without the scale.
+  const auto entry = [&] {
+    return shared + group_place::entries + static_cast<std::uint32_t>(8 * modes * of_tile) + 8 * at.lane;
+  };
+  const auto load_entry = [&](TilePosition of) {
+    const bool there = superchunk(of) > 0 && of.group < cut.groups && static_cast<int>(at.lane) < m.filter.modes;
+    const std::int64_t row = there ? (d * cut.batch + of.group) * cut.tiles + superchunk(of) : 0;
+    copy_pair_async(entry(), m.entry_states + (there ? (row * m.filter.modes + at.lane) * 2 : 0), there);
+  };
   // The filter is read before the tiles: small, and all work waits for it.
   const ChannelFilter filter(m, d, lane);
   // `lead`: where the block's first tile is.
@@ -67,28 +83,22 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   } else {
     load_keys(now, own + group_place::keys);
     load(now, values, m.v);
+    if constexpr (!packed) load_entry(now);
   }
   commit_copies();
+  if (threadIdx.x < 2 * group_warps) make_barrier(shared + group_place::loaded + barrier_bytes * threadIdx.x);
 
   // Of x. In f16 neither x nor the matrices may overflow, or lose what counts of them.
   const auto scale_of = [](const ChannelFilter& of) { return fmaxf(16 * sqrtf(norm(of.input)), 1.0f / 1024); };
   make_matrices<T>(filter, scale_of(filter), shared, shared_memory + group_place::tiles + group_place::w, warp, lane);
-  const auto entry = [&](TilePosition of) {  // scaled
-    if (superchunk(of) == 0 || of.group >= cut.groups || static_cast<int>(at.lane) >= m.filter.modes)
-      return Complex<float>();
-    const std::int64_t row = (d * cut.batch + of.group) * cut.tiles + superchunk(of);
-    const float* parts = m.entry_states + (row * m.filter.modes + at.lane) * 2;
-    const float2 per_input = load_shared<float2>(shared + group_place::per_input + 8 * at.lane);
-    return Complex<float>(parts[0], parts[1]) * Complex<float>(per_input.x, per_input.y);
-  };
   __syncthreads();
+  if (!walks_back) signal_after_copies(barrier_of(group_place::loaded));
 
   const auto load_decay = [&] {
     const float2 parts = load_shared<float2>(shared + group_place::decay + 8 * at.lane);
     return Complex<float>(parts.x, parts.y);
   };
   GroupSums sums;
-  Complex<float> lambda;
   Complex<float> carried;  // in turn: lambda after the block's last tile
   const auto more = [&] { return (in_turn ? lead.group : now.group - of_tile) < cut.groups; };
 
@@ -97,6 +107,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
     // Bit r: a sequence begins at row r, in a tile of several.
     const unsigned begins = packed && superchunk(now) == 0 ? cut.begins : 0;
     const auto begins_at = [=](int row) { return packed && (begins >> row & 1) != 0; };
+    const std::uint32_t odd = static_cast<std::uint32_t>(turn) & 1;
     const std::uint32_t keys_turn = odd * static_cast<std::uint32_t>(group_place::next_keys);
     const std::uint32_t d_y_turn = odd * static_cast<std::uint32_t>(Tile::bytes);
     const std::uint32_t keys = own + group_place::keys + keys_turn,
@@ -106,9 +117,8 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
     const TilePosition next = walk().next(now);
 
     if (!walks_back) {
-      Complex<float> x = entry(now);
-      wait_for_copies<0>();
-      sync_pair();
+      if constexpr (!packed) wait_for_copies<0>();  // of the entry
+      wait_at_barrier(barrier_of(group_place::loaded), turn);
       // k', w = k' v
       Rows w;
       {
@@ -158,6 +168,12 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       // x at the entry of each chunk
       {
         const Complex<float> decay = load_decay();
+        Complex<float> x;
+        if constexpr (!packed) {
+          const float2 stored = load_shared<float2>(entry());
+          const float2 per_input = load_shared<float2>(shared + group_place::per_input + 8 * at.lane);
+          x = Complex<float>(stored.x, stored.y) * Complex<float>(per_input.x, per_input.y);
+        }
         std::uint32_t u[16];
         const auto load_u = [&](int row) { u[row] = load_shared<std::uint32_t>(states + at.mode() + 16 * row); };
 #pragma unroll
@@ -171,6 +187,10 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
           add_product(sum, decay, x);
           x = sum;
         }
+      }
+      if constexpr (!packed) {
+        load_entry(next);
+        commit_copies();
       }
       show_stores_to_products();
       sync_both();
@@ -222,11 +242,13 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       }
       __syncwarp();
       store(d_outputs, m.d_q);
+      signal_barrier(barrier_of(group_place::stored));
     } else {
       wait_for_copies<0>();
-      sync_pair();
+      __syncwarp();
       load_keys(next, next_keys);
       // d_z = d_y q, V
+      float d_w[8][4];
       {
         float v[8][4];
         Rows d_z;
@@ -245,7 +267,9 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
                                                               Matrix::k_columns);
         wait_for_products<0>();
         receive_sums(v);
+        wait_at_barrier(barrier_of(group_place::stored), turn - 1);  // of the turn before
         store_pairs<T>(lambda_tile + at.sums(), v);
+        if constexpr (!in_turn) multiply_back<T, false>(d_w, d_z, shared + group_place::lags);  // during the walk
       }
       __syncwarp();
       // lambda at the exit of each chunk
@@ -256,6 +280,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
         for (int row = tile_rows - 1; row >= 0; --row) {
           v[row] = load_shared<std::uint32_t>(lambda_tile + at.mode() + 16 * row);
         }
+        Complex<float> lambda;
         const auto step = [&](int row) {  // lambda before the chunk
           Complex<float> sum = conj(unpack_complex<T>(v[row]));
           add_product(sum, decay, lambda);
@@ -284,6 +309,12 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
           }
           lambda = before;
         }
+        const std::uint32_t carried_lambda =
+            shared + group_place::carries + static_cast<std::uint32_t>(8 * modes * of_tile) + 8 * at.lane;
+        if constexpr (!packed && !in_turn) {  // from turn to turn in shared memory: fewer registers are kept
+          const float2 parts = load_shared<float2>(carried_lambda);
+          lambda = Complex<float>(parts.x, parts.y);
+        }
         if (now.tile == 0) lambda = {};
 #pragma unroll
         for (int row = tile_rows - 1; row >= 0; --row) {
@@ -291,6 +322,11 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
           store_shared(lambda_tile + at.mode() + 16 * row, pack<T>(lambda.re, -lambda.im));
           step(row);
         }
+        if constexpr (!packed && !in_turn) store_shared(carried_lambda, make_float2(lambda.re, lambda.im));
+      }
+      if constexpr (!in_turn) {
+        wait_for_products<0>();
+        receive_sums(d_w);
       }
       show_stores_to_products();
       sync_both();
@@ -298,12 +334,13 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       // d_w, d_v over v, d_k'
       at.lane = opaque(at.lane);
       {
-        float d_w[8][4];
         Rows left;
-        load_left(left, d_z_tile + at.rows());
-        multiply_back<T, false>(d_w, left, shared + group_place::lags);
-        wait_for_products<0>();
-        receive_sums(d_w);
+        if constexpr (in_turn) {
+          load_left(left, d_z_tile + at.rows());
+          multiply_back<T, false>(d_w, left, shared + group_place::lags);
+          wait_for_products<0>();
+          receive_sums(d_w);
+        }
         load_left(left, lambda_tile + at.rows());
         multiply_rows<T, Matrix::rows_are_k, false, true>(d_w, left, shared + group_place::inputs, Matrix::k_rows);
         begin_products();
@@ -337,6 +374,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       store(values, m.d_v);
       __syncwarp();
       load(next, values, m.v);
+      signal_after_copies(barrier_of(group_place::loaded));
       wait_for_products<0>();
       receive_sums(sums.matrix);
       sync_both();
@@ -411,7 +449,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
     }
     now = next;
     lead = walk().next(lead);
-    odd ^= 1;
+    ++turn;
   }
 
   wait_for_copies<0>();

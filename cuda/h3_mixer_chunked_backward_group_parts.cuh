@@ -39,11 +39,14 @@ namespace group_place {
 constexpr int inputs = 0, outputs = inputs + Matrix::bytes;  // E^T, its units backwards, and R: two rows a mode
 constexpr int lag_cores = 15, tap_cores = 23;                // taps also of the chunk before
 constexpr int lags = outputs + Matrix::bytes, taps = lags + lag_cores * core_bytes;
-constexpr int per_input = taps + tap_cores * core_bytes;          // scale / b, a mode 8 bytes
-constexpr int decay = per_input + 8 * modes;                      // a^64
-constexpr int carries = decay + 8 * modes;                        // of each warp: lambda after its tile, from 0
+constexpr int per_input = taps + tap_cores * core_bytes;  // scale / b, a mode 8 bytes
+constexpr int decay = per_input + 8 * modes;              // a^64
+constexpr int carries = decay + 8 * modes;                // of each warp: lambda after its tile; in turn, from 0
 constexpr int chunk_carries = carries + 8 * modes * group_warps;  // a chunk of d_k', for even and odd turns
-constexpr int tiles = divide_up(chunk_carries + 2 * row_bytes, row_bytes) * row_bytes;
+constexpr int entries = chunk_carries + 2 * row_bytes;            // of each tile: x where it begins
+// Barriers of each tile: its keys and values are there; d_q is stored.
+constexpr int loaded = entries + 8 * modes * group_warps, stored = loaded + barrier_bytes * group_warps;
+constexpr int tiles = divide_up(stored + barrier_bytes * group_warps, row_bytes) * row_bytes;
 
 // Of a tile. What is loaded, and stored, lies in rows of 128 bytes (ExchangedOffsets), as an asynchronous copy takes
 // a turn of shared memory for every 128 aligned bytes that it comes to. From tile to tile the two with keys change

@@ -27,6 +27,16 @@ __device__ __forceinline__ std::uint64_t describe(std::uint32_t address) {
   return static_cast<std::uint64_t>(high) << 32 | (low + (address >> 4));
 }
 
+// 8 bytes from global to shared memory as copy_async() does 16; unless they are `there`, zeros.
+__device__ __forceinline__ void copy_pair_async(std::uint32_t to, const void* from, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(there ? 8 : 0) : "memory");
+}
+
+// As signal_barrier(), once all copies that the lane has begun are there.
+__device__ __forceinline__ void signal_after_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // A barrier of `threads` threads of a block, whole warps: `barrier` is 1 to 15, as __syncthreads() has 0.
 template <int threads>
 __device__ __forceinline__ void sync_some(int barrier) {
@@ -174,6 +184,16 @@ void multiply_add_group(float (&c)[blocks][4], std::uint32_t left, std::uint32_t
 template <int threads>
 void sync_some(int barrier) {
   emulator::sync_some(static_cast<unsigned>(barrier), threads);
+}
+
+inline void copy_pair_async(std::uint32_t to, const void* from, bool there) {
+  emulator::copy_async(shared_pointer(to), from, 8, there ? 8 : 0);
+}
+
+inline void signal_after_copies(std::uint32_t barrier) {
+  commit_copies();
+  wait_for_copies<0>();
+  signal_barrier(barrier);
 }
 
 inline void begin_products() {}

@@ -41,9 +41,10 @@ vec4 cache_vector(bool values, uint row, uint c, bool present) {
 
 void main() {
   const uint self = gl_LocalInvocationIndex;
-  const uint query_begin = (block_begin + gl_WorkGroupID.x) * kTile;
-  const uint head = gl_WorkGroupID.y % heads;
-  const uint sequence = gl_WorkGroupID.y / heads;
+  // The last queries see the most keys: they begin first.
+  const uint query_begin = (block_begin + gl_NumWorkGroups.y - 1u - gl_WorkGroupID.y) * kTile;
+  const uint head = gl_WorkGroupID.x % heads;
+  const uint sequence = gl_WorkGroupID.x / heads;
   const uint slot = uint(slots[sequence]);
   const uint past = uint(positions[slot]);
   const uint row = self / 8u * 2u;      // queries row, row + 1

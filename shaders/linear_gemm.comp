@@ -30,38 +30,49 @@ const uint kThreadsM = TILE_M / THREAD_M;
 shared vec4 tile_w[2u * TILE_K * kStrideM];
 shared vec4 tile_x[2u * TILE_K * kStrideR];
 
-// W[m, k .. k + 3], zero beyond the edges.
+const bool kTransposedX = (FLAGS & kXTransposed) != 0u;
+const bool kTransposedY = (FLAGS & kYTransposed) != 0u;
+
+// Rows of W and x beyond the edges are read as the last ones, and what comes of them is not written: only along K is
+// there a zero.
+
+// W[m, k .. k + 3].
 vec4 weight_vector(uint m, uint k) {
-  if (m >= M || k >= K) return vec4(0.0);
-  const uint index = m * K + k;
+  m = min(m, M - 1u);
   if ((FLAGS & kVectorWeight) != 0u) {
+    if ((FLAGS & kWholeK) == 0u && k >= K) return vec4(0.0);
 #ifdef ACT_F16
-    return unpack4(weight16x4[index / 4u]);
+    return unpack4(weight16x4[(m * K + k) / 4u]);
 #else
-    return weight32v[index / 4u];
+    return weight32v[(m * K + k) / 4u];
 #endif
   }
-  vec4 v = vec4(load_weight(index), 0.0, 0.0, 0.0);
-  if (k + 1u < K) v.y = load_weight(index + 1u);
-  if (k + 2u < K) v.z = load_weight(index + 2u);
-  if (k + 3u < K) v.w = load_weight(index + 3u);
+  vec4 v = vec4(0.0);
+  [[unroll]] for (uint i = 0u; i < 4u; ++i) {
+    if (k + i < K) v[i] = load_weight(m * K + k + i);
+  }
   return v;
 }
 
-// Four neighbours of x in memory: along `inner` (of length `length`), at `outer` of `count`.
-vec4 x_vector(uint outer, uint count, uint inner, uint length) {
-  if (outer >= count || inner >= length) return vec4(0.0);
-  const uint index = outer * length + inner;
+// x[r, k .. k + 3]; where x is transposed x[r .. r + 3, k].
+vec4 x_vector(uint r, uint k) {
+  const bool beyond = (FLAGS & kWholeK) == 0u && k >= K;
   if ((FLAGS & kVectorX) != 0u) {
+    if (beyond) return vec4(0.0);
+    const uint index = kTransposedX ? k * R + min(r, R - 4u) : min(r, R - 1u) * K + k;
 #ifdef ACT_F16
     if ((FLAGS & kXIsF32) == 0u) return unpack4(x16x4[index / 4u]);
 #endif
     return x32v[index / 4u];
   }
-  vec4 v = vec4(load_x(FLAGS, index), 0.0, 0.0, 0.0);
-  if (inner + 1u < length) v.y = load_x(FLAGS, index + 1u);
-  if (inner + 2u < length) v.z = load_x(FLAGS, index + 2u);
-  if (inner + 3u < length) v.w = load_x(FLAGS, index + 3u);
+  vec4 v = vec4(0.0);
+  [[unroll]] for (uint i = 0u; i < 4u; ++i) {
+    if (kTransposedX) {
+      if (!beyond) v[i] = load_x(FLAGS, k * R + min(r + i, R - 1u));
+    } else {
+      if (k + i < K) v[i] = load_x(FLAGS, min(r, R - 1u) * K + k + i);
+    }
+  }
   return v;
 }
 
@@ -75,10 +86,10 @@ void fetch(uint m_begin, uint r_begin, uint k_begin) {
   }
   [[unroll]] for (uint i = 0u; i < kLoadsX; ++i) {
     const uint unit = i * GROUP + gl_LocalInvocationIndex;
-    if ((FLAGS & kXTransposed) != 0u) {
-      held_x[i] = x_vector(k_begin + unit / (TILE_R / 4u), K, r_begin + unit % (TILE_R / 4u) * 4u, R);
+    if (kTransposedX) {
+      held_x[i] = x_vector(r_begin + unit % (TILE_R / 4u) * 4u, k_begin + unit / (TILE_R / 4u));
     } else {
-      held_x[i] = x_vector(r_begin + unit / (TILE_K / 4u), R, k_begin + unit % (TILE_K / 4u) * 4u, K);
+      held_x[i] = x_vector(r_begin + unit / (TILE_K / 4u), k_begin + unit % (TILE_K / 4u) * 4u);
     }
   }
 }
@@ -94,7 +105,7 @@ void stage(uint buffer_index) {
   }
   [[unroll]] for (uint i = 0u; i < kLoadsX; ++i) {
     const uint unit = i * GROUP + gl_LocalInvocationIndex;
-    if ((FLAGS & kXTransposed) != 0u) {
+    if (kTransposedX) {
       tile_x[base_x + unit / (TILE_R / 4u) * kStrideR + unit % (TILE_R / 4u)] = held_x[i];
     } else {
       const uint r = unit / (TILE_K / 4u);
@@ -102,21 +113,6 @@ void stage(uint buffer_index) {
       [[unroll]] for (uint j = 0u; j < 4u; ++j) tile_x[base_x + (k + j) * kStrideR + r / 4u][r % 4u] = held_x[i][j];
     }
   }
-}
-
-// Four neighbours of y: along r from (m, r) where y is transposed, else along m.
-void write_out(uint m, uint r, vec4 value) {
-  const bool transposed = (FLAGS & kYTransposed) != 0u;
-  if ((FLAGS & kVectorY) == 0u) {
-    [[unroll]] for (uint c = 0u; c < 4u; ++c) {
-      const uint m_here = transposed ? m : m + c;
-      const uint r_here = transposed ? r + c : r;
-      if (m_here < M && r_here < R) store_y(FLAGS, r_here, m_here, value[c]);
-    }
-    return;
-  }
-  // Rows of y are whole vectors here, so a vector is inside or outside as one.
-  if (m < M && r < R) store_y_vector(FLAGS, r, m, value);
 }
 
 void main() {
@@ -164,12 +160,33 @@ void main() {
     [[unroll]] for (uint block = 0u; block < kBlocksR; ++block) {
       const uint r = r_begin + block * (TILE_R / kBlocksR) + thread_r * 4u;
       const uint first = i * THREAD_R + block * 4u;
-      [[unroll]] for (uint j = 0u; j < 4u; ++j) {
-        if ((FLAGS & kYTransposed) != 0u) {
-          write_out(m + j, r, vec4(sums[first][j], sums[first + 1u][j], sums[first + 2u][j], sums[first + 3u][j]));
-        } else {
-          write_out(m, r + j, sums[first + j]);
+      if ((FLAGS & kVectorY) == 0u) {
+        [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+          [[unroll]] for (uint c = 0u; c < 4u; ++c) {
+            if (m + c < M && r + j < R) store_y(FLAGS, r + j, m + c, sums[first + j][c]);
+          }
         }
+        continue;
+      }
+      // Rows of y are whole vectors here, so a vector is inside or outside as one. What y held before is requested
+      // ahead of the writes, which no compiler can tell apart from it.
+      vec4 before[4];
+      if ((FLAGS & kAccumulate) != 0u) {
+        [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+          const uint m_here = kTransposedY ? m + j : m;
+          const uint r_here = kTransposedY ? r : r + j;
+          before[j] = m_here < M && r_here < R ? y32v[y_index(FLAGS, r_here, m_here) / 4u] : vec4(0.0);
+        }
+      }
+      [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+        const uint m_here = kTransposedY ? m + j : m;
+        const uint r_here = kTransposedY ? r : r + j;
+        if (m_here >= M || r_here >= R) continue;
+        vec4 value = sums[first + j];
+        if (kTransposedY) value = vec4(sums[first][j], sums[first + 1u][j], sums[first + 2u][j], sums[first + 3u][j]);
+        value = activated(FLAGS, value + (kTransposedY ? bias_scalar(FLAGS, m_here) : bias_vector(FLAGS, m_here)));
+        if ((FLAGS & kAccumulate) != 0u) value += before[j];
+        write_y_vector(FLAGS, y_index(FLAGS, r_here, m_here) / 4u, value);
       }
     }
   }

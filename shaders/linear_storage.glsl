@@ -5,6 +5,7 @@
 #ifndef LINEAR_STORAGE_GLSL
 #define LINEAR_STORAGE_GLSL
 
+#extension GL_EXT_control_flow_attributes : require
 #ifdef ACT_F16
 #extension GL_EXT_shader_16bit_storage : require
 #endif
@@ -21,6 +22,8 @@ const uint kBias = 128u;
 const uint kGelu = 256u;
 const uint kAccumulate = 512u;       // y += ...
 const uint kVectorY = 1024u;         // four neighbours of y are stored at once
+const uint kWholeK = 4096u;          // K is a multiple of the tile's depth (2048: linear_gemv.glsl)
+const uint kWholeTiles = 8192u;      // M and R are multiples of the tile's sides
 
 layout(push_constant) uniform Push {
   uint K;
@@ -39,6 +42,7 @@ layout(set = 0, binding = 2) buffer Y32 { float y32[]; };                      /
 layout(set = 0, binding = 2) buffer Y32v { vec4 y32v[]; };
 #ifdef ACT_F16
 layout(set = 0, binding = 0) readonly buffer X16 { float16_t x16[]; };
+layout(set = 0, binding = 0) readonly buffer X16x2 { uint x16x2[]; };
 layout(set = 0, binding = 0) readonly buffer X16x4 { uvec2 x16x4[]; };
 layout(set = 0, binding = 0) readonly buffer X16x8 { uvec4 x16x8[]; };
 layout(set = 0, binding = 2) buffer Y16 { float16_t y16[]; };
@@ -77,11 +81,32 @@ float gelu_tanh(float x) {
   return x / (1.0 + exp(min(-twice, 80.0)));
 }
 
-// Bias, activation and accumulation of one element (m counted in the bound weight).
-void store_y(uint flags, uint row, uint m, float value) {
+// Where y[row, m] lies (m counted in the bound weight).
+uint y_index(uint flags, uint row, uint m) {
   const uint column = y_column + m;
-  const uint index = (flags & kYTransposed) != 0u ? column * R + row : row * y_columns + column;
-  if ((flags & kBias) != 0u) value += bias[column];
+  return (flags & kYTransposed) != 0u ? column * R + row : row * y_columns + column;
+}
+
+// The biases of outputs m .. m + 3, of which the first ones are there; and that of output m, four times.
+vec4 bias_vector(uint flags, uint m) {
+  vec4 v = vec4(0.0);
+  if ((flags & kBias) == 0u) return v;
+  [[unroll]] for (uint i = 0u; i < 4u; ++i) {
+    if (m + i < M) v[i] = bias[y_column + m + i];
+  }
+  return v;
+}
+vec4 bias_scalar(uint flags, uint m) { return vec4((flags & kBias) != 0u ? bias[y_column + m] : 0.0); }
+
+vec4 activated(uint flags, vec4 v) {
+  if ((flags & kGelu) == 0u) return v;
+  return vec4(gelu_tanh(v.x), gelu_tanh(v.y), gelu_tanh(v.z), gelu_tanh(v.w));
+}
+
+// Bias, activation and accumulation of one element.
+void store_y(uint flags, uint row, uint m, float value) {
+  const uint index = y_index(flags, row, m);
+  if ((flags & kBias) != 0u) value += bias[y_column + m];
   if ((flags & kGelu) != 0u) value = gelu_tanh(value);
   if ((flags & kAccumulate) != 0u) {
     y32[index] += value;
@@ -96,25 +121,13 @@ void store_y(uint flags, uint row, uint m, float value) {
   y32[index] = value;
 }
 
-// The same of four neighbours of y, all inside: along r where y is transposed, else along m.
-void store_y_vector(uint flags, uint row, uint m, vec4 value) {
-  const bool transposed = (flags & kYTransposed) != 0u;
-  const uint column = y_column + m;
-  const uint index = (transposed ? column * R + row : row * y_columns + column) / 4u;
-  if ((flags & kBias) != 0u) {
-    value += transposed ? vec4(bias[column])
-                        : vec4(bias[column], bias[column + 1u], bias[column + 2u], bias[column + 3u]);
-  }
-  if ((flags & kGelu) != 0u) {
-    value = vec4(gelu_tanh(value.x), gelu_tanh(value.y), gelu_tanh(value.z), gelu_tanh(value.w));
-  }
+void write_y_vector(uint flags, uint index, vec4 value) {
 #ifdef ACT_F16
   if ((flags & kYIsF32) == 0u) {
     y16x4[index] = pack4(value);
     return;
   }
 #endif
-  if ((flags & kAccumulate) != 0u) value += y32v[index];
   y32v[index] = value;
 }
 

@@ -43,3 +43,4 @@ precompile() {  # name, stem, defines
 }
 
 precompile linear_coopmat linear_coopmat ""
+precompile attention_coopmat attention_coopmat ""

@@ -178,6 +178,9 @@ TEST_F(Api, RefusesWrongModelOptions) {
   options.prefill_piece_tokens = -1;
   EXPECT_FAILS(load_with(options), RIVERHORSE_INVALID_ARGUMENT, "prefill_piece_tokens");
   options = cpu_options();
+  options.memory_budget_bytes = 100000;
+  EXPECT_FAILS(load_with(options), RIVERHORSE_OUT_OF_MEMORY, "memory budget of 0.1 MiB");
+  options = cpu_options();
   options.submission_limit_ms = -1;
   EXPECT_FAILS(load_with(options), RIVERHORSE_INVALID_ARGUMENT, "submission_limit_ms");
   options = cpu_options();

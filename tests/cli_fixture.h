@@ -52,6 +52,11 @@ class ProgramTest : public testing::Test {
   // `interrupt_after`: sends Ctrl-C once stdout has so many bytes.
   static ChildResult run(const std::vector<std::string>& arguments, const ChildEnvironment& environment = {},
                          std::optional<std::size_t> interrupt_after = {}) {
+    return run_command(joined({RIVERHORSE_PROGRAM}, arguments), environment, interrupt_after);
+  }
+  // The same of any program: `command` is its name, or path, and its arguments.
+  static ChildResult run_command(const std::vector<std::string>& command, const ChildEnvironment& environment = {},
+                                 std::optional<std::size_t> interrupt_after = {}) {
     static int calls = 0;
     const std::string stem = temporary("child_" + std::to_string(calls++));
     const pid_t child = fork();
@@ -62,10 +67,10 @@ class ProgramTest : public testing::Test {
       for (const auto& [name, value] : environment) {
         value ? setenv(name.c_str(), value->c_str(), 1) : unsetenv(name.c_str());
       }
-      std::vector<char*> argv = {const_cast<char*>(RIVERHORSE_PROGRAM)};
-      for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+      std::vector<char*> argv;
+      for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
       argv.push_back(nullptr);
-      execv(argv[0], argv.data());
+      execvp(argv[0], argv.data());
       _exit(127);
     }
     if (interrupt_after) {

@@ -111,6 +111,31 @@ TEST_F(CliModel, SamplingFlagsAreHeard) {
   expect_failure(run(joined(generate_ids(), words("--greedy --temperature 1"))), 2, "--greedy");
 }
 
+TEST_F(CliModel, KeepsToAMemoryBudget) {
+  const std::string greedy = out_of(joined(generate_ids(), words("--max-tokens 8 --greedy")));
+  EXPECT_EQ(out_of(joined(generate_ids(), words("--max-tokens 8 --greedy --memory-budget 1.5GiB"))), greedy);
+  const std::vector<std::string> forward = {"forward",
+                                            "--model",
+                                            hybrid + "model.pt",
+                                            "--input",
+                                            hybrid + "io.safetensors",
+                                            "--output",
+                                            temporary("budget.safetensors"),
+                                            "--backend",
+                                            "cpu"};
+  for (const std::vector<std::string>& command :
+       {generate_ids(), forward, words("bench decode --preset tiny-hybrid --backend cpu"),
+        words("bench prefill --preset tiny-hybrid --backend cpu")}) {
+    const ChildResult refused = run(joined(command, words("--memory-budget 100KB")));
+    expect_failure(refused, 1, "memory budget of 0.1 MiB");
+    EXPECT_NE(refused.err.find("weights"), std::string::npos) << refused.err;
+  }
+  for (const char* size : {"2GiBs", "-1MB", "much", "0", "1e99GB"}) {
+    expect_failure(run(joined(generate_ids(), {"--memory-budget", size})), 2, "--memory-budget");
+  }
+  expect_failure(run(words("bench ops --backend cpu --memory-budget 1GB")), 2, "--memory-budget");
+}
+
 TEST_F(CliModel, StreamsTextAndStops) {
   const std::vector<std::string> forced_a = joined(generate_text("hip"), words("--logit-bias 97=1000 --greedy"));
   EXPECT_EQ(out_of(joined(forced_a, {"--max-tokens", "5"})), "aaaaa\n");

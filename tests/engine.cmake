@@ -5,14 +5,14 @@ if(TARGET riverhorse_vulkan)
   list(APPEND riverhorse_engine_test_uses riverhorse_vulkan)
 endif()
 foreach(name model_golden_test engine_session_test engine_sampling_test invariants_test default_model_test conv_choice_test
-        quantised_model_test)
+        quantised_model_test engine_memory_test)
   riverhorse_test(${name} ${name}.cpp USES ${riverhorse_engine_test_uses} nlohmann_json::nlohmann_json)
   if(TARGET riverhorse_vulkan)
     target_compile_definitions(${name} PRIVATE RIVERHORSE_HAS_VULKAN)
   endif()
 endforeach()
 # Sessions are the same code on every backend, and an emulated device is slow.
-foreach(name model_golden_test engine_sampling_test invariants_test conv_choice_test quantised_model_test)
+foreach(name model_golden_test engine_sampling_test invariants_test conv_choice_test quantised_model_test engine_memory_test)
   riverhorse_test_on_emulated_cuda(${name})
 endforeach()
 

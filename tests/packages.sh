@@ -11,7 +11,7 @@ riverhorse_packages_build=(
 )
 # To run on any machine: lavapipe is the Vulkan device where there is no GPU; samples/plot_training is Python.
 riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers python3)
-riverhorse_packages_test=(libgtest-dev vulkan-validationlayers)
+riverhorse_packages_test=(libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin)
 riverhorse_packages_ci=(ccache git clang-format-14 clang-tidy-14)
 
 say() { printf '== %s\n' "$*"; }

@@ -90,13 +90,13 @@ TEST_P(QuantisedModel, IsTheModelOfTheNumbersThatItStandsFor) {
 TEST_P(QuantisedModel, TakesTheMemoryThatWasEstimated) {
   const ModelConfig config = small_model();
   const Checkpoint plain = random_checkpoint(config, 11);
-  const std::uint64_t f32 = model_memory(config, DType::f32).weights_bytes;
+  const std::uint64_t f32 = model_memory(config, {}).weights_bytes;
   {
     const H3Model first(device_, plain, DType::f32, ConvAlgorithm::automatic, {});
   }  // what a device makes once stays
   for (const DType weights : schemes) {
     const Checkpoint checkpoint = quantised(plain, weights);
-    const ModelMemory memory = model_memory(config, DType::f32, &checkpoint.file);
+    const ModelMemory memory = model_memory(config, {DType::f32, &checkpoint.file});
     std::uint64_t stored = 0;  // but for the SSM's parameters, all that is uploaded
     for (const ParameterSpec& parameter : parameter_table(config)) {
       const bool of_ssm = parameter.name.find("kernel") != std::string::npos || parameter.name.ends_with("mixer.D") ||
@@ -106,7 +106,7 @@ TEST_P(QuantisedModel, TakesTheMemoryThatWasEstimated) {
     EXPECT_EQ(memory.weights_bytes, stored);
     EXPECT_LT(memory.weights_bytes, f32 * (weights == DType::q8 ? 40 : 28) / 100);
     EXPECT_EQ(memory.dequantised_bytes, static_cast<std::uint64_t>(3 * 64 * 64 * 4));
-    EXPECT_EQ(model_memory(config, DType::f32, &plain.file).dequantised_bytes, 0u);
+    EXPECT_EQ(model_memory(config, {DType::f32, &plain.file}).dequantised_bytes, 0u);
 
     // Where memory is counted, what loading allocates is what was said before.
     const std::uint64_t before = device_->memory_usage().used_bytes;

@@ -118,6 +118,8 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--reset-state-at-documents", true},
                                                                      {"--auto-batch", true},
                                                                      {"--tensorboard", true},
+                                                                     {"--shard", "optimizer"},
+                                                                     {"--reduce-dtype", "bf16"},
                                                                      {"--peak-tflops", 0.5},
                                                                      {"--sample-every", 2},
                                                                      {"--sample-tokens", 3},

@@ -272,10 +272,13 @@ typedef struct riverhorse_model_options {
   riverhorse_progress_callback progress; /* of loading */
   void* progress_user;
   riverhorse_adopted_device* adopted_device; /* instead of `backend` and `device`, which must be null then */
+  uint64_t memory_budget_bytes; /* the most to take on the device; default: what is free there */
 } riverhorse_model_options;
 
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a
- * .safetensors or a .pt file. The device asked for is the one used, or the call fails.
+ * .safetensors or a .pt file. The device asked for is the one used, or the call fails. Weights are read from the file
+ * piece by piece: no second copy of them lies in the host's memory. OUT_OF_MEMORY says what is needed, what there is,
+ * and what would fit.
  * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED, OUT_OF_MEMORY (before anything large is allocated), CANCELLED. */
 RIVERHORSE_API riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model_options* options,
                                                        riverhorse_model** model);

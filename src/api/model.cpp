@@ -29,6 +29,7 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
   result.context_tokens = positive_or(options.context_tokens, result.context_tokens, "context_tokens");
   result.prefill_piece_tokens =
       positive_or(options.prefill_piece_tokens, result.prefill_piece_tokens, "prefill_piece_tokens");
+  result.memory_budget_bytes = options.memory_budget_bytes;
   if (options.progress != nullptr) {
     result.progress = [callback = options.progress, user = options.progress_user](std::uint64_t done,
                                                                                   std::uint64_t total) {

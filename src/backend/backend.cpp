@@ -90,6 +90,11 @@ Tensor Device::allocate_tensor(DType dtype, Shape shape, MemoryUse use) {
   return tensor;
 }
 
+std::shared_ptr<Communicator> Device::tensor_communicator(const std::shared_ptr<Communicator>& /*host*/) {
+  fail(StatusCode::unsupported, "{} ({}) cannot train with other ranks: choose --backend cuda or cpu", info().name,
+       info().id());
+}
+
 void Device::require_activation(DType dtype) const {
   if (dtype == DType::f32) return;
   if (!is_half(dtype)) {
@@ -103,6 +108,22 @@ void Device::require_activation(DType dtype) const {
   }
   fail(StatusCode::unsupported, "{} ({}) cannot use dtype {}, only {}: {}", info().name, info().id(),
        dtype_name(dtype), supported, support.reason);
+}
+
+std::uint64_t Device::scratch_bytes(const RecordFunction& function) {
+  std::uint64_t bytes = 0;
+  prepare(
+      [&](Encoder& encoder) {
+        function(encoder);
+        bytes = encoder.scratch_peak_bytes();
+      },
+      {});
+  return bytes;
+}
+
+std::shared_ptr<Buffer> Device::workspace_for(const RecordOptions& options, std::uint64_t scratch_bytes) {
+  if (options.workspace && options.workspace->size_bytes() >= scratch_bytes) return options.workspace;
+  return allocate(std::max<std::uint64_t>(scratch_bytes, 1), MemoryUse::device);
 }
 
 void Device::run(const RecordFunction& function) {

@@ -116,6 +116,8 @@ class Encoder {
   void cross_entropy(const CrossEntropyArgs& args);
   void grad_norm(const GradNormArgs& args);
   void adamw(const AdamwArgs& args);
+  void communicate(const CommunicateArgs& args);
+  void await_ranks(const AwaitRanksArgs& args);
 
   // Memory that lives within the recording. Freed in reverse order by ScratchScope; the same bytes are then used
   // again, so a scratch tensor must not be read after its scope ends. Contents are undefined at first.
@@ -163,6 +165,8 @@ class Encoder {
   virtual void record_cross_entropy(const CrossEntropyArgs& args);
   virtual void record_grad_norm(const GradNormArgs& args);
   virtual void record_adamw(const AdamwArgs& args);
+  virtual void record_communicate(const CommunicateArgs& args);
+  virtual void record_await_ranks(const AwaitRanksArgs& args);
 
  private:
   friend class ScratchScope;
@@ -191,6 +195,7 @@ using RecordFunction = std::function<void(Encoder&)>;
 struct OpTiming {
   std::string name;  // of the operation, "linear"
   double time_ms = 0;
+  double start_ms = 0;  // from when the first operation began
 };
 
 // Commands that can be submitted again and again. Keeps every tensor it uses alive.
@@ -207,6 +212,9 @@ class Recording {
 struct RecordOptions {
   bool timestamps = false;     // of the whole recording (total_time_ms): two a recording, free
   bool op_timestamps = false;  // of each operation too (timings): serialises them
+  // Backs the scratch tensors where it is large enough; else the recording has memory of its own. Recordings that
+  // run one after another may share it.
+  std::shared_ptr<Buffer> workspace = {};
 };
 
 using ProgressFunction = std::function<void(std::uint64_t done, std::uint64_t total)>;
@@ -224,6 +232,8 @@ class Device {
   virtual std::shared_ptr<Buffer> allocate(std::uint64_t size_bytes, MemoryUse use) = 0;
   virtual MemoryUsage memory_usage() const = 0;
   virtual std::uint64_t memory_free_bytes() const = 0;
+  // What the first upload and the first download will take for good, of memory_usage(); 0 from then on.
+  virtual std::uint64_t staging_bytes() const { return 0; }
   // The largest tensor one operation can be given (maxStorageBufferRange on Vulkan).
   virtual std::uint64_t max_tensor_bytes() const = 0;
 
@@ -241,6 +251,9 @@ class Device {
 
   // Makes everything that recording `function` would need, without recording it. May be called from another thread.
   virtual void prepare(const RecordFunction& function, const ProgressFunction& progress) = 0;
+  // What the scratch tensors of a recording of `function` take. The tensors that it uses need no memory: any Buffer
+  // of their size does.
+  virtual std::uint64_t scratch_bytes(const RecordFunction& function);
   // Prepares what is not prepared yet, then records. `function` is called more than once and must do the same.
   virtual std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) = 0;
 
@@ -251,6 +264,10 @@ class Device {
 
   virtual DeviceCounters counters() const = 0;
 
+  // A communicator for this device's tensors, made by all ranks at once; `host` is one of those ranks. A device whose
+  // tensors that one moves as well gives it back. Errors: unsupported, with what is missing.
+  virtual std::shared_ptr<Communicator> tensor_communicator(const std::shared_ptr<Communicator>& host);
+
   // Conveniences over the above.
   // Errors: unsupported where activations cannot be `dtype`, naming those that can.
   void require_activation(DType dtype) const;
@@ -259,6 +276,8 @@ class Device {
 
  protected:
   Device() = default;
+  // The memory behind the `scratch_bytes` of a recording.
+  std::shared_ptr<Buffer> workspace_for(const RecordOptions& options, std::uint64_t scratch_bytes);
 };
 
 // ---------------------------------------------------------------------------------------------------- registry

@@ -3,34 +3,14 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <filesystem>
-#include <system_error>
+
+#include "backend/own_library.h"
 
 namespace riverhorse {
 namespace {
 
 constexpr const char* file_name = "libriverhorse-cuda.so";
-
-// Of the program, or of the shared library that this function is in.
-std::filesystem::path own_folder() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&cuda_library), &info) == 0 || info.dli_fname == nullptr) return {};
-  std::error_code error;
-  const std::filesystem::path path = std::filesystem::canonical(info.dli_fname, error);
-  return error ? std::filesystem::path() : path.parent_path();
-}
-
-std::filesystem::path library_path() {
-  if (const char* named = std::getenv("RIVERHORSE_CUDA_LIBRARY"); named != nullptr && *named != '\0') return named;
-  const std::filesystem::path folder = own_folder();
-  std::error_code error;
-  for (const std::filesystem::path& each : {folder / file_name, folder.parent_path() / "lib" / file_name,
-                                            folder.parent_path() / "lib" / "riverhorse" / file_name}) {
-    if (std::filesystem::exists(each, error)) return each;
-  }
-  return {};
-}
 
 struct Loaded {
   const CudaLibrary* library = nullptr;
@@ -38,7 +18,7 @@ struct Loaded {
 };
 
 Loaded load() {
-  const std::filesystem::path path = library_path();
+  const std::filesystem::path path = own_library_path("RIVERHORSE_CUDA_LIBRARY", file_name);
   if (path.empty()) {
     void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
     if (driver != nullptr) dlclose(driver);

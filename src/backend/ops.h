@@ -31,11 +31,13 @@ struct AdvanceArgs {
 };
 
 // Training only. Element i of a call is kept with probability 1 - p, and then divided by it: kept where word i mod 4
-// of Philox4x32-10 with counter (i / 4 low, i / 4 high, site, step) and key seed is at least p 2^32.
+// of Philox4x32-10 with counter (i / 4 low, i / 4 high, site, step) and key seed is at least p 2^32. A call on part
+// of what other ranks have the rest of counts from where its part begins: i + first.
 struct Dropout {
   float p = 0;             // below 1; 0: none
   std::uint32_t site = 0;  // where in the model: every call of a step has its own
   Tensor random = {};      // (3) i32: seed low, seed high, step, in device memory; empty when p is 0
+  std::int64_t first = 0;  // elements of the other ranks before this one's
 };
 
 // ---------------------------------------------------------------------------------------------- embed and norm

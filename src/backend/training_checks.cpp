@@ -219,6 +219,29 @@ void Encoder::adamw(const AdamwArgs& args) {
   record_adamw(args);
 }
 
+void Encoder::communicate(const CommunicateArgs& args) {
+  const Check check("communicate", placeholder(), trains());
+  check.require(args.communicator != nullptr, "the communicator is missing");
+  check.activation("input", args.input, {any});
+  const std::int64_t count = args.input.shape[0], ranks = args.communicator->size();
+  switch (args.collective) {
+    case Collective::all_reduce: check.tensor("output", args.output, args.input.dtype, {count}); break;
+    case Collective::reduce_scatter:
+      check.require(count % ranks == 0, "{} elements do not divide among {} ranks", count, ranks);
+      check.tensor("output", args.output, args.input.dtype, {count / ranks});
+      check.separate("output", args.output, "input", args.input);
+      break;
+    case Collective::all_gather: check.tensor("output", args.output, args.input.dtype, {count * ranks}); break;
+  }
+  record_communicate(args);
+}
+
+void Encoder::await_ranks(const AwaitRanksArgs& args) {
+  const Check check("await_ranks", placeholder(), trains());
+  check.require(args.communicator != nullptr, "the communicator is missing");
+  record_await_ranks(args);
+}
+
 // The checks above let only a backend that overrides these get here.
 void Encoder::record_zero(const ZeroArgs& /*args*/) { fail(StatusCode::internal, "zero is not written"); }
 void Encoder::record_embed_backward(const EmbedBackwardArgs& /*args*/) {
@@ -255,5 +278,11 @@ void Encoder::record_grad_norm(const GradNormArgs& /*args*/) {
   fail(StatusCode::internal, "grad_norm is not written");
 }
 void Encoder::record_adamw(const AdamwArgs& /*args*/) { fail(StatusCode::internal, "adamw is not written"); }
+void Encoder::record_communicate(const CommunicateArgs& /*args*/) {
+  fail(StatusCode::internal, "communicate is not written");
+}
+void Encoder::record_await_ranks(const AwaitRanksArgs& /*args*/) {
+  fail(StatusCode::internal, "await_ranks is not written");
+}
 
 }  // namespace riverhorse

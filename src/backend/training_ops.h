@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "backend/communicator.h"
 #include "backend/ops.h"
 
 namespace riverhorse {
@@ -159,6 +160,27 @@ struct CrossEntropyArgs {
   // What the logits are rounded to where there are gradients, which are then of those logits: f32, or in 16 bits the
   // dtype of x. Without gradients they are f32.
   DType logits = DType::f32;
+};
+
+// ------------------------------------------------------------------------------------------------------- ranks
+
+// all_reduce: output = the sum of the ranks' inputs, (n) both; the output may be the input itself.
+// reduce_scatter: of that sum part r to rank r; input (n), output (n / ranks).
+// all_gather: every rank's input in turn; input (n), output (n ranks), which may hold the input in its place.
+enum class Collective { all_reduce, reduce_scatter, all_gather };
+
+// Begins after what was recorded before it, and may run while what is recorded after it does, which leaves both
+// tensors alone until await_ranks().
+struct CommunicateArgs {
+  Collective collective = Collective::all_reduce;
+  Communicator* communicator = nullptr;  // of this device's tensors; outlives the recording
+  Tensor input;                          // f32 or 16 bits
+  Tensor output;                         // of the same
+};
+
+// What is recorded after it sees what the collectives before it made.
+struct AwaitRanksArgs {
+  Communicator* communicator = nullptr;
 };
 
 // --------------------------------------------------------------------------------------------------- optimiser

@@ -23,6 +23,10 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
+  // Takes the whole pages of `part`, which may be of other memory too, out of this process's memory; they come back
+  // from the file when they are read again.
+  void drop_pages(std::span<const std::byte> part) const;
+
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -35,6 +36,7 @@ void refuse_others(const BenchOptions& options) {
   refuse(options.repetitions > 0, "--repetitions", {"prefill", "train"});
   refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "train"});
   refuse(!options.weights.empty(), "--weights", {"prefill", "decode"});
+  refuse(options.memory_budget_bytes > 0, "--memory-budget", {"prefill", "decode"});
   refuse(!options.filter.empty(), "--filter", {"ops", "mixer", "fft_conv"});
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
@@ -55,9 +57,11 @@ BenchReport our_report(BenchOptions& options) {
   BenchReport report;
   report.device = device->info();
   const bool all_types = options.what == "ops" && !options.dtype_given;
-  const CopyMeter copy(*device);
+  std::optional<CopyMeter> meter(std::in_place, *device);
+  const CopyMeter& copy = *meter;
   report.ceilings = measure_ceilings(*device, copy, all_types || options.dtype == DType::f16,
                                      all_types || options.dtype == DType::bf16);
+  if (options.what == "prefill" || options.what == "decode" || trains) meter.reset();  // the memory is for the model
   report.rows = options.what == "ops"        ? bench_ops(*device, options, copy)
                 : options.what == "mixer"    ? bench_mixer(*device, options, copy)
                 : options.what == "fft_conv" ? bench_fft_conv(*device, options, copy)
@@ -107,6 +111,7 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::IsMember({"q8", "q4"}))
       ->excludes(command->get_option("--model"));
   add_device_options(*command, options->device);
+  add_memory_budget_option(*command, options->memory_budget_bytes);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   add_recompute_option(*command, options->recompute);

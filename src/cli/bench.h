@@ -23,6 +23,7 @@ struct BenchOptions {
   ModelOptions model;
   std::string preset = "125m";
   DeviceChoiceOptions device;
+  std::uint64_t memory_budget_bytes = 0;  // prefill, decode; 0: what is free
   DType dtype = DType::f32;
   bool dtype_given = false;
   std::string weights;  // prefill, decode: random weights of the preset quantised so; empty: not

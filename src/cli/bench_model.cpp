@@ -97,6 +97,7 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
   engine_options.max_sessions = 1;
   engine_options.context_tokens = length + 1;
   engine_options.prefill_piece_tokens = length;
+  engine_options.memory_budget_bytes = options.memory_budget_bytes;
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare();
@@ -166,6 +167,7 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   engine_options.max_sessions = batch_size;
   engine_options.context_tokens = prompt + 3 * drawn + 16;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);
+  engine_options.memory_budget_bytes = options.memory_budget_bytes;
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare(batch_size);

@@ -21,6 +21,7 @@ namespace {
 struct EvalOptions {
   ModelOptions model;
   DeviceChoiceOptions device;
+  std::uint64_t memory_budget_bytes = 0;
   DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::string task = "text";
@@ -66,6 +67,8 @@ class Evaluation {
     engine_options.cache_folder = options_.device.cache;
     engine_options.max_sessions = 1;
     engine_options.context_tokens = 1;  // Engine::forward has states of its own
+    engine_options.memory_budget_bytes = options_.memory_budget_bytes;
+    engine_options.forward_tokens = std::max<std::int64_t>(1, options_.text.window);  // at least
     engine_options.progress = progress_line("loading");
     Engine engine(open_chosen_device(options_.device), checkpoint, engine_options);
 
@@ -238,6 +241,7 @@ void add_eval_command(CLI::App& app) {
       ->check(CLI::Range(1, 65536));
   command->add_flag("--json", options->json, "Print JSON");
   add_device_options(*command, options->device);
+  add_memory_budget_option(*command, options->memory_budget_bytes);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   command->callback([options, command] {

@@ -21,6 +21,7 @@ namespace {
 struct ForwardOptions {
   ModelOptions model;
   DeviceChoiceOptions device;
+  std::uint64_t memory_budget_bytes = 0;
   DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::int64_t piece_tokens = 0;
@@ -116,6 +117,8 @@ void run(const ForwardOptions& options) {
   engine_options.max_sessions = 1;
   engine_options.context_tokens = 1;  // forward() has states of its own
   engine_options.prefill_piece_tokens = options.piece_tokens;
+  engine_options.memory_budget_bytes = options.memory_budget_bytes;
+  engine_options.forward_tokens = ids.length;
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
 
@@ -174,6 +177,7 @@ void add_forward_command(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(1, 65536));
   add_device_options(*command, options->device);
+  add_memory_budget_option(*command, options->memory_budget_bytes);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   command->callback([options] { run(*options); });

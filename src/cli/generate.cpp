@@ -24,6 +24,7 @@ constexpr std::uint64_t prompt_limit_bytes = std::uint64_t{1} << 30;
 struct GenerateOptions {
   ModelOptions model;
   DeviceChoiceOptions device;
+  std::uint64_t memory_budget_bytes = 0;
   DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::int64_t piece_tokens = 0;
@@ -206,6 +207,7 @@ class Generation {
     engine_options.prefill_piece_tokens = options_.piece_tokens;
     engine_options.max_sessions = static_cast<std::int64_t>(prompts.size());
     engine_options.context_tokens = 256;  // it doubles as needed
+    engine_options.memory_budget_bytes = options_.memory_budget_bytes;
     engine_options.progress = progress_line("loading");
     SamplingOptions sampling = options_.sampling;
     if (tokenizer_ && !options_.output_ids) {
@@ -404,6 +406,7 @@ void add_generate_command(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(1, 65536));
   add_device_options(*command, options->device);
+  add_memory_budget_option(*command, options->memory_budget_bytes);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   command->callback([options, command] {

@@ -75,7 +75,8 @@ constexpr std::array memory_rows = {MemoryRow{BackendKind::cpu, DType::f32},
 MemoryEstimate estimate(const Findings& findings, const MemoryRow& row) {
   EngineOptions options;
   options.dtype = row.dtype;
-  return estimate_memory(*findings.config, options, findings.checkpoint ? &findings.checkpoint->file : nullptr);
+  return estimate_memory(*findings.config, options,
+                         {row.dtype, findings.checkpoint ? &findings.checkpoint->file : nullptr});
 }
 
 std::string stored_dtype(const Findings& findings, const std::string& name) {

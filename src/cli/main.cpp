@@ -15,10 +15,6 @@
 namespace riverhorse::cli {
 namespace {
 
-constexpr int exit_failure = 1;
-constexpr int exit_usage = 2;
-constexpr int exit_interrupted = 130;
-
 constexpr const char* examples = R"(Examples:
   riverhorse devices
   riverhorse convert --input H3-125M.pt --preset 125m --output models/h3-125m
@@ -61,14 +57,12 @@ int report_usage(const CLI::App& app, const std::string& message) {
   std::string command = "riverhorse";
   for (const CLI::App* chosen : app.get_subcommands()) command += " " + chosen->get_name();
   std::fprintf(stderr, "riverhorse: %s\nRun \"%s --help\" for the options.\n", message.c_str(), command.c_str());
-  return exit_usage;
+  return exit_status(StatusCode::invalid_argument);
 }
 
 int report_error(const Error& error) {
   std::fprintf(stderr, "riverhorse: %s\n", error.what());
-  if (error.code() == StatusCode::invalid_argument) return exit_usage;
-  if (error.code() == StatusCode::cancelled) return exit_interrupted;
-  return exit_failure;
+  return exit_status(error.code());
 }
 
 int run(int argc, char** argv) {

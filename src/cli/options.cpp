@@ -3,10 +3,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <map>
+#include <optional>
+#include <string>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -25,6 +31,25 @@ CheckedDeviceOptions checked_options(const DeviceChoiceOptions& options) {
   checked.device_options.memory_limit_bytes = options.memory_limit_mib << 20;
   checked.self_test = !options.no_selftest;
   return checked;
+}
+
+// "2GiB", "800 MB", "1.5G": a number and a unit, B where there is none. Nothing for what is no such size.
+std::optional<std::uint64_t> parse_size(const std::string& text) {
+  static const std::map<std::string, double> units = {
+      {"", 1},         {"B", 1},        {"KB", 1e3},     {"MB", 1e6},    {"GB", 1e9},
+      {"TB", 1e12},    {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30},  {"T", 0x1p40},
+      {"KIB", 0x1p10}, {"MIB", 0x1p20}, {"GIB", 0x1p30}, {"TIB", 0x1p40}};
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
+  if (error != std::errc() || !(number > 0)) return std::nullopt;
+  std::string unit(rest, end);
+  std::erase(unit, ' ');
+  std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::toupper(c); });
+  const auto found = units.find(unit);
+  const double bytes = found == units.end() ? 0 : number * found->second;
+  if (bytes < 1 || bytes >= 0x1p60) return std::nullopt;
+  return static_cast<std::uint64_t>(bytes);
 }
 
 volatile std::sig_atomic_t interrupt_count = 0;
@@ -82,6 +107,20 @@ void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {
       ->check(CLI::IsMember({"auto", "chunked", "fft"}));
 }
 
+void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes) {
+  command
+      .add_option_function<std::string>(
+          "--memory-budget", [&bytes](const std::string& text) { bytes = *parse_size(text); },
+          "The most to take on the device, like 2GiB or 800MB; a model that does not fit is refused, with what would "
+          "(default: what is free)")
+      ->type_name("SIZE")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            return parse_size(text) ? "" : text + " is no size; give a number and B, KB, MB, GB, KiB, MiB or GiB";
+          },
+          ""));
+}
+
 void add_recompute_option(CLI::App& command, Recompute& level) {
   static const std::map<std::string, Recompute> names = {
       {"none", Recompute::none}, {"mixer", Recompute::mixer}, {"block", Recompute::block}};
@@ -115,6 +154,12 @@ std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options)
   }
   log_info(fmt::format("training on {} ({})", info.id(), info.name));
   return device;
+}
+
+int exit_status(StatusCode code) {
+  constexpr int failure = 1, usage = 2, interrupted_status = 130;
+  if (code == StatusCode::invalid_argument) return usage;
+  return code == StatusCode::cancelled ? interrupted_status : failure;
 }
 
 bool interrupted() { return interrupt_count != 0; }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "base/error.h"
 #include "model/logit_bits.h"
 #include "model/recompute.h"
 
@@ -44,6 +45,8 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
 void add_dtype_option(CLI::App& command, DType& dtype);
 // --conv C
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
+// --memory-budget SIZE
+void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes);
 // --recompute LEVEL
 void add_recompute_option(CLI::App& command, Recompute& level);
 // --logits BITS
@@ -57,6 +60,9 @@ std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options);
 // The same for a training: when nobody chose backend or device, the best one that trains (choose_training_device).
 // Says which was taken. Errors: unsupported when the chosen one does not train.
 std::shared_ptr<Device> open_training_device(const DeviceChoiceOptions& options);
+
+// Of a program that ends with such an error.
+int exit_status(StatusCode code);
 
 // True once the user has pressed Ctrl-C (the second time ends the program at once). Commands that take long ask
 // it between steps, end cleanly, and throw Error(StatusCode::cancelled) if the result is incomplete.

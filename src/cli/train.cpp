@@ -14,6 +14,7 @@
 #include "cli/tokenizer_option.h"
 #include "cli/train_data.h"
 #include "cli/train_flags.h"
+#include "cli/train_ranks.h"
 #include "cli/train_samples.h"
 #include "model/initialization.h"
 #include "train/trainer.h"
@@ -28,6 +29,7 @@ struct TrainCommand {
   std::vector<std::string> settings;  // key=value
   nlohmann::json given = nlohmann::json::object();
   DeviceChoiceOptions device;
+  int gpus = 0;  // processes to make; 0: as they were started
 };
 
 // `config` with every key=value put in.
@@ -141,14 +143,25 @@ std::unique_ptr<Tokenizer> find_training_tokenizer(const TrainCommand& command, 
   return fitting_byte_tokenizer(model.config.vocab_size);
 }
 
+// Tokenized by one process of a host, and read from the cache by the others.
+TrainingData open_data(const TrainCommand& command, const TrainerOptions& options, const Tokenizer* tokenizer,
+                       std::int64_t vocabulary, const Ranks& ranks) {
+  const bool waits = ranks && ranks.host->local_rank() != 0;
+  if (waits) ranks.host->barrier();
+  TrainingData data = open_training_data(options, tokenizer, vocabulary, command.device.cache);
+  if (ranks && !waits) ranks.host->barrier();
+  require_same(ranks, "the tokens of the data", data.train->size());
+  return data;
+}
+
 void print_plan(const ModelConfig& config, const TrainerOptions& options, const std::string& run, Device& device,
-                std::int64_t done) {
+                std::int64_t done, const Ranks& ranks) {
   fmt::print("configuration {}", model_config_json(config));
   fmt::print("options {}\n", trainer_options_json(options).dump(1));
-  fmt::print("{} parameters; {} tokens a step; steps {} to {}; {:.1f} MB on {} ({}); folder {}\n",
+  fmt::print("{} parameters; {} tokens a step; steps {} to {}; {:.1f} MB on {} ({}){}; folder {}\n",
              parameter_count(config), options.samples_per_step() * options.length, done + 1, options.steps,
              static_cast<double>(device.memory_usage().used_bytes) / 1e6, device.info().id(), device.info().name,
-             run);
+             ranks ? fmt::format(", and as much on each of {} ranks", ranks.size()) : "", run);
   std::fflush(stdout);
 }
 
@@ -166,30 +179,36 @@ ReportFunction progress() {
   };
 }
 
-void run(const TrainCommand& command) {
+void train(const TrainCommand& command, const std::shared_ptr<Communicator>& host) {
   check_usage(command);
   TrainingCheckpoint start = starting_point(command);
   const ModelConfig config = start.model.config;
   TrainerOptions options = start.state.options;
   const std::int64_t done = start.state.step;
   const std::string run_folder = command.resume.empty() ? command.output : command.resume;
+  Ranks ranks{host, host};  // of tensors soon
+  require_same(ranks, "the steps of the newest checkpoint", done);
   if (done >= options.steps) {
-    fmt::print("{}: all {} steps are done; more with --steps\n", run_folder, options.steps);
+    if (ranks.first()) fmt::print("{}: all {} steps are done; more with --steps\n", run_folder, options.steps);
     return;
   }
   const std::unique_ptr<Tokenizer> tokenizer = find_training_tokenizer(command, start.model);
-  const std::shared_ptr<Device> device = open_training_device(command.device);
-  const TrainingData data =
-      open_training_data(options, tokenizer.get(), config.padded_vocab_size(), command.device.cache);
+  DeviceChoiceOptions choice = command.device;
+  if (ranks) choose_device_of_rank(*host, choice);
+  const std::shared_ptr<Device> device = open_training_device(choice);
+  if (ranks) ranks.tensors = device->tensor_communicator(host);
+  const TrainingData data = open_data(command, options, tokenizer.get(), config.padded_vocab_size(), ranks);
   TrainSamples samples(device, tokenizer.get(), options, run_folder, done);
-  const auto trainer = make_trainer(device, std::move(start), *data.train, data.validation.get(), run_folder);
+  const auto trainer = make_trainer(device, std::move(start), *data.train, data.validation.get(), run_folder, ranks);
   options = trainer->state().options;
-  print_plan(config, options, run_folder, *device, done);
+  if (ranks.first()) print_plan(config, options, run_folder, *device, done, ranks);
   const auto report = [&, line = progress()](const StepReport& step) {
+    if (!ranks.first()) return;
     line(step);
     if (samples.wanted(step.step)) samples.add(trainer->model(), step.step);
   };
   const bool finished = trainer->run(interrupted, report);
+  if (!ranks.first()) return;
   const std::string newest = checkpoint_path(run_folder, trainer->state().step).string();
   if (finished) {
     fmt::print("done: {}\n", newest);
@@ -197,6 +216,11 @@ void run(const TrainCommand& command) {
     fmt::print("stopped after step {} of {}, saved {}; go on with --resume {}\n", trainer->state().step,
                options.steps, newest, run_folder);
   }
+}
+
+void run(const TrainCommand& command) {
+  const std::shared_ptr<Communicator> host = command.gpus > 0 ? fork_ranks(command.gpus) : join_launched_ranks();
+  run_as_rank(host, [&] { train(command, host); });
 }
 
 }  // namespace
@@ -211,7 +235,9 @@ void add_train_command(CLI::App& app) {
       "anew.\n"
       "The folder gets a checkpoint (a model folder) every so many steps, train.csv and train.jsonl; tensorboard/ "
       "and\n"
-      "samples.jsonl where they are asked for.");
+      "samples.jsonl where they are asked for.\n"
+      "--gpus N, and \"mpirun -np N riverhorse train ...\", train one model on N ranks, each with its part of every\n"
+      "micro-batch; so do other launchers that set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.");
   command->add_option("--preset", options->preset, "A new model: tiny, tiny-hybrid, 125m, 355m, ...")
       ->type_name("NAME")
       ->check(CLI::IsMember(model_preset_names()));
@@ -236,6 +262,9 @@ void add_train_command(CLI::App& app) {
                    "cpu: most memory that tensors may take (default: what is free)")
       ->type_name("MIB")
       ->check(CLI::Range(1, 1 << 30));
+  command->add_option("--gpus", options->gpus, "Trains on so many GPUs of this machine, a process each")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
   command->callback([options] { run(*options); });
 }
 

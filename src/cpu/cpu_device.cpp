@@ -72,7 +72,8 @@ class CpuRecording final : public Recording {
       const Clock::time_point start = Clock::now();
       operation.run();
       if (options_.op_timestamps) {
-        timings_.push_back({std::string(operation.name), milliseconds(Clock::now() - start)});
+        timings_.push_back(
+            {std::string(operation.name), milliseconds(Clock::now() - start), milliseconds(start - begin)});
       }
     }
     total_ms_ = milliseconds(Clock::now() - begin);
@@ -168,7 +169,7 @@ class CpuDevice final : public Device {
     CpuEncoder measure(nullptr, nullptr);
     function(measure);
     auto recording = std::make_unique<CpuRecording>(this, options);
-    recording->workspace = allocate(std::max<std::uint64_t>(measure.scratch_peak_bytes(), 1), MemoryUse::device);
+    recording->workspace = workspace_for(options, measure.scratch_peak_bytes());
     CpuEncoder encoder(&recording->operations, recording->workspace);
     function(encoder);
     ++recordings_;
@@ -190,6 +191,14 @@ class CpuDevice final : public Device {
            submissions_.load());
     }
     ++host_waits_;
+  }
+
+  // Its tensors are host memory.
+  std::shared_ptr<Communicator> tensor_communicator(const std::shared_ptr<Communicator>& host) override {
+    if (!host->moves_tensors()) {
+      fail(StatusCode::unsupported, "ranks of the cpu backend are joined by MPI: start them with mpirun");
+    }
+    return host;
   }
 
   DeviceCounters counters() const override {

@@ -79,6 +79,8 @@ class CpuEncoder final : public Encoder {
   void record_cross_entropy(const CrossEntropyArgs& args) override;
   void record_grad_norm(const GradNormArgs& args) override;
   void record_adamw(const AdamwArgs& args) override;
+  void record_communicate(const CommunicateArgs& args) override;
+  void record_await_ranks(const AwaitRanksArgs& args) override;
 
   std::vector<Operation>* operations_;
 };

@@ -16,7 +16,8 @@ class DropoutMask {
   explicit DropoutMask(const Dropout& dropout)
       : site_(dropout.site),
         threshold_(static_cast<std::uint32_t>(std::ceil(static_cast<double>(dropout.p) * 0x1p32))),
-        kept_(1.0f / (1.0f - dropout.p)) {
+        kept_(1.0f / (1.0f - dropout.p)),
+        first_(dropout.first) {
     if (dropout.p == 0) return;
     const std::int32_t* random = integers(dropout.random);
     seed_low_ = static_cast<std::uint32_t>(random[0]);
@@ -27,6 +28,7 @@ class DropoutMask {
   // What element `index` is multiplied by: 0 or 1 / (1 - p).
   float factor(std::int64_t index) const {
     if (threshold_ == 0) return 1.0f;
+    index += first_;
     const std::int64_t block = index / 4;
     const auto words =
         philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), site_, step_}, seed_low_,
@@ -38,6 +40,7 @@ class DropoutMask {
   std::uint32_t seed_low_ = 0, seed_high_ = 0, step_ = 0, site_;
   std::uint32_t threshold_;  // the smallest word that keeps an element
   float kept_;
+  std::int64_t first_;
 };
 
 }  // namespace riverhorse::cpu

@@ -12,10 +12,6 @@ namespace riverhorse {
 
 namespace {
 
-std::string mebibytes(std::uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20); }
-
-constexpr std::int64_t largest_piece = 2048;
-constexpr std::int64_t smallest_piece = 64;
 constexpr std::uint64_t workspace_limit_bytes = std::uint64_t{256} << 20;
 
 void check_options(const EngineOptions& options) {
@@ -50,55 +46,10 @@ void check_support(const Device& device, const Checkpoint& checkpoint, const Eng
   }
 }
 
-// Before anything is allocated: does it fit, and if not, what would?
-void check_memory(const Device& device, const Checkpoint& checkpoint, const EngineOptions& options) {
-  const ModelConfig& config = checkpoint.config;
-  const TensorFile* file = &checkpoint.file;
-  const std::uint64_t largest = device.max_tensor_bytes();
-  const ModelMemory memory = model_memory(config, options.dtype, file);
-  if (memory.largest_tensor_bytes > largest) {
-    fail(StatusCode::unsupported, "{} takes {} as {}, and {} allows {} for one buffer; {}", memory.largest_tensor,
-         mebibytes(memory.largest_tensor_bytes), dtype_name(options.dtype), device.info().name, mebibytes(largest),
-         options.dtype == DType::f32 && memory.largest_tensor_bytes / 2 <= largest
-             ? "use dtype f16, or the cpu backend"
-             : "use the cpu backend");
-  }
-  const MemoryEstimate estimate = estimate_memory(config, options, file);
-  const std::uint64_t available = device.memory_free_bytes();
-  if (estimate.total_bytes() <= available) return;
-  std::string advice;
-  const auto try_change = [&](const EngineOptions& changed, const std::string& what) {
-    const std::uint64_t total = estimate_memory(config, changed, file).total_bytes();
-    if (total <= available) advice += fmt::format("; {} would take {}", what, mebibytes(total));
-  };
-  EngineOptions smaller = options;
-  smaller.max_sessions = 1;
-  smaller.context_tokens = std::min<std::int64_t>(options.context_tokens, 256);
-  smaller.prefill_piece_tokens = smallest_piece;
-  try_change(smaller,
-             fmt::format("one session of {} tokens in pieces of {}", smaller.context_tokens, smallest_piece));
-  if (options.dtype == DType::f32 && device.supports(Feature::f16).supported) {
-    EngineOptions half = options;
-    half.dtype = DType::f16;
-    try_change(half, "dtype f16");
-    smaller.dtype = DType::f16;
-    if (advice.empty()) try_change(smaller, "dtype f16 with one short session");
-  }
-  fail(StatusCode::out_of_memory, "the model does not fit {} ({}): it needs {}; {} are free{}", device.info().name,
-       device.info().id(), estimate.text(), mebibytes(available),
-       advice.empty() ? std::string("; a smaller model or another device is needed") : advice);
-}
-
 }  // namespace
 
-std::string MemoryEstimate::text() const {
-  return fmt::format("weights {}, filters {}, states {}, KV cache {}, workspace {}, {} in all",
-                     mebibytes(weights_bytes), mebibytes(filters_bytes), mebibytes(state_bytes),
-                     mebibytes(cache_bytes), mebibytes(workspace_bytes), mebibytes(total_bytes()));
-}
-
-// Residual stream, the widest pair of activations, and what the mixer takes at worst: by FFT, transforms of
-// zero-padded rows (k, w and the filter) of twice the length, in fp32.
+// Where no device counts it: residual stream, the widest pair of activations, and what the mixer takes at worst: by
+// FFT, transforms of zero-padded rows (k, w and the filter) of twice the length, in fp32.
 std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64_t piece_tokens) {
   const std::int64_t width = config.n_embd;
   const std::int64_t pairs = width * config.ssm_head_dim;
@@ -106,21 +57,6 @@ std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64
   const std::int64_t mixer = 3 * pairs * 2 * 4;
   const std::int64_t logits = config.padded_vocab_size() * 4;
   return static_cast<std::uint64_t>(piece_tokens * (width * 4 + activation + mixer) + logits);
-}
-
-MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options, const TensorFile* file) {
-  const ModelMemory memory = model_memory(config, options.dtype, file);
-  const auto slots = static_cast<std::uint64_t>(options.max_sessions);
-  const auto vocabulary = static_cast<std::uint64_t>(config.padded_vocab_size());
-  const std::int64_t piece = options.prefill_piece_tokens > 0 ? options.prefill_piece_tokens : largest_piece;
-  MemoryEstimate estimate;
-  estimate.weights_bytes = memory.weights_bytes;
-  estimate.filters_bytes = memory.filters_bytes;
-  estimate.state_bytes = memory.state_bytes_per_slot * (slots + 2) +
-                         slots * (sizeof(SamplerRow) + 4 * EngineCore::history_length + 4 * vocabulary);
-  estimate.cache_bytes = memory.cache_bytes_per_token * slots * static_cast<std::uint64_t>(options.context_tokens);
-  estimate.workspace_bytes = workspace_bytes(config, options.dtype, piece) + memory.dequantised_bytes;
-  return estimate;
 }
 
 // A power of two, by rough figures of what each kind of device does in a fraction of a second.
@@ -133,9 +69,9 @@ std::int64_t choose_piece_tokens(const ModelConfig& config, const DeviceInfo& de
     default: break;
   }
   const double flops_per_token = 2.0 * static_cast<double>(parameter_count(config));
-  std::int64_t piece = largest_piece;
-  while (piece > smallest_piece && (static_cast<double>(piece) * flops_per_token > flops ||
-                                    workspace_bytes(config, dtype, piece) > workspace_limit_bytes)) {
+  std::int64_t piece = largest_piece_tokens;
+  while (piece > smallest_piece_tokens && (static_cast<double>(piece) * flops_per_token > flops ||
+                                           workspace_bytes(config, dtype, piece) > workspace_limit_bytes)) {
     piece /= 2;
   }
   return piece;
@@ -152,21 +88,22 @@ EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpo
   if (options_.conv == ConvAlgorithm::automatic && options_.cache_folder) {
     options_.conv = choose_conv(*device_, checkpoint.config, options_.dtype, options_.prefill_piece_tokens,
                                 *options_.cache_folder);
+    if (options_.conv != ConvAlgorithm::automatic) check_memory(*device_, checkpoint, options_);
   }
   model_ = std::make_unique<H3Model>(device_, checkpoint, options_.dtype, options_.conv, options_.progress);
   options_.progress = {};
 
+  workspace_ =
+      device_->allocate(std::max<std::uint64_t>(count_workspace(*device_, *model_, options_), 1), MemoryUse::device);
   const std::int64_t slots = options_.max_sessions;
   capacity_ = options_.context_tokens;
   state_ = model_->allocate_state(slots, capacity_);
   spare_ = model_->allocate_h3_states(2);
   slot_used_.resize(static_cast<std::size_t>(slots));
-  sampler_ = device_->allocate_tensor(DType::i32, {slots, sizeof(SamplerRow) / 4});
-  history_ = device_->allocate_tensor(DType::i32, {slots, history_length}, MemoryUse::readback);
-  slots_ = device_->allocate_tensor(DType::i32, {slots});
-  tokens_ = device_->allocate_tensor(DType::i32, {slots}, MemoryUse::upload);
-  logits_ = device_->allocate_tensor(DType::f32, {slots, model_->vocabulary()});
-  piece_ids_ = device_->allocate_tensor(DType::i32, {options_.prefill_piece_tokens}, MemoryUse::upload);
+  const auto allocate = [&](DType dtype, Shape shape, MemoryUse use) {
+    return device_->allocate_tensor(dtype, shape, use);
+  };
+  tensors_ = EngineTensors::make(allocate, slots, model_->vocabulary(), options_.prefill_piece_tokens);
 }
 
 Engine::Engine(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options)

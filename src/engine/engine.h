@@ -21,6 +21,7 @@
 
 #include "backend/backend.h"
 #include "model/checkpoint.h"
+#include "model/h3_model.h"
 
 namespace riverhorse {
 
@@ -37,24 +38,32 @@ struct EngineOptions {
   // takes a fraction of a second and its workspace stays below a quarter GiB. Never from a clock: the same text is
   // cut the same way every time, so results are reproducible to the last bit.
   std::int64_t prefill_piece_tokens = 0;
+  // The most that the device may have handed out to this program, with this engine; 0: what is free on it.
+  std::uint64_t memory_budget_bytes = 0;
+  // forward() is to read texts of this length: what it takes at least counts as needed; 0: it is not used.
+  std::int64_t forward_tokens = 0;
   ProgressFunction progress;  // of loading, in bytes; may be empty
 };
 
 // Bytes on the device by purpose, known before anything is allocated.
 struct MemoryEstimate {
   std::uint64_t weights_bytes = 0;
-  std::uint64_t filters_bytes = 0;  // discretised SSM parameters
-  std::uint64_t state_bytes = 0;    // SSM state and sampler of all slots
-  std::uint64_t cache_bytes = 0;    // KV cache of all slots at context_tokens
-  std::uint64_t workspace_bytes = 0;
+  std::uint64_t filters_bytes = 0;    // discretised SSM parameters
+  std::uint64_t state_bytes = 0;      // SSM state and sampler of all slots
+  std::uint64_t cache_bytes = 0;      // KV cache of all slots at context_tokens
+  std::uint64_t workspace_bytes = 0;  // scratch memory of operations
+  std::uint64_t staging_bytes = 0;    // of transfers
   std::uint64_t total_bytes() const {
-    return weights_bytes + filters_bytes + state_bytes + cache_bytes + workspace_bytes;
+    return weights_bytes + filters_bytes + state_bytes + cache_bytes + workspace_bytes + staging_bytes;
   }
   std::string text() const;  // "weights 482.1 MiB, filters 5.2 MiB, ..., 611.0 MiB in all"
 };
-// With prefill_piece_tokens = 0, a piece of 2048 tokens is assumed; `file` as model_memory().
-MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options,
-                               const TensorFile* file = nullptr);
+// For no device in particular: the workspace is a rough figure. With prefill_piece_tokens = 0, a piece of 2048 tokens
+// is assumed.
+MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options, const MatrixTypes& types);
+// On a device, whose operations say what they take.
+MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& options, const MatrixTypes& types,
+                               Device& device);
 
 // How to draw tokens. Zero-initialised is greedy decoding. Validated by Session; errors name field, value and limit.
 struct SamplingOptions {

@@ -30,6 +30,7 @@ void check_token_ids(std::span<const std::int32_t> ids, std::int64_t vocabulary)
 std::shared_ptr<Recording> EngineCore::record(const RecordFunction& function) {
   RecordOptions options;
   options.timestamps = device_->supports(Feature::timestamps).supported;
+  options.workspace = workspace_;
   return device_->record(function, options);
 }
 
@@ -138,6 +139,10 @@ void EngineCore::reserve(std::int64_t tokens) {
          slots, capacity, static_cast<double>(cache_bytes) / 0x1p20, device_->info().name,
          static_cast<double>(device_->max_tensor_bytes()) / 0x1p20);
   }
+  const auto old_bytes = static_cast<std::uint64_t>(slots * capacity_ * width * dtype_size_bytes(model_->dtype()));
+  const std::uint64_t layers = model_->config().attn_layer_idx.size();
+  require_available(*device_, options_, layers * 2 * (cache_bytes - old_bytes) + 2 * old_bytes,
+                    fmt::format("a KV cache for {} sessions of {} tokens", slots, capacity));
   // Layer by layer, so that the old and the new cache of only one layer exist at the same time. A layer that cannot
   // grow leaves earlier ones larger than capacity_ says, which does no harm.
   forget_recordings();
@@ -174,22 +179,28 @@ void EngineCore::upload_sampler(std::int64_t slot, const SamplingOptions& option
   row.seed_low = static_cast<std::uint32_t>(options.seed);
   row.seed_high = static_cast<std::uint32_t>(options.seed >> 32);
   row.draws = draws;
-  device_->upload(sampler_.slice(slot, 1), std::as_bytes(std::span(&row, 1)));
+  device_->upload(tensors_.sampler.slice(slot, 1), std::as_bytes(std::span(&row, 1)));
 
   const auto slots = static_cast<std::int64_t>(slot_used_.size());
-  if (!options.logit_bias.empty() && !bias_) bias_ = device_->allocate_tensor(DType::f32, {slots, vocabulary()});
-  if (!bias_) return;  // a row of zeros when only others have a bias
+  if (!options.logit_bias.empty() && !tensors_.bias) {
+    require_available(*device_, options_, static_cast<std::uint64_t>(4 * slots * vocabulary()), "the logit bias");
+    tensors_.bias = device_->allocate_tensor(DType::f32, {slots, vocabulary()});
+  }
+  if (!tensors_.bias) return;  // a row of zeros when only others have a bias
   std::vector<float> bias(static_cast<std::size_t>(vocabulary()));
   for (const auto& [token, value] : options.logit_bias) bias[static_cast<std::size_t>(token)] = value;
-  device_->upload(bias_.slice(slot, 1), std::as_bytes(std::span(bias)));
+  device_->upload(tensors_.bias.slice(slot, 1), std::as_bytes(std::span(bias)));
 }
 
 void EngineCore::upload_counts(std::int64_t slot, std::span<const std::int32_t> tokens) {
   const auto slots = static_cast<std::int64_t>(slot_used_.size());
-  if (!counts_) counts_ = device_->allocate_tensor(DType::i32, {slots, vocabulary()});
+  if (!tensors_.counts) {
+    require_available(*device_, options_, static_cast<std::uint64_t>(4 * slots * vocabulary()), "counting tokens");
+    tensors_.counts = device_->allocate_tensor(DType::i32, {slots, vocabulary()});
+  }
   std::vector<std::int32_t> counts(static_cast<std::size_t>(vocabulary()));
   for (const std::int32_t token : tokens) ++counts[static_cast<std::size_t>(token)];
-  device_->upload(counts_.slice(slot, 1), std::as_bytes(std::span(counts)));
+  device_->upload(tensors_.counts.slice(slot, 1), std::as_bytes(std::span(counts)));
 }
 
 void EngineCore::bind(std::span<const std::int64_t> slots) {
@@ -197,7 +208,8 @@ void EngineCore::bind(std::span<const std::int64_t> slots) {
       slots.size() <= bound_slots_.size() && std::equal(slots.begin(), slots.end(), bound_slots_.begin());
   if (same) return;
   bound_slots_.assign(slots.begin(), slots.end());
-  device_->upload(slots_.slice(0, static_cast<std::int64_t>(slots.size())), std::as_bytes(std::span(bound_slots_)));
+  device_->upload(tensors_.slots.slice(0, static_cast<std::int64_t>(slots.size())),
+                  std::as_bytes(std::span(bound_slots_)));
 }
 
 std::shared_ptr<Recording> EngineCore::prefill_recording(std::int64_t length) {
@@ -218,12 +230,7 @@ std::shared_ptr<Recording> EngineCore::prefill_recording(std::int64_t length) {
                                          });
     prefill_recordings_.erase(oldest);
   }
-  H3Model::Pass pass;
-  pass.ids = piece_ids_.slice(0, length);
-  pass.slots = slots_.slice(0, 1);
-  pass.length = length;
-  pass.state = &state_;
-  auto recording = record([&](Encoder& encoder) { model_->record(encoder, pass); });
+  auto recording = record([&](Encoder& encoder) { record_piece(encoder, *model_, state_, tensors_, length); });
   prefill_recordings_.push_back({length, use_counter_, recording});
   return recording;
 }
@@ -239,7 +246,7 @@ void EngineCore::read_piece(std::int64_t slot, std::span<const std::int32_t> ids
   const std::int64_t slots[] = {slot};
   bind(slots);
   const std::shared_ptr<Recording> recording = prefill_recording(length);
-  std::copy(ids.begin(), ids.end(), device_->mapped_as<std::int32_t>(piece_ids_).begin());
+  std::copy(ids.begin(), ids.end(), device_->mapped_as<std::int32_t>(tensors_.piece_ids).begin());
   submit_and_wait(recording, length);
 }
 
@@ -248,56 +255,38 @@ std::vector<float> EngineCore::peek(std::int64_t slot, std::int32_t token) {
   bind(slots);
   if (!peek_recording_) {
     H3Model::Pass pass;
-    pass.ids = piece_ids_.slice(0, 1);
-    pass.slots = slots_.slice(0, 1);
+    pass.ids = tensors_.piece_ids.slice(0, 1);
+    pass.slots = tensors_.slots.slice(0, 1);
     pass.state = &state_;
-    pass.logits = logits_.slice(0, 1);
+    pass.logits = tensors_.logits.slice(0, 1);
     pass.advance = false;
     peek_recording_ = record([&](Encoder& encoder) { model_->record(encoder, pass); });
   }
-  device_->mapped_as<std::int32_t>(piece_ids_)[0] = token;
+  device_->mapped_as<std::int32_t>(tensors_.piece_ids)[0] = token;
   back_up(slot);
   device_->submit(*peek_recording_);
   bring_back(slot);
   logits_rows_ = 0;
   std::vector<float> values(static_cast<std::size_t>(vocabulary()));
-  device_->download(logits_.slice(0, 1), std::as_writable_bytes(std::span(values)));
+  device_->download(tensors_.logits.slice(0, 1), std::as_writable_bytes(std::span(values)));
   return values;
 }
 
 std::shared_ptr<Recording> EngineCore::step_recording(const StepKind& kind) {
   std::shared_ptr<Recording>& recording = step_recordings_[kind];
   if (recording) return recording;
-  const Tensor slots = slots_.slice(0, kind.batch);
-  const Tensor tokens = tokens_.slice(0, kind.batch);
-  H3Model::Pass pass;
-  pass.ids = tokens;
-  pass.slots = slots;
-  pass.batch = kind.batch;
-  pass.state = &state_;
-  pass.logits = logits_.slice(0, kind.batch);
-  SampleArgs sample;
-  sample.logits = pass.logits;
-  sample.slots = slots;
-  sample.sampler = sampler_;
-  if (kind.counts) sample.counts = counts_;
-  if (kind.bias) sample.bias = bias_;
-  sample.tokens = tokens;
-  sample.history = history_;
-  recording = record([&](Encoder& encoder) {
-    model_->record(encoder, pass);
-    encoder.sample(sample);
-  });
+  recording = record([&](Encoder& encoder) { record_step(encoder, *model_, state_, tensors_, kind); });
   return recording;
 }
 
 void EngineCore::set_token(std::int64_t row, std::int32_t token) {
-  device_->mapped_as<std::int32_t>(tokens_)[static_cast<std::size_t>(row)] = token;
+  device_->mapped_as<std::int32_t>(tensors_.tokens)[static_cast<std::size_t>(row)] = token;
 }
 
 std::int32_t EngineCore::drawn(std::int64_t slot, std::uint32_t draw_index) {
-  const std::int64_t index = slot * history_length + static_cast<std::int64_t>(draw_index % history_length);
-  return device_->mapped_as<std::int32_t>(history_)[static_cast<std::size_t>(index)];
+  const std::int64_t index =
+      slot * EngineTensors::history_length + static_cast<std::int64_t>(draw_index % EngineTensors::history_length);
+  return device_->mapped_as<std::int32_t>(tensors_.history)[static_cast<std::size_t>(index)];
 }
 
 std::uint64_t EngineCore::submit_step(const StepKind& kind) {
@@ -312,7 +301,7 @@ std::uint64_t EngineCore::submit_step(const StepKind& kind) {
 std::vector<float> EngineCore::last_step_logits() {
   if (logits_rows_ == 0) fail(StatusCode::invalid_argument, "step logits: the last call was not a step");
   std::vector<float> values(static_cast<std::size_t>(logits_rows_ * vocabulary()));
-  device_->download(logits_.slice(0, logits_rows_), std::as_writable_bytes(std::span(values)));
+  device_->download(tensors_.logits.slice(0, logits_rows_), std::as_writable_bytes(std::span(values)));
   return values;
 }
 
@@ -343,9 +332,13 @@ void EngineCore::forward(std::span<const std::int32_t> ids, std::int64_t batch, 
   const std::uint64_t logits_bytes = std::min(forward_logits_bytes, device_->max_tensor_bytes());
   std::int64_t rows = std::max<std::int64_t>(1, static_cast<std::int64_t>(logits_bytes / row_bytes));
   rows = std::min(rows, options_.prefill_piece_tokens);
-  if (rows > 64) rows -= rows % 64;  // whole chunks of the mixer
-  const std::int64_t group = std::clamp<std::int64_t>(rows / length, 1, batch);
-  const std::int64_t piece = std::min(rows, length);
+  ForwardPieces pieces = forward_pieces(rows, batch, length);
+  const auto needed = [&] { return count_forward(*device_, *model_, pieces, length); };
+  while (rows > 1 && needed() > available_bytes(*device_, options_))
+    pieces = forward_pieces(rows /= 2, batch, length);
+  require_available(*device_, options_, needed(), fmt::format("reading sequences of {} tokens", length));
+  const std::int64_t group = pieces.group;
+  const std::int64_t piece = pieces.piece;
 
   // One slot more than the group: it stays empty, and is copied over the others before each group.
   const ModelState state = model_->allocate_state(group + 1, length);
@@ -357,7 +350,7 @@ void EngineCore::forward(std::span<const std::int32_t> ids, std::int64_t batch, 
   device_->upload(device_slots, std::as_bytes(std::span(slot_numbers)));
   const std::vector<std::int32_t> zeros(static_cast<std::size_t>(group + 1));
 
-  std::map<std::pair<std::int64_t, std::int64_t>, std::unique_ptr<Recording>> recordings;
+  std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<Recording>> recordings;
   std::vector<float> values;
   for (std::int64_t first = 0; first < batch; first += group) {
     const std::int64_t sequences = std::min(group, batch - first);
@@ -375,7 +368,7 @@ void EngineCore::forward(std::span<const std::int32_t> ids, std::int64_t batch, 
     }
     for (std::int64_t begin = 0; begin < length; begin += piece) {
       const std::int64_t tokens = std::min(piece, length - begin);
-      std::unique_ptr<Recording>& recording = recordings[{sequences, tokens}];
+      std::shared_ptr<Recording>& recording = recordings[{sequences, tokens}];
       H3Model::Pass pass;
       pass.ids = device_ids.slice(0, sequences * tokens);
       pass.slots = device_slots.slice(0, sequences);
@@ -383,7 +376,7 @@ void EngineCore::forward(std::span<const std::int32_t> ids, std::int64_t batch, 
       pass.length = tokens;
       pass.state = &state;
       pass.logits = logits.slice(0, sequences * tokens);
-      if (!recording) recording = device_->record([&](Encoder& encoder) { model_->record(encoder, pass); }, {});
+      if (!recording) recording = record([&](Encoder& encoder) { model_->record(encoder, pass); });
       const std::span<std::int32_t> piece_ids = device_->mapped_as<std::int32_t>(device_ids);
       for (std::int64_t b = 0; b < sequences; ++b) {
         const auto source =

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/engine_memory.h"
 #include "model/h3_model.h"
 
 namespace riverhorse {
@@ -27,8 +28,6 @@ struct FrameStep;  // session_impl.h
 
 class EngineCore {
  public:
-  static constexpr std::int64_t history_length = 64;
-
   EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options);
 
   Device& device() { return *device_; }
@@ -61,12 +60,6 @@ class EngineCore {
   std::vector<float> peek(std::int64_t slot, std::int32_t token);
 
   // Steps.
-  struct StepKind {
-    std::int64_t batch = 1;
-    bool counts = false;
-    bool bias = false;
-    auto operator<=>(const StepKind&) const = default;
-  };
   void bind(std::span<const std::int64_t> slots);  // these are the next step's sequences, in order
   void set_token(std::int64_t row, std::int32_t token);
   std::int32_t drawn(std::int64_t slot, std::uint32_t draw_index);  // from the ring, by draw number
@@ -119,14 +112,8 @@ class EngineCore {
   std::vector<H3State> spare_;  // two slots: the backup, and zeros
   std::vector<bool> slot_used_;
 
-  Tensor sampler_;    // (S, 16) i32: SamplerRow
-  Tensor history_;    // (S, history_length) i32, readable by the host
-  Tensor counts_;     // (S, V) i32, made when the first session has penalties
-  Tensor bias_;       // (S, V) f32, made when the first session has a logit bias
-  Tensor slots_;      // (S) i32: those of the bound batch
-  Tensor tokens_;     // (S) i32, writable by the host; what is drawn is read from the history
-  Tensor logits_;     // (S, V) f32 of the last step
-  Tensor piece_ids_;  // (prefill piece) i32
+  EngineTensors tensors_;
+  std::shared_ptr<Buffer> workspace_;  // of all recordings, which run one after another
   std::vector<std::int32_t> bound_slots_;
 
   std::vector<PrefillRecording> prefill_recordings_;
@@ -142,8 +129,11 @@ class EngineCore {
   std::int64_t logits_rows_ = 0;  // of logits_ that the last step wrote; 0: none, or a peek came after
 };
 
+inline constexpr std::int64_t largest_piece_tokens = 2048;
+inline constexpr std::int64_t smallest_piece_tokens = 64;
 // The token count of a prefill piece when the caller does not say.
 std::int64_t choose_piece_tokens(const ModelConfig& config, const DeviceInfo& device, DType dtype);
+// Roughly, on any device.
 std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64_t piece_tokens);
 
 // A token, an id of the padded vocabulary. Errors: invalid_argument.

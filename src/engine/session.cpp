@@ -17,7 +17,7 @@ namespace {
 constexpr std::int64_t steps_in_flight = 4;
 constexpr std::chrono::microseconds fast_step{3000};
 constexpr std::int64_t backup_interval = 48;
-static_assert(backup_interval + steps_in_flight < EngineCore::history_length);
+static_assert(backup_interval + steps_in_flight < EngineTensors::history_length);
 
 void check_range(const char* field, double value, double low, double high, bool low_included = true) {
   const bool inside = low_included ? value >= low : value > low;
@@ -99,7 +99,7 @@ std::int64_t Session::generate(std::int64_t max_tokens, const std::function<bool
     core.set_token(0, impl_->tokens.back());
     const std::int64_t backup_state = impl_->state_position();
     if (depth > 1) core.back_up(impl_->slot);
-    const EngineCore::StepKind kind = impl_->kind();
+    const StepKind kind = impl_->kind();
     std::vector<std::uint64_t> tickets;
     std::int64_t consumed = 0;
     bool go_on = true;
@@ -326,7 +326,7 @@ std::unique_ptr<Session> Engine::create_session(const SamplingOptions& sampling)
 
 std::vector<std::int32_t> Engine::step(std::span<Session* const> sessions) {
   if (sessions.empty()) return {};
-  EngineCore::StepKind kind{static_cast<std::int64_t>(sessions.size()), false, false};
+  StepKind kind{static_cast<std::int64_t>(sessions.size()), false, false};
   std::vector<std::int64_t> slots;
   for (Session* session : sessions) {
     if (session == nullptr || session->impl_->core != core_) {

@@ -36,13 +36,13 @@ std::shared_ptr<FrameStep> EngineCore::make_frame_step(std::int64_t slot, const 
   step->kind = kind;
   step->capacity = capacity_;
   const auto number = static_cast<std::int32_t>(slot);
-  EngineTensors own = tensors_;
-  own.slots = device_->allocate_tensor(DType::i32, {1});
-  own.tokens = step->token = device_->allocate_tensor(DType::i32, {1}, MemoryUse::upload);
-  own.logits = device_->allocate_tensor(DType::f32, {1, vocabulary()});
-  device_->upload(own.slots, std::as_bytes(std::span(&number, 1)));
+  EngineTensors tensors = tensors_;
+  tensors.slots = device_->allocate_tensor(DType::i32, {1});
+  device_->upload(tensors.slots, std::as_bytes(std::span(&number, 1)));
+  tensors.tokens = step->token = device_->allocate_tensor(DType::i32, {1}, MemoryUse::upload);
+  tensors.logits = device_->allocate_tensor(DType::f32, {1, vocabulary()});
   step->recording =
-      frames->record_for_frames([&](Encoder& encoder) { record_step(encoder, *model_, state_, own, kind); });
+      frames->record_for_frames([&](Encoder& encoder) { record_step(encoder, *model_, state_, tensors, kind); });
   std::erase_if(frame_steps_, [](const std::weak_ptr<FrameStep>& each) { return each.expired(); });
   frame_steps_.push_back(step);
   return step;

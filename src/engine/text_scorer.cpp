@@ -60,7 +60,7 @@ void TextScorer::score(std::span<const TextToScore> texts, const Consume& consum
 
 // Of one long text, for which Engine::forward makes a KV cache and an empty one to begin from.
 void TextScorer::check_memory(std::int64_t length) const {
-  const ModelMemory memory = model_memory(engine_.config(), engine_.options().dtype);
+  const ModelMemory memory = model_memory(engine_.config(), {engine_.options().dtype});
   const std::uint64_t needed = 2 * static_cast<std::uint64_t>(length) * memory.cache_bytes_per_token;
   const std::uint64_t free = engine_.device().memory_free_bytes();
   if (needed <= free) return;

@@ -208,7 +208,9 @@ TensorFile parse_pytorch(std::span<const std::byte> bytes, const std::shared_ptr
 
 TensorFile read_pytorch(const std::filesystem::path& path) {
   const auto mapping = std::make_shared<const MappedFile>(path);
-  return parse_pytorch(mapping->bytes(), mapping, path);
+  TensorFile file = parse_pytorch(mapping->bytes(), mapping, path);
+  file.mapping = mapping;
+  return file;
 }
 
 TensorFile read_tensor_file(const std::filesystem::path& path) {
@@ -218,7 +220,9 @@ TensorFile read_tensor_file(const std::filesystem::path& path) {
   const auto extension = path.extension();
   const bool pytorch = begins_with(bytes, zip_magic) || extension == ".pt" || extension == ".pth" ||
                        extension == ".ckpt" || extension == ".bin";
-  return pytorch ? parse_pytorch(bytes, mapping, path) : parse_safetensors(bytes, mapping, path);
+  TensorFile file = pytorch ? parse_pytorch(bytes, mapping, path) : parse_safetensors(bytes, mapping, path);
+  file.mapping = mapping;
+  return file;
 }
 
 }  // namespace riverhorse

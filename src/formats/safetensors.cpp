@@ -333,7 +333,9 @@ TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::shared
 
 TensorFile read_safetensors(const std::filesystem::path& path) {
   const auto mapping = std::make_shared<const MappedFile>(path);
-  return parse_safetensors(mapping->bytes(), mapping, path);
+  TensorFile file = parse_safetensors(mapping->bytes(), mapping, path);
+  file.mapping = mapping;
+  return file;
 }
 
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, HostTensor>& tensors,

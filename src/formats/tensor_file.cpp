@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/quantised.h"
 #include "formats/size_math.h"
 
@@ -73,6 +74,10 @@ std::uint64_t HostTensor::size_bytes() const {
   return width == 0 ? 0
                     : elements / static_cast<std::uint64_t>(width) *
                           static_cast<std::uint64_t>(row_size_bytes(dtype, width));
+}
+
+void TensorFile::drop_pages(const HostTensor& tensor) const {
+  if (mapping) mapping->drop_pages(tensor.bytes);
 }
 
 const HostTensor& TensorFile::at(const std::string& name) const {

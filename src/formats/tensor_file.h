@@ -14,6 +14,8 @@
 
 namespace riverhorse {
 
+class MappedFile;
+
 // Contiguous, row-major, little-endian; quantised matrices as in base/quantised.h, at any address. `owner` keeps the
 // bytes alive (a mapping, or memory of its own).
 struct HostTensor {
@@ -30,6 +32,10 @@ struct TensorFile {
   std::filesystem::path path;
   std::map<std::string, HostTensor> tensors;
   std::map<std::string, std::string> metadata;
+  std::shared_ptr<const MappedFile> mapping;  // that tensors point into; null for bytes in memory
+
+  // Once a tensor was read and is not needed soon: its pages of the mapping, if it has any, take no memory then.
+  void drop_pages(const HostTensor& tensor) const;
 
   // Errors: bad_file, naming file and tensor.
   const HostTensor& at(const std::string& name) const;

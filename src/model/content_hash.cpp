@@ -18,6 +18,7 @@ std::string content_hash(const ModelConfig& config, const TensorFile& file) {
     state = hash_text(std::string(dtype_name(tensor.dtype)), state);
     state = hash_bytes(std::as_bytes(std::span(tensor.shape)), state);
     state = hash_bytes(tensor.bytes, state);
+    file.drop_pages(tensor);
   }
   return fmt::format("{:016x}", state);
 }

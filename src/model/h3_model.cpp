@@ -13,28 +13,35 @@ namespace {
 constexpr const char* embedding_name = "backbone.embeddings.word_embeddings.weight";
 constexpr const char* head_name = "lm_head.weight";
 
-// What a matrix is on the device.
-DType matrix_dtype(const TensorFile& file, const std::string& name, DType dtype) {
-  const DType stored = file.at(name).dtype;
-  return is_quantised(stored) ? stored : dtype;
+// Enough of a tensor to record with, where nothing is recorded.
+Tensor tensor_without_memory(DType dtype, const Shape& shape) {
+  Tensor tensor{nullptr, 0, dtype, shape};
+  tensor.buffer = std::make_shared<Buffer>(tensor.size_bytes());
+  return tensor;
 }
 
 std::string layer_name(std::int64_t layer) { return fmt::format("backbone.layers.{}.", layer); }
 
 }  // namespace
 
-ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFile* file) {
+DType MatrixTypes::of(const std::string& name) const {
+  if (quantised) return name == embedding_name || name == head_name ? DType::q8 : *quantised;
+  const DType stored = file == nullptr ? dtype : file->at(name).dtype;
+  return is_quantised(stored) ? stored : dtype;
+}
+
+ModelMemory model_memory(const ModelConfig& config, const MatrixTypes& types) {
   const std::int64_t width = config.n_embd;
   const std::int64_t inner = config.inner_width();
   const std::int64_t heads = config.heads();
   const std::int64_t modes = config.ssm_d_state / 2;
   const std::int64_t vocabulary = config.padded_vocab_size();
-  const std::int64_t element = dtype_size_bytes(dtype);
+  const std::int64_t element = dtype_size_bytes(types.dtype);
   ModelMemory memory;
   std::int64_t largest_matrix = 0;
   std::int64_t dequantised = 0;
   const auto matrix_bytes = [&](const std::string& name, std::int64_t rows, std::int64_t columns) {
-    const DType type = file == nullptr ? dtype : matrix_dtype(*file, name, dtype);
+    const DType type = types.of(name);
     if (is_quantised(type)) dequantised = std::max(dequantised, rows * columns * element);
     largest_matrix = std::max(largest_matrix, rows * row_size_bytes(type, columns));
     return rows * row_size_bytes(type, columns);
@@ -61,7 +68,6 @@ ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFil
     state += 4 * (width * config.ssm_d_state + width * config.ssm_head_dim * modes * 2);
   }
   const std::int64_t matrix = largest_matrix;
-  memory.dequantised_bytes = static_cast<std::uint64_t>(dequantised);
   std::int64_t embedding = matrix_bytes(embedding_name, vocabulary, width);
   weights += embedding;
   if (!config.tie_word_embeddings) {
@@ -69,6 +75,7 @@ ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFil
     weights += head;
     embedding = std::max(embedding, head);
   }
+  memory.dequantised_bytes = static_cast<std::uint64_t>(dequantised);
   memory.weights_bytes = static_cast<std::uint64_t>(weights);
   memory.filters_bytes = static_cast<std::uint64_t>(filters);
   memory.state_bytes_per_slot = static_cast<std::uint64_t>(state);
@@ -78,45 +85,49 @@ ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFil
   return memory;
 }
 
-// Uploads one tensor after another and reports progress.
+// Uploads one tensor after another, lets go of its pages in the file, and reports progress. Without a device it makes
+// tensors without memory.
 class H3Model::Loader {
  public:
   Loader(Device& device, const Checkpoint& checkpoint, DType dtype, const ProgressFunction& progress)
-      : device_(device), checkpoint_(checkpoint), dtype_(dtype), progress_(progress) {
+      : device_(&device), file_(&checkpoint.file), types_{dtype, file_}, progress_(progress) {
     for (const ParameterSpec& spec : parameter_table(checkpoint.config)) {
-      total_bytes_ += checkpoint.file.at(spec.name).bytes.size();
+      total_bytes_ += file_->at(spec.name).bytes.size();
     }
   }
+  explicit Loader(const MatrixTypes& types) : types_(types) {}
 
   Tensor matrix(const std::string& name, std::int64_t rows, std::int64_t columns) {
-    return joined({name}, matrix_dtype(checkpoint_.file, name, dtype_), {rows, columns});
+    return joined({name}, types_.of(name), {rows, columns});
   }
   Tensor vector(const std::string& name, std::int64_t length) { return joined({name}, DType::f32, {length}); }
   Tensor floats(const std::string& name, Shape shape) { return joined({name}, DType::f32, shape); }
 
   // Several tensors one after another along the first dimension.
   Tensor joined(const std::vector<std::string>& names, DType dtype, Shape shape) {
-    Tensor whole = device_.allocate_tensor(dtype, shape);
+    Tensor whole = allocate(dtype, shape);
     write(names, whole);
     return whole;
   }
 
   void write(const std::vector<std::string>& names, const Tensor& whole) {
+    if (device_ == nullptr) return;
     const auto parts = static_cast<std::int64_t>(names.size());
     const std::int64_t rows = whole.shape[0] / parts;
     for (std::int64_t i = 0; i < parts; ++i) {
       const std::string& name = names[static_cast<std::size_t>(i)];
-      const HostTensor& source = checkpoint_.file.at(name);
+      const HostTensor& source = file_->at(name);
       if (source.count() != whole.count() / parts) {
-        fail(StatusCode::bad_file, "{}: {} has {} elements, not the {} of the configuration",
-             checkpoint_.file.path.string(), name, source.count(), whole.count() / parts);
+        fail(StatusCode::bad_file, "{}: {} has {} elements, not the {} of the configuration", file_->path.string(),
+             name, source.count(), whole.count() / parts);
       }
       if (is_quantised(whole.dtype) != is_quantised(source.dtype) ||
           (is_quantised(whole.dtype) && source.dtype != whole.dtype)) {
         fail(StatusCode::bad_file, "{}: {} is {}, and what is used as one matrix with it {}; quantise all or none",
-             checkpoint_.file.path.string(), name, dtype_name(source.dtype), dtype_name(whole.dtype));
+             file_->path.string(), name, dtype_name(source.dtype), dtype_name(whole.dtype));
       }
-      upload_converted(device_, source, whole.slice(i * rows, rows), name);
+      upload_converted(*device_, source, whole.slice(i * rows, rows), name);
+      file_->drop_pages(source);
       done_bytes_ += source.bytes.size();
       if (progress_) progress_(std::min(done_bytes_, total_bytes_), total_bytes_);
     }
@@ -125,7 +136,7 @@ class H3Model::Loader {
   // Weights and biases of q, k and v. S4D is H3 with q = k = 1, which a weight of 0 and a bias of 1 give exactly.
   void projections(const std::string& mixer, const ModelConfig& config, Layer& layer) {
     const std::int64_t width = config.n_embd;
-    const DType dtype = matrix_dtype(checkpoint_.file, mixer + "v_proj.weight", dtype_);
+    const DType dtype = types_.of(mixer + "v_proj.weight");
     if (config.ssm_gating) {
       layer.qkv_weight = joined({mixer + "q_proj.weight", mixer + "k_proj.weight", mixer + "v_proj.weight"}, dtype,
                                 {3 * width, width});
@@ -133,11 +144,11 @@ class H3Model::Loader {
           joined({mixer + "q_proj.bias", mixer + "k_proj.bias", mixer + "v_proj.bias"}, DType::f32, {3 * width});
       return;
     }
-    layer.qkv_weight = device_.allocate_tensor(dtype, {3 * width, width});  // zero-filled: zeros, also of blocks
-    layer.qkv_bias = device_.allocate_tensor(DType::f32, {3 * width});
+    layer.qkv_weight = allocate(dtype, {3 * width, width});  // zero-filled: zeros, also of blocks
+    layer.qkv_bias = allocate(DType::f32, {3 * width});
     write({mixer + "v_proj.weight"}, layer.qkv_weight.slice(2 * width, width));
     write({mixer + "v_proj.bias"}, layer.qkv_bias.slice(2 * width, width));
-    upload_constant(device_, 1.0f, layer.qkv_bias.slice(0, 2 * width));
+    if (device_ != nullptr) upload_constant(*device_, 1.0f, layer.qkv_bias.slice(0, 2 * width));
   }
 
   NormWeights norm(const std::string& prefix, const ModelConfig& config) {
@@ -149,7 +160,16 @@ class H3Model::Loader {
     const std::int64_t heads = config.heads();
     const std::int64_t width = config.n_embd;
     const std::int64_t modes = config.ssm_d_state / 2;
-    const std::int64_t rows = checkpoint_.file.at(prefix + "kernel.kernel.inv_A_real").shape.at(0);  // H, or fewer
+    H3Filter filter;
+    filter.a = allocate(DType::f32, {heads, modes, 4});
+    filter.b = allocate(DType::f32, {heads, modes, 2});
+    filter.c = allocate(DType::f32, {heads, modes, 2});
+    filter.d = allocate(DType::f32, {heads});
+    filter.powers = allocate(DType::f32, {heads, modes, H3Filter::power_count, 2});
+    filter.toeplitz = allocate(DType::f32, {heads, H3Filter::chunk});
+    filter.shift_taps = allocate(DType::f32, {width, config.ssm_d_state});
+    if (device_ == nullptr) return filter;
+    const std::int64_t rows = file_->at(prefix + "kernel.kernel.inv_A_real").shape.at(0);  // H, or fewer
     H3Parameters raw;
     raw.log_dt = vector(prefix + "kernel.kernel.log_dt", heads);
     raw.inv_a_real = floats(prefix + "kernel.kernel.inv_A_real", {rows, modes});
@@ -162,26 +182,22 @@ class H3Model::Loader {
       raw.shift_c = floats(prefix + "ssm_k_kernel.kernel.C", {width, config.ssm_d_state});
       raw.shift_d = vector(prefix + "ssm_k_D", width);
     } else {
-      set_identity_shift(device_, config, raw);
+      set_identity_shift(*device_, config, raw);
     }
     raw.discretization = config.ssm_disc;
-    H3Filter filter;
-    filter.a = device_.allocate_tensor(DType::f32, {heads, modes, 4});
-    filter.b = device_.allocate_tensor(DType::f32, {heads, modes, 2});
-    filter.c = device_.allocate_tensor(DType::f32, {heads, modes, 2});
-    filter.d = device_.allocate_tensor(DType::f32, {heads});
-    filter.powers = device_.allocate_tensor(DType::f32, {heads, modes, H3Filter::power_count, 2});
-    filter.toeplitz = device_.allocate_tensor(DType::f32, {heads, H3Filter::chunk});
-    filter.shift_taps = device_.allocate_tensor(DType::f32, {width, config.ssm_d_state});
-    device_.run([&](Encoder& encoder) { encoder.discretize({raw, filter}); });
+    device_->run([&](Encoder& encoder) { encoder.discretize({raw, filter}); });
     return filter;  // the raw parameters are not needed again
   }
 
  private:
-  Device& device_;
-  const Checkpoint& checkpoint_;
-  DType dtype_;
-  const ProgressFunction& progress_;
+  Tensor allocate(DType dtype, const Shape& shape) {
+    return device_ == nullptr ? tensor_without_memory(dtype, shape) : device_->allocate_tensor(dtype, shape);
+  }
+
+  Device* device_ = nullptr;
+  const TensorFile* file_ = nullptr;
+  MatrixTypes types_;
+  ProgressFunction progress_;
   std::uint64_t done_bytes_ = 0;
   std::uint64_t total_bytes_ = 0;
 };
@@ -190,6 +206,16 @@ H3Model::H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, D
                  const ProgressFunction& progress)
     : device_(std::move(device)), config_(checkpoint.config), dtype_(dtype), conv_(conv) {
   Loader load(*device_, checkpoint, dtype, progress);
+  load_layers(load);
+}
+
+H3Model::H3Model(const ModelConfig& config, const MatrixTypes& types, ConvAlgorithm conv)
+    : config_(config), dtype_(types.dtype), conv_(conv) {
+  Loader shapes(types);
+  load_layers(shapes);
+}
+
+void H3Model::load_layers(Loader& load) {
   const std::int64_t width = config_.n_embd;
   const std::int64_t inner = config_.inner_width();
   const std::int64_t rows = config_.padded_vocab_size();
@@ -222,30 +248,33 @@ H3Model::H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, D
   norm_f_ = load.norm("backbone.ln_f", config_);
 }
 
-AttentionCache H3Model::allocate_cache(std::int64_t slots, std::int64_t capacity) const {
-  const Shape shape = {slots, capacity, config_.n_embd};
-  return {device_->allocate_tensor(dtype_, shape), device_->allocate_tensor(dtype_, shape)};
+Tensor H3Model::allocate(DType dtype, const Shape& shape, bool memory) const {
+  return memory ? device_->allocate_tensor(dtype, shape) : tensor_without_memory(dtype, shape);
 }
 
-std::vector<H3State> H3Model::allocate_h3_states(std::int64_t slots) const {
+AttentionCache H3Model::allocate_cache(std::int64_t slots, std::int64_t capacity, bool memory) const {
+  const Shape shape = {slots, capacity, config_.n_embd};
+  return {allocate(dtype_, shape, memory), allocate(dtype_, shape, memory)};
+}
+
+std::vector<H3State> H3Model::allocate_h3_states(std::int64_t slots, bool memory) const {
   const std::int64_t width = config_.n_embd;
   std::vector<H3State> states(layers_.size());
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     if (layers_[i].attention) continue;
-    states[i].shift = device_->allocate_tensor(DType::f32, {slots, width, config_.ssm_d_state});
-    states[i].modes =
-        device_->allocate_tensor(DType::f32, {slots, width * config_.ssm_head_dim, config_.ssm_d_state / 2, 2});
+    states[i].shift = allocate(DType::f32, {slots, width, config_.ssm_d_state}, memory);
+    states[i].modes = allocate(DType::f32, {slots, width * config_.ssm_head_dim, config_.ssm_d_state / 2, 2}, memory);
   }
   return states;
 }
 
-ModelState H3Model::allocate_state(std::int64_t slots, std::int64_t capacity) const {
+ModelState H3Model::allocate_state(std::int64_t slots, std::int64_t capacity, bool memory) const {
   ModelState state;
-  state.positions = device_->allocate_tensor(DType::i32, {slots});
-  state.h3 = allocate_h3_states(slots);
+  state.positions = allocate(DType::i32, {slots}, memory);
+  state.h3 = allocate_h3_states(slots, memory);
   state.caches.resize(layers_.size());
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    if (layers_[i].attention) state.caches[i] = allocate_cache(slots, capacity);
+    if (layers_[i].attention) state.caches[i] = allocate_cache(slots, capacity, memory);
   }
   return state;
 }

@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -39,11 +41,18 @@ struct ModelMemory {
   std::uint64_t cache_bytes_per_token = 0;  // keys and values of one token, all attention layers
   std::uint64_t largest_tensor_bytes = 0;
   std::string_view largest_tensor;  // what that tensor is
-  // The largest matrix of a layer that is quantised, in `dtype`: products of many rows may need it so; 0 for none.
+  // The largest matrix that is quantised, in `dtype`: products of many rows may need it so; 0 for none.
   std::uint64_t dequantised_bytes = 0;
 };
-// Matrices in `dtype`; with a `file`, those that it has quantised as they are there.
-ModelMemory model_memory(const ModelConfig& config, DType dtype, const TensorFile* file = nullptr);
+
+// What matrices are on the device.
+struct MatrixTypes {
+  DType dtype = DType::f32;                 // of those that are not quantised
+  const TensorFile* file = nullptr;         // where there is one: those that it has quantised stay so
+  std::optional<DType> quantised = {};      // instead: all of them so (quantise_parameters)
+  DType of(const std::string& name) const;  // by today's name
+};
+ModelMemory model_memory(const ModelConfig& config, const MatrixTypes& types);
 
 class H3Model {
  public:
@@ -52,16 +61,18 @@ class H3Model {
   // or does not fit; q, k and v quantised differently), out_of_memory.
   H3Model(std::shared_ptr<Device> device, const Checkpoint& checkpoint, DType dtype, ConvAlgorithm conv,
           const ProgressFunction& progress);
+  // Its shapes alone, without memory, to record with in Device::scratch_bytes.
+  H3Model(const ModelConfig& config, const MatrixTypes& types, ConvAlgorithm conv);
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
   std::int64_t vocabulary() const { return embedding_.shape[0]; }  // V, padded
   bool has_attention() const { return !config_.attn_layer_idx.empty(); }
 
-  // Zero-filled: every slot is the start of a text. `capacity`: tokens in the KV caches.
-  ModelState allocate_state(std::int64_t slots, std::int64_t capacity) const;
-  std::vector<H3State> allocate_h3_states(std::int64_t slots) const;
-  AttentionCache allocate_cache(std::int64_t slots, std::int64_t capacity) const;
+  // Zero-filled: every slot is the start of a text. `capacity`: tokens in the KV caches. Without `memory`, shapes.
+  ModelState allocate_state(std::int64_t slots, std::int64_t capacity, bool memory = true) const;
+  std::vector<H3State> allocate_h3_states(std::int64_t slots, bool memory = true) const;
+  AttentionCache allocate_cache(std::int64_t slots, std::int64_t capacity, bool memory = true) const;
 
   // For tests: called while recording with r after "embed", "mixer" and "mlp" of each layer, and with norm_f(r) as
   // "ln_f" (layer = number of layers). The tensor is only valid there: record a copy.
@@ -99,11 +110,13 @@ class H3Model {
 
   class Loader;
 
+  void load_layers(Loader& load);
+  Tensor allocate(DType dtype, const Shape& shape, bool memory) const;
   void record_mixer(Encoder& encoder, const Pass& pass, std::int64_t index, const Tensor& residual) const;
   void record_mlp(Encoder& encoder, const Layer& layer, const Tensor& residual) const;
   void record_logits(Encoder& encoder, const Pass& pass, const Tensor& residual) const;
 
-  std::shared_ptr<Device> device_;
+  std::shared_ptr<Device> device_;  // null: shapes alone
   ModelConfig config_;
   DType dtype_;
   ConvAlgorithm conv_;

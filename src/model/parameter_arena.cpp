@@ -37,7 +37,8 @@ std::int64_t ParameterArena::Place::count() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands)
+ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands,
+                               std::int64_t parts)
     : device_(memory.device()) {
   const std::vector<ParameterSpec> table = parameter_table(config);
   std::int64_t end = 0;
@@ -66,6 +67,7 @@ ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& 
     if (group == ParameterGroup::vectors) add(group, true);
     ranges_[i].second = end;
   }
+  if (parts > 1) end = (end + parts * alignment - 1) / (parts * alignment) * (parts * alignment);
   values_ = memory.allocate(MemoryCategory::parameters, DType::f32, {end});
   gradients_ = memory.allocate(MemoryCategory::gradients, DType::f32, {end});
   if (operands != DType::f32) operands_ = memory.allocate(MemoryCategory::operands, operands, {end});

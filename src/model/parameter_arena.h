@@ -30,8 +30,8 @@ ParameterGroup parameter_group(const std::string& name);
 
 class ParameterArena {
  public:
-  // Of zeros; `operands` is f32, f16 or bf16. Errors: out_of_memory.
-  ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands);
+  // Of zeros; `operands` is f32, f16 or bf16. P divides into `parts` equal parts. Errors: out_of_memory.
+  ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands, std::int64_t parts = 1);
 
   // Writes the parameters and the operands of them. Errors: bad_file, for a matrix that `operands` cannot hold too.
   void load(const std::map<std::string, HostTensor>& parameters) const;
@@ -55,6 +55,8 @@ class ParameterArena {
   const Tensor& operands() const { return operands_; }  // of the dtype of operands; empty in f32
   // The range of a group in any tensor of that shape; empty where no parameter belongs to it.
   Tensor group(const Tensor& whole, ParameterGroup group) const;
+  using Range = std::pair<std::int64_t, std::int64_t>;  // begin, end
+  Range range(ParameterGroup group) const { return ranges_[static_cast<std::size_t>(group)]; }
 
   // Of any tensor of that shape all but the matrices, in as few pieces as there are.
   std::vector<Tensor> without_matrices(const Tensor& whole) const;
@@ -74,7 +76,6 @@ class ParameterArena {
 
   std::shared_ptr<Device> device_;
   std::map<std::string, Place> places_;
-  using Range = std::pair<std::int64_t, std::int64_t>;  // begin, end
   std::array<Range, parameter_groups.size()> ranges_{};
   std::vector<Range> rests_;  // without matrices
   Tensor values_;

@@ -50,13 +50,7 @@ Tensor TrainingMemory::allocate(MemoryCategory category, DType dtype, Shape shap
 
 std::unique_ptr<Recording> TrainingMemory::record(const RecordFunction& function) const {
   if (estimate_ == nullptr) return device_->record(function, {});
-  std::uint64_t bytes = 0;
-  const RecordFunction measured = [&](Encoder& encoder) {
-    function(encoder);
-    bytes = encoder.scratch_peak_bytes();
-  };
-  device_->prepare(measured, {});
-  estimate_->add(MemoryCategory::scratch, bytes);
+  estimate_->add(MemoryCategory::scratch, device_->scratch_bytes(function));
   return nullptr;
 }
 

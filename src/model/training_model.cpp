@@ -47,7 +47,8 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
       conv_(options.conv),
       recompute_(options.recompute),
       logits_(options.logits == LogitBits::half ? act_ : DType::f32),
-      arena_(memory_, config_, act_) {
+      first_sequence_(options.first_sequence),
+      arena_(memory_, config_, act_, options.parts) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
   embedding_ = arena_.operand(embedding);
   d_embedding_ = arena_.gradient(embedding);

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,6 +41,8 @@ struct TrainingModelOptions {
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;
   LogitBits logits = LogitBits::full;  // half: of activations in 16 bits only
+  std::int64_t first_sequence = 0;     // sequences of the micro-batch that other ranks have before this one's
+  std::int64_t parts = 1;              // equal ones that the arena divides into
 };
 
 class TrainingModel {
@@ -70,7 +73,10 @@ class TrainingModel {
   void record_evaluation(Encoder& encoder) const;
   // Loss, and its gradients, which are written to the arena's or added to them.
   enum class Gradients { written, added };
-  void record_gradients(Encoder& encoder, Gradients gradients) const;
+  // Told of each part of the arena's gradients once what is recorded so far has made all of it: those of the layers'
+  // matrices from the last layer to the first, then the rest.
+  using PartDone = std::function<void(const Tensor& part)>;
+  void record_gradients(Encoder& encoder, Gradients gradients, const PartDone& done = {}) const;
 
  private:
   struct Norm {
@@ -113,7 +119,9 @@ class TrainingModel {
   Tensor projected(const Layer& layer, const Tensor& qkv_rows) const;
 
   // Sites of dropout: the embedding, two residual additions and the attention of each layer, the last addition.
-  Dropout dropout(double p, std::int64_t site, bool training) const;
+  // `elements`: of a call for one sequence.
+  Dropout dropout(double p, std::int64_t site, std::int64_t elements, bool training) const;
+  Dropout attention_dropout(std::int64_t index, bool training) const;
   Dropout residual_dropout(std::int64_t site, bool training) const;
   // What leads to the MLP; `again` begins with r1, which is there.
   enum class Pass { evaluation, training, again };
@@ -126,7 +134,9 @@ class TrainingModel {
   void record_mixer_backward(Encoder& encoder, std::int64_t index, Gradients gradients) const;
   // Without gradients of an evaluation.
   void record_loss(Encoder& encoder, std::optional<Gradients> gradients) const;
-  void record_backward(Encoder& encoder, Gradients gradients) const;
+  // Where the gradients of a layer's matrices begin in the arena's, and where its last one's end.
+  std::pair<std::int64_t, std::int64_t> matrices_of(const Layer& layer) const;
+  void record_backward(Encoder& encoder, Gradients gradients, const PartDone& done) const;
 
   TrainingMemory memory_;
   ModelConfig config_;
@@ -135,6 +145,7 @@ class TrainingModel {
   ConvAlgorithm conv_;
   Recompute recompute_;
   DType logits_;  // in training
+  std::int64_t first_sequence_;
   ParameterArena arena_;
   Tensor embedding_, d_embedding_;  // (V, D) act, f32
   Tensor head_, d_head_;            // (V, D) act, f32; the embedding when tied

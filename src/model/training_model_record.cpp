@@ -1,4 +1,6 @@
 // The forward and the backward pass of the model in training, as recordings.
+#include <algorithm>
+
 #include "model/training_model.h"
 
 namespace riverhorse {
@@ -9,14 +11,20 @@ Tensor TrainingModel::projected(const Layer& layer, const Tensor& qkv_rows) cons
   return qkv_rows.slice(2 * config_.n_embd, config_.n_embd);
 }
 
-Dropout TrainingModel::dropout(double p, std::int64_t site, bool training) const {
+Dropout TrainingModel::dropout(double p, std::int64_t site, std::int64_t elements, bool training) const {
   if (!training || p == 0) return {};
-  return {static_cast<float>(p), static_cast<std::uint32_t>(site), device_random_};
+  return {static_cast<float>(p), static_cast<std::uint32_t>(site), device_random_, first_sequence_ * elements};
 }
 
 // Site 3 i and 3 i + 1 before the norms of layer i, 3 i + 2 its attention; the last one before norm_f.
 Dropout TrainingModel::residual_dropout(std::int64_t site, bool training) const {
-  return dropout(site == 0 ? config_.embed_pdrop : config_.resid_pdrop, site, training);
+  return dropout(site == 0 ? config_.embed_pdrop : config_.resid_pdrop, site, shape_.length * config_.n_embd,
+                 training);
+}
+
+Dropout TrainingModel::attention_dropout(std::int64_t index, bool training) const {
+  const std::int64_t elements = config_.attn_n_head.value() * shape_.length * shape_.length;
+  return dropout(config_.attn_pdrop, 3 * index + 2, elements, training);
 }
 
 void TrainingModel::record_forward(Encoder& encoder, bool training) const {
@@ -89,7 +97,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
     attention.heads = heads;
     attention.y = layer.y.reshape({shape_.batch, shape_.length, width});
     attention.log_sum_exp = layer.log_sum_exp;
-    attention.dropout = dropout(config_.attn_pdrop, 3 * index + 2, training);
+    attention.dropout = attention_dropout(index, training);
     if (config_.attn_rotary_dim > 0) {
       RotaryArgs rotary;
       rotary.qkv = attention.qkv;
@@ -162,7 +170,7 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index, 
     const int heads = static_cast<int>(config_.attn_n_head.value());
     const Shape wide = {shape_.batch, shape_.length, 3 * width};
     const Shape narrow = {shape_.batch, shape_.length, width};
-    encoder.attention_backward({layer.qkv_rows.reshape(wide), heads, dropout(config_.attn_pdrop, 3 * index + 2, true),
+    encoder.attention_backward({layer.qkv_rows.reshape(wide), heads, attention_dropout(index, true),
                                 layer.y.reshape(narrow), layer.log_sum_exp, d_y.reshape(narrow),
                                 d_qkv.reshape(wide)});
     if (config_.attn_rotary_dim > 0) {
@@ -193,9 +201,23 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index, 
   encoder.linear_backward(in);
 }
 
+std::pair<std::int64_t, std::int64_t> TrainingModel::matrices_of(const Layer& layer) const {
+  std::int64_t first = arena_.gradients().count(), last = 0;
+  for (const Linear* linear : {&layer.qkv, &layer.out, &layer.fc1, &layer.fc2}) {
+    const std::uint64_t offset_bytes = linear->d_weight.offset_bytes - arena_.gradients().offset_bytes;
+    const auto begin = static_cast<std::int64_t>(offset_bytes / sizeof(float));
+    first = std::min(first, begin);
+    last = std::max(last, begin + linear->d_weight.count());
+  }
+  return {first, last};
+}
+
 // d_x_ holds the gradient of the norm's output at each step, d_branch_ that of the branch before it, which ends with
 // a projection: the gradient of its bias, the sum over rows of d_branch_, is made where that is written.
-void TrainingModel::record_backward(Encoder& encoder, Gradients gradients) const {
+void TrainingModel::record_backward(Encoder& encoder, Gradients gradients, const PartDone& done) const {
+  const Tensor& all = arena_.gradients();
+  const std::int64_t behind_matrices = matrices_of(layers_.back()).second;
+  std::int64_t next = behind_matrices;  // where what was told of begins
   const auto norm_backward = [&](const Norm& norm, const Tensor& residual_out, const Tensor& statistics,
                                  std::int64_t site, const Linear& projection) {
     encoder.residual_norm_backward({d_x_, residual_out, statistics, residual_dropout(site, true), norm.weights,
@@ -228,8 +250,15 @@ void TrainingModel::record_backward(Encoder& encoder, Gradients gradients) const
     record_mixer_backward(encoder, i, gradients);
     norm_backward(layer.norm1, layer.residual1, layer.statistics1, 3 * i,
                   i == 0 ? Linear() : layers_[static_cast<std::size_t>(i - 1)].fc2);
+    if (!done) continue;
+    const std::int64_t begin = matrices_of(layer).first;
+    done(all.slice(begin, next - begin));
+    next = begin;
   }
   encoder.embed_backward({device_ids_, d_residual_, d_embedding_});
+  if (!done) return;
+  if (next > 0) done(all.slice(0, next));
+  done(all.slice(behind_matrices, all.count() - behind_matrices));
 }
 
 void TrainingModel::record_evaluation(Encoder& encoder) const {
@@ -239,14 +268,14 @@ void TrainingModel::record_evaluation(Encoder& encoder) const {
 
 // A matrix has its gradient from one product, which writes it; but for the embedding's, which has it from embed too:
 // the classifier's product writes it first where it is the same matrix.
-void TrainingModel::record_gradients(Encoder& encoder, Gradients gradients) const {
+void TrainingModel::record_gradients(Encoder& encoder, Gradients gradients, const PartDone& done) const {
   if (gradients == Gradients::written) {
     for (const Tensor& sums : arena_.without_matrices(arena_.gradients())) encoder.zero({sums});
     if (!config_.tie_word_embeddings) encoder.zero({d_embedding_});
   }
   record_forward(encoder, true);
   record_loss(encoder, gradients);
-  record_backward(encoder, gradients);
+  record_backward(encoder, gradients, done);
 }
 
 }  // namespace riverhorse

@@ -11,7 +11,7 @@ namespace riverhorse {
 
 namespace {
 
-constexpr std::int64_t piece_elements = std::int64_t{4} << 20;
+constexpr std::int64_t piece_elements = std::int64_t{1} << 20;
 
 template <typename T>
 T load(const std::byte* bytes, std::int64_t index) {

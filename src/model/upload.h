@@ -10,7 +10,7 @@
 namespace riverhorse {
 
 // Writes all elements of `source` (f32, f16, bf16 or f64) to `target` (f32, f16 or bf16, equal count), through at
-// most 16 MiB of staging on the host, none where the dtypes agree; or a quantised matrix to one of that dtype and
+// most 4 MiB of staging on the host, none where the dtypes agree; or a quantised matrix to one of that dtype and
 // width. `name` is for errors.
 // Errors: bad_file for another dtype, or a finite value that the target cannot hold; internal when the counts differ.
 void upload_converted(Device& device, const HostTensor& source, const Tensor& target, std::string_view name);

@@ -2,9 +2,10 @@
 
 namespace riverhorse {
 
-TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation) {
+TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation, const Ranks& ranks) {
   TrainerCoreOptions core;
-  core.micro_batch = {options.batch, options.length};
+  core.ranks = ranks;
+  core.micro_batch = {ranks.part_of(options.batch), options.length};
   core.dtype = options.dtype;
   core.conv = options.conv;
   core.recompute = options.recompute;
@@ -13,14 +14,14 @@ TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation) 
   core.seed = static_cast<std::uint64_t>(options.seed);
   core.evaluation = evaluation;
   core.accumulates = options.accumulation > 1;
+  core.shard = options.shard;
+  core.reduce_dtype = options.reduce_dtype;
   return core;
 }
 
 void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
   if (checkpoint.state.step > 0) {
-    const ParameterArena& arena = core.model().parameters();
-    arena.upload(core.optimizer().first_moments(), checkpoint.first_moments);
-    arena.upload(core.optimizer().second_moments(), checkpoint.second_moments);
+    core.upload_moments({std::move(checkpoint.first_moments), std::move(checkpoint.second_moments)});
   }
   core.resume_at(checkpoint.state.step, checkpoint.state.micro_batches, checkpoint.state.loss_scale);
   checkpoint.model.file.tensors.clear();
@@ -29,11 +30,13 @@ void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
 }
 
 TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core) {
+  TrainerCore::Moments moments = core.download_moments();
+  if (!core.ranks().first()) return checkpoint;
   const ParameterArena& arena = core.model().parameters();
   checkpoint.state.loss_scale = core.loss_scale();
   checkpoint.model.file.tensors = arena.download(arena.values());
-  checkpoint.first_moments = arena.download(core.optimizer().first_moments());
-  checkpoint.second_moments = arena.download(core.optimizer().second_moments());
+  checkpoint.first_moments = std::move(moments.first);
+  checkpoint.second_moments = std::move(moments.second);
   return checkpoint;
 }
 

@@ -6,14 +6,14 @@
 
 namespace riverhorse {
 
-// `evaluation`: as TrainerCoreOptions.
-TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation = false);
+// `evaluation`: as TrainerCoreOptions. Errors: invalid_argument, as Ranks::part_of.
+TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation = false, const Ranks& ranks = {});
 
 // Puts the moments, of which there are none before the first step, the counts and the loss scale of `checkpoint` into
 // `core`, which was made from its model. Frees the checkpoint's tensors: from here on they are in the core.
 void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint);
 
-// `checkpoint`, with the weights and moments that `core` has now.
+// `checkpoint`, with the weights and moments that `core` has now. All ranks take part; the first alone gets them.
 TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core);
 
 }  // namespace riverhorse

@@ -27,14 +27,17 @@ void check_optimizer(const OptimizerOptions& options) {
           "0 (never) or above");
 }
 
-Optimizer::Optimizer(const TrainingMemory& memory, const ParameterArena& arena, const OptimizerOptions& options)
+Optimizer::Optimizer(const TrainingMemory& memory, const ParameterArena& arena, const OptimizerOptions& options,
+                     std::int64_t part, std::int64_t parts)
     : device_(memory.device()), arena_(arena), options_(options) {
+  const std::int64_t count = arena_.values().count() / parts;
+  part_ = {part * count, (part + 1) * count};
   check_optimizer(options_);
   const auto state = [&](DType dtype, Shape shape, MemoryUse use = MemoryUse::device) {
     return memory.allocate(MemoryCategory::optimizer, dtype, shape, use);
   };
-  m_ = state(DType::f32, arena_.values().shape);
-  v_ = state(DType::f32, arena_.values().shape);
+  m_ = state(DType::f32, {count});
+  v_ = state(DType::f32, {count});
   norm_ = state(DType::f32, {1}, MemoryUse::readback);
   rows_ = state(DType::i32, {parameter_groups.size(), sizeof(AdamwRow) / 4}, MemoryUse::upload);
 }
@@ -71,15 +74,17 @@ void Optimizer::set_step(std::int64_t step, double rate_factor, double loss_scal
 void Optimizer::record(Encoder& encoder) const {
   encoder.grad_norm({arena_.gradients(), norm_});
   for (const ParameterGroup group : parameter_groups) {
-    const Tensor parameters = arena_.group(arena_.values(), group);
-    if (!parameters) continue;  // no H3 layer, no dynamics
+    const auto [group_begin, group_end] = arena_.range(group);
+    const std::int64_t begin = std::max(group_begin, part_.first);
+    const std::int64_t count = std::min(group_end, part_.second) - begin;
+    if (count <= 0) continue;  // no H3 layer, no dynamics; or they are in other parts
     AdamwArgs args;
-    args.parameters = parameters;
-    args.gradients = arena_.group(arena_.gradients(), group);
-    args.m = arena_.group(m_, group);
-    args.v = arena_.group(v_, group);
+    args.parameters = arena_.values().slice(begin, count);
+    args.gradients = arena_.gradients().slice(begin, count);
+    args.m = m_.slice(begin - part_.first, count);
+    args.v = v_.slice(begin - part_.first, count);
     args.norm = norm_;
-    if (arena_.operands()) args.rounded = arena_.group(arena_.operands(), group);
+    if (arena_.operands()) args.rounded = arena_.operands().slice(begin, count);
     args.row = rows_.slice(static_cast<std::int64_t>(group), 1).reshape({sizeof(AdamwRow) / 4});
     encoder.adamw(args);
   }

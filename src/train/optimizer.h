@@ -32,8 +32,10 @@ void check_optimizer(const OptimizerOptions& options);
 
 class Optimizer {
  public:
-  // Errors: invalid_argument, out_of_memory.
-  Optimizer(const TrainingMemory& memory, const ParameterArena& arena, const OptimizerOptions& options);
+  // Updates one of `parts` equal parts of the arena, and has the moments of that alone. Errors: invalid_argument,
+  // out_of_memory.
+  Optimizer(const TrainingMemory& memory, const ParameterArena& arena, const OptimizerOptions& options,
+            std::int64_t part = 0, std::int64_t parts = 1);
 
   const OptimizerOptions& options() const { return options_; }
 
@@ -47,9 +49,11 @@ class Optimizer {
   double norm() const;
   bool was_skipped() const;
 
-  // (P) f32 each, in the arena's layout.
+  // (P / parts) f32 each, in the arena's layout.
   const Tensor& first_moments() const { return m_; }
   const Tensor& second_moments() const { return v_; }
+  // That part of a tensor in the arena's layout.
+  Tensor part_of(const Tensor& whole) const { return whole.slice(part_.first, part_.second - part_.first); }
 
  private:
   double learning_rate(ParameterGroup group) const;
@@ -58,6 +62,7 @@ class Optimizer {
   std::shared_ptr<Device> device_;
   const ParameterArena& arena_;
   OptimizerOptions options_;
+  ParameterArena::Range part_;
   Tensor m_, v_;
   Tensor norm_;  // (1) f32, with the loss scale
   Tensor rows_;  // (groups, 16) i32: AdamwRow

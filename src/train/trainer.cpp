@@ -51,13 +51,15 @@ std::string report_line(const StepReport& report) {
 }
 
 Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const TokenSource& data,
-                 const TokenSource* validation, std::filesystem::path run)
+                 const TokenSource* validation, std::filesystem::path run, const Ranks& ranks)
     : checkpoint_(std::move(start)),
-      core_(std::move(device), checkpoint_.model, core_options(checkpoint_.state.options, validation != nullptr)),
+      core_(std::move(device), checkpoint_.model,
+            core_options(checkpoint_.state.options, validation != nullptr, ranks)),
       batches_(data, checkpoint_.state.options.length, static_cast<std::uint64_t>(checkpoint_.state.options.seed),
                checkpoint_.state.options.reset_state_at_documents),
       validation_(validation),
       run_(std::move(run)),
+      ranks_(ranks),
       flops_per_token_(training_flops_per_token(checkpoint_.model.config, checkpoint_.state.options.length)) {
   TrainerState& state = checkpoint_.state;
   if (validation_ != nullptr) {
@@ -82,10 +84,15 @@ Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const
 StepReport Trainer::step() {
   TrainerState& state = checkpoint_.state;
   const TrainerOptions& options = state.options;
-  const auto count = static_cast<std::size_t>(options.samples_per_step() * options.length);
-  std::vector<std::int32_t> ids(count), targets(count);
+  const std::int64_t part = ranks_.part_of(options.batch);
+  const auto count = static_cast<std::size_t>(part * options.length);  // of a micro-batch
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(options.accumulation) * count), targets(ids.size());
   const Clock::time_point start = Clock::now();
-  batches_.read(state.samples, ids, targets);
+  for (std::int64_t i = 0; i < options.accumulation; ++i) {
+    const std::size_t begin = static_cast<std::size_t>(i) * count;
+    batches_.read(state.samples + i * options.batch + ranks_.rank() * part, std::span(ids).subspan(begin, count),
+                  std::span(targets).subspan(begin, count));
+  }
   const double factor = schedule_factor(options.schedule, options.steps, state.step + 1);
   const StepResult result = core_.step(ids, targets, factor);
   state.step = core_.steps_done();
@@ -134,15 +141,18 @@ std::optional<double> Trainer::validate() {
       validation_documents_ ? validation_documents_->count() : (validation_->size() - 2) / options.length + 1;
   std::int64_t left = options.validation_tokens > 0 ? options.validation_tokens : validation_->size();
   const auto length = static_cast<std::size_t>(options.length);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(options.batch) * length), targets(ids.size());
+  const std::int64_t part = ranks_.part_of(options.batch);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(part) * length), targets(ids.size());
   EvaluationResult sum;
   for (std::int64_t index = 0; index < samples && left > 0;) {
     // What the data does not fill of the micro-batch is not scored.
-    for (std::size_t row = 0; row < ids.size(); row += length) {
+    for (std::int64_t i = 0; i < options.batch; ++i) {
       Sample sample;
       if (index < samples && left > 0) sample = validation_sample(index++);
       sample.targets = std::min(sample.targets, left);
       left -= sample.targets;
+      if (i / part != ranks_.rank()) continue;
+      const std::size_t row = static_cast<std::size_t>(i % part) * length;
       read_sample(*validation_, sample, std::span(ids).subspan(row, length), std::span(targets).subspan(row, length));
     }
     const EvaluationResult result = core_.evaluate(ids, targets);
@@ -160,29 +170,34 @@ void Trainer::save(const std::optional<double>& validation_loss) {
     state.best_loss = validation_loss;
     state.best_step = state.step;
   }
-  save_training_checkpoint(run_, with_core(checkpoint_, core_));
+  const TrainingCheckpoint whole = with_core(checkpoint_, core_);
+  if (ranks_.first()) save_training_checkpoint(run_, whole);
 }
 
 bool Trainer::run(const StopFunction& stop, const ReportFunction& report) {
   const TrainerState& state = checkpoint_.state;
   const TrainerOptions& options = state.options;
-  make_folder(run_);
-  const FolderLock lock(run_);
-  TrainingLog log(run_, state.step, options.tensorboard);
+  std::optional<FolderLock> lock;
+  std::optional<TrainingLog> log;
+  if (ranks_.first()) {
+    make_folder(run_);
+    lock.emplace(run_);
+    log.emplace(run_, state.step, options.tensorboard);
+  }
   const Clock::time_point start = Clock::now();
   const std::int64_t first = state.step;
   bool stopped = false;
   while (state.step < options.steps && !stopped) {
     StepReport now = step();
-    stopped = stop && stop();
+    stopped = ranks_.any(stop && stop());
     const bool save_now = state.step == options.steps || state.step % options.checkpoint_every == 0;
     const bool validate_now = options.validate_every > 0 && state.step % options.validate_every == 0;
     if (save_now || validate_now) now.validation_loss = validate();
     now.seconds_left = seconds_since(start) / static_cast<double>(state.step - first) *
                        static_cast<double>(options.steps - state.step);
-    log.add(now);
+    if (log) log->add(now);
     if (save_now || stopped) {
-      log.sync();
+      if (log) log->sync();
       save(now.validation_loss);
     }
     if (report) report(now);
@@ -192,19 +207,24 @@ bool Trainer::run(const StopFunction& stop, const ReportFunction& report) {
 
 std::unique_ptr<Trainer> make_trainer(const std::shared_ptr<Device>& device, TrainingCheckpoint start,
                                       const TokenSource& data, const TokenSource* validation,
-                                      const std::filesystem::path& run) {
+                                      const std::filesystem::path& run, const Ranks& ranks) {
   TrainerOptions& options = start.state.options;
   while (true) {
+    std::unique_ptr<Trainer> trainer;
+    std::string reason = "on another rank";
     try {
-      return std::make_unique<Trainer>(device, start, data, validation, run);
+      trainer = std::make_unique<Trainer>(device, start, data, validation, run, ranks);
     } catch (const Error& error) {
-      if (error.code() != StatusCode::out_of_memory || !options.auto_batch || options.batch == 1) throw;
-      const std::int64_t factor = smallest_factor(options.batch);
-      options.batch /= factor;
-      options.accumulation *= factor;
-      log_warning(fmt::format("a micro-batch of {} sequences does not fit ({}); --batch {} --accumulation {} instead",
-                              options.batch * factor, error.what(), options.batch, options.accumulation));
+      if (error.code() != StatusCode::out_of_memory || !options.auto_batch || options.batch == ranks.size()) throw;
+      reason = error.what();
     }
+    if (!ranks.any(!trainer)) return trainer;
+    trainer.reset();
+    const std::int64_t factor = smallest_factor(ranks.part_of(options.batch));
+    options.batch /= factor;
+    options.accumulation *= factor;
+    log_warning(fmt::format("a micro-batch of {} sequences does not fit ({}); --batch {} --accumulation {} instead",
+                            options.batch * factor, reason, options.batch, options.accumulation));
   }
 }
 

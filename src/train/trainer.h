@@ -2,7 +2,7 @@
 //
 // A training that is stopped, or killed, and goes on from its newest checkpoint gives bit for bit the losses of one
 // that was not: weights, moments, step, the position in the data, the count of dropout and the loss scale are all
-// there is.
+// there is. It may go on with another number of ranks: the same samples, and sums in another order.
 #pragma once
 
 #include <filesystem>
@@ -27,14 +27,16 @@ class Trainer {
  public:
   // Goes on from `start`, a fresh one or a loaded one, with its state's options. Everything is allocated here. `data`
   // and `validation` (null: none) outlive this object; checkpoints and logs go into the folder `run`.
-  // Errors: as TrainerCore and Batches; invalid_argument when `data` is not of the size that `start` was trained on.
+  // Every one of `ranks` has such a trainer, of the same start and data; the first alone writes.
+  // Errors: as TrainerCore and Batches; invalid_argument when `data` is not of the size that `start` was trained on,
+  // or a micro-batch does not divide among the ranks.
   Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const TokenSource& data,
-          const TokenSource* validation, std::filesystem::path run);
+          const TokenSource* validation, std::filesystem::path run, const Ranks& ranks = {});
 
-  // Until all steps are done, or `stop` says so after one; saves a checkpoint at the end either way. `report` is
-  // called after every step. Both may be empty. Returns whether all steps are done. Errors: io_error (a folder in use
-  // by another process included), device_lost, invalid_argument for a token beyond the vocabulary; the checkpoints so
-  // far are whole.
+  // Until all steps are done, or `stop` says so after one, on any rank; saves a checkpoint at the end either way.
+  // `report` is called after every step. Both may be empty. Returns whether all steps are done. Errors: io_error (a
+  // folder in use by another process included), device_lost, invalid_argument for a token beyond the vocabulary; the
+  // checkpoints so far are whole.
   bool run(const StopFunction& stop, const ReportFunction& report);
 
   const TrainerState& state() const { return checkpoint_.state; }
@@ -58,14 +60,15 @@ class Trainer {
   const TokenSource* validation_;
   std::optional<DocumentSamples> validation_documents_;  // where no sample may cross their ends
   std::filesystem::path run_;
+  Ranks ranks_;
   double flops_per_token_;
 };
 
 // A Trainer. With the option auto_batch and too little memory for it, its micro-batch is halved and the accumulation
-// doubled (an odd one is divided by its smallest factor), announced in the log, until it fits: a step has the same
-// samples. Errors: as Trainer; out_of_memory when a micro-batch of one sequence does not fit.
+// doubled (an odd one is divided by its smallest factor), announced in the log, until it fits on every rank: a step
+// has the same samples. Errors: as Trainer; out_of_memory when a micro-batch of one sequence a rank does not fit.
 std::unique_ptr<Trainer> make_trainer(const std::shared_ptr<Device>& device, TrainingCheckpoint start,
                                       const TokenSource& data, const TokenSource* validation,
-                                      const std::filesystem::path& run);
+                                      const std::filesystem::path& run, const Ranks& ranks = {});
 
 }  // namespace riverhorse

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "train/gradient_reduction.h"
 
 namespace riverhorse {
 
@@ -16,6 +17,11 @@ std::int64_t count_scored(std::span<const std::int32_t> targets) {
 }
 
 double mebibytes(std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p20; }
+
+// Into how many the moments are divided.
+std::int64_t parts_of(const TrainerCoreOptions& options) {
+  return options.shard == Shard::optimizer ? options.ranks.size() : 1;
+}
 
 // Memory for a training that fits into what `device` has free.
 TrainingMemory fitting_memory(const std::shared_ptr<Device>& device, const ModelConfig& config,
@@ -58,13 +64,22 @@ TrainerCore::TrainerCore(std::shared_ptr<Device> device, const Checkpoint& check
 TrainerCore::TrainerCore(const TrainingMemory& memory, const ModelConfig& config, const TrainerCoreOptions& options)
     : memory_(memory),
       device_(*memory_.device()),
-      model_(memory_, config, {options.micro_batch, options.dtype, options.conv, options.recompute, options.logits}),
-      optimizer_(memory_, model_.parameters(), options.optimizer),
+      model_(memory_, config,
+             {options.micro_batch, options.dtype, options.conv, options.recompute, options.logits,
+              options.ranks.rank() * options.micro_batch.batch, parts_of(options)}),
+      optimizer_(memory_, model_.parameters(), options.optimizer, parts_of(options) > 1 ? options.ranks.rank() : 0,
+                 parts_of(options)),
       seed_(options.seed),
-      accumulates_(options.accumulates) {
+      accumulates_(options.accumulates),
+      ranks_(options.ranks),
+      sharded_(parts_of(options) > 1) {
+  if (ranks_ && options.reduce_dtype == ReduceDtype::bf16) {
+    device_.require_activation(DType::bf16);
+    transferred_ = memory_.allocate(MemoryCategory::gradients, DType::bf16, model_.parameters().gradients().shape);
+  }
   zero_ = memory_.record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); });
   record_gradients();
-  update_ = memory_.record([&](Encoder& encoder) { optimizer_.record(encoder); });
+  update_ = memory_.record([&](Encoder& encoder) { record_update(encoder); });
   if (options.evaluation) record_evaluation();
 }
 
@@ -98,7 +113,28 @@ void TrainerCore::check(std::span<const std::int32_t> ids, std::span<const std::
            targets[i], vocabulary - 1);
     }
   }
-  if (count_scored(targets) == 0) fail(StatusCode::invalid_argument, "no token of the batch has a target");
+}
+
+std::int64_t TrainerCore::count_all_scored(std::span<const std::int32_t> targets) const {
+  const auto scored = static_cast<std::int64_t>(ranks_.sum(static_cast<double>(count_scored(targets))));
+  if (scored == 0) fail(StatusCode::invalid_argument, "no token of the batch has a target");
+  return scored;
+}
+
+double TrainerCore::joined_loss(double loss_sum) const {
+  if (!ranks_) return loss_sum;
+  const RankResult own{loss_sum, optimizer_.norm()};
+  std::vector<RankResult> all(static_cast<std::size_t>(ranks_.size()));
+  ranks_.host->all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all)));
+  double sum = 0;
+  for (const RankResult& each : all) {
+    sum += each.loss_sum;
+    if (each.norm == all.front().norm || (std::isnan(each.norm) && std::isnan(all.front().norm))) continue;
+    fail(StatusCode::internal,
+         "step {}: the norm of the gradients' sum is {} on rank 0 and {} on rank {}; their models would part ways",
+         steps_done_ + 1, all.front().norm, each.norm, &each - all.data());
+  }
+  return sum;
 }
 
 void TrainerCore::write_micro_batch(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
@@ -121,7 +157,7 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
   begin_gradients(ids.size() > rows);  // meanwhile the rest of what the host does first
   check(ids, targets, false);
   StepResult result;
-  result.scored = count_scored(targets);
+  result.scored = count_all_scored(targets);
   if (scaled()) result.loss_scale = loss_scale_.value;
   device_.mapped_as<float>(model_.scale())[0] =
       static_cast<float>(result.loss_scale / static_cast<double>(result.scored));
@@ -131,11 +167,15 @@ StepResult TrainerCore::step(std::span<const std::int32_t> ids, std::span<const 
     write_micro_batch(ids.subspan(begin, rows), targets.subspan(begin, rows));
     const std::uint64_t ticket = device_.submit(*gradients_);
     ++micro_batches_done_;
-    if (begin + rows == ids.size()) last = device_.submit(*update_);
+    if (begin + rows == ids.size()) {
+      if (reduction_) device_.submit(*reduction_);
+      last = device_.submit(*update_);
+    }
     device_.wait(ticket);  // for the losses, and as the next micro-batch is written over this one
     result.loss += loss_sum();
   }
   device_.wait(last);
+  result.loss = joined_loss(result.loss);
   result.loss /= static_cast<double>(result.scored);
   result.gradient_norm = optimizer_.norm();
   result.skipped = optimizer_.was_skipped();
@@ -179,13 +219,14 @@ void TrainerCore::update_loss_scale(bool finite) {
 
 double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets) {
   check(ids, targets, true);
-  const auto scored = static_cast<double>(count_scored(targets));
+  const auto scored = static_cast<double>(count_all_scored(targets));
   const double scale = scaled() ? loss_scale_.value : 1.0;
   device_.mapped_as<float>(model_.scale())[0] = static_cast<float>(scale / scored);
   begin_gradients(false);
   write_micro_batch(ids, targets);
   device_.wait(device_.submit(*gradients_));
-  return loss_sum() / scored;
+  if (reduction_) device_.wait(device_.submit(*reduction_));
+  return ranks_.sum(loss_sum()) / scored;
 }
 
 std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
@@ -201,10 +242,63 @@ std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
   return gradients;
 }
 
+void TrainerCore::record_update(Encoder& encoder) const {
+  optimizer_.record(encoder);
+  if (!sharded_) return;
+  const ParameterArena& arena = model_.parameters();
+  encoder.communicate(
+      {Collective::all_gather, ranks_.tensors.get(), optimizer_.part_of(arena.values()), arena.values()});
+  encoder.await_ranks({ranks_.tensors.get()});
+  if (arena.operands()) encoder.copy({arena.values(), arena.operands()});
+}
+
+TrainerCore::Moments TrainerCore::download_moments() {
+  const ParameterArena& arena = model_.parameters();
+  const auto download = [&](const Tensor& moments) {
+    Tensor whole = moments;
+    if (sharded_) {
+      whole = arena.gradients();
+      device_.run([&](Encoder& encoder) {
+        encoder.communicate({Collective::all_gather, ranks_.tensors.get(), moments, whole});
+        encoder.await_ranks({ranks_.tensors.get()});
+      });
+    }
+    return ranks_.first() ? arena.download(whole) : std::map<std::string, HostTensor>();
+  };
+  Moments moments;
+  moments.first = download(optimizer_.first_moments());
+  moments.second = download(optimizer_.second_moments());
+  return moments;
+}
+
+void TrainerCore::upload_moments(const Moments& moments) {
+  const ParameterArena& arena = model_.parameters();
+  const auto upload = [&](const std::map<std::string, HostTensor>& tensors, const Tensor& own) {
+    if (!sharded_) return arena.upload(own, tensors);
+    arena.upload(arena.gradients(), tensors);
+    device_.run([&](Encoder& encoder) { encoder.copy({optimizer_.part_of(arena.gradients()), own}); });
+  };
+  upload(moments.first, optimizer_.first_moments());
+  upload(moments.second, optimizer_.second_moments());
+}
+
 void TrainerCore::record_gradients() {
   using Gradients = TrainingModel::Gradients;
   const Gradients gradients = accumulates_ ? Gradients::added : Gradients::written;
-  gradients_ = memory_.record([&](Encoder& encoder) { model_.record_gradients(encoder, gradients); });
+  const Tensor& all = model_.parameters().gradients();
+  const bool at_once = ranks_ && !accumulates_;  // else after the last micro-batch of the step
+  gradients_ = memory_.record([&](Encoder& encoder) {
+    if (!at_once) return model_.record_gradients(encoder, gradients);
+    GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
+    model_.record_gradients(encoder, gradients, [&](const Tensor& part) { reduction.add(part); });
+    reduction.finish();
+  });
+  if (!ranks_ || at_once) return;
+  reduction_ = memory_.record([&](Encoder& encoder) {
+    GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
+    reduction.add(all);
+    reduction.finish();
+  });
 }
 
 void TrainerCore::begin_gradients(bool several) {
@@ -225,7 +319,7 @@ EvaluationResult TrainerCore::evaluate(std::span<const std::int32_t> ids, std::s
   if (!evaluation_) record_evaluation();
   const auto rows = static_cast<std::size_t>(model_.shape().rows());
   EvaluationResult sum;
-  sum.scored = count_scored(targets);
+  sum.scored = count_all_scored(targets);
   for (std::size_t begin = 0; begin < ids.size(); begin += rows) {
     write_micro_batch(ids.subspan(begin, rows), targets.subspan(begin, rows));
     device_.wait(device_.submit(*evaluation_));
@@ -234,6 +328,9 @@ EvaluationResult TrainerCore::evaluate(std::span<const std::int32_t> ids, std::s
     const std::span<const std::int32_t> correct = device_.mapped_as<std::int32_t>(model_.correct());
     sum.correct += std::accumulate(correct.begin(), correct.end(), std::int64_t{0});
   }
+  if (!ranks_) return sum;
+  sum.loss_sum = ranks_.sum(sum.loss_sum);
+  sum.correct = static_cast<std::int64_t>(ranks_.sum(static_cast<double>(sum.correct)));
   return sum;
 }
 

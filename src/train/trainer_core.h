@@ -12,12 +12,13 @@
 #include "model/training_model.h"
 #include "train/loss_scale.h"
 #include "train/optimizer.h"
+#include "train/ranks.h"
 
 namespace riverhorse {
 
 struct TrainerCoreOptions {
-  TrainingShape micro_batch;
-  DType dtype = DType::f32;  // of activations and operands; f16 has a loss scale
+  TrainingShape micro_batch;  // this rank's part
+  DType dtype = DType::f32;   // of activations and operands; f16 has a loss scale
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;
   LogitBits logits = LogitBits::full;
@@ -26,6 +27,10 @@ struct TrainerCoreOptions {
   bool evaluation = false;  // evaluate() gets its memory at once, and not when it is first called
   // Steps have several micro-batches. Else the first such step records the gradients anew.
   bool accumulates = false;
+  // All make the same calls, each with its part of the tokens, and get the same results.
+  Ranks ranks;
+  Shard shard = Shard::none;
+  ReduceDtype reduce_dtype = ReduceDtype::f32;
 };
 
 struct StepResult {
@@ -60,17 +65,27 @@ class TrainerCore {
   std::int64_t steps_done() const { return steps_done_; }
   // Goes on after `steps` steps and `micro_batches` micro-batches, which dropout counts.
   void resume_at(std::int64_t steps, std::int64_t micro_batches, const LossScale& loss_scale);
+  const Ranks& ranks() const { return ranks_; }
   std::int64_t micro_batches_done() const { return micro_batches_done_; }
   const LossScale& loss_scale() const { return loss_scale_; }  // of the next step; not used but in f16
 
   // A step over any number of micro-batches: `ids` and `targets` (micro-batches, B, L), targets negative where
   // nothing is scored. `rate_factor` multiplies the learning rates. Errors: invalid_argument for an id or a target
-  // beyond the vocabulary, for no scored token; device_lost.
+  // beyond the vocabulary, for no scored token; device_lost; internal where the ranks' gradients differ.
   StepResult step(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, double rate_factor);
 
   // The gradients of one micro-batch's mean loss, in the arena, in f16 times the loss scale; no update. Returns that
   // loss.
   double gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
+  // The moments, host copies of the whole, by parameter; on the first rank only. All ranks take part. With sharded
+  // moments the gradients are lost.
+  struct Moments {
+    std::map<std::string, HostTensor> first, second;
+  };
+  Moments download_moments();
+  // This rank's part of them. The gradients are lost.
+  void upload_moments(const Moments& moments);
+
   // Host copies of what the arena holds, without the loss scale.
   std::map<std::string, HostTensor> unscaled_gradients() const;
 
@@ -84,6 +99,15 @@ class TrainerCore {
   // Submits the zeroes that gradients are then added to.
   void begin_gradients(bool several);
   void record_gradients();
+  void record_update(Encoder& encoder) const;
+  // What the micro-batches of a step were on each rank, and the norm that each found.
+  struct RankResult {
+    double loss_sum = 0, norm = 0;
+  };
+  // The sum of all ranks' losses. Errors: internal, when their norms differ.
+  double joined_loss(double loss_sum) const;
+  // Tokens, of all ranks. Errors: invalid_argument when there are none.
+  std::int64_t count_all_scored(std::span<const std::int32_t> targets) const;
   // Errors: invalid_argument, as step().
   void check(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets, bool one) const;
   bool scaled() const { return model_.activations() == DType::f16; }
@@ -107,8 +131,13 @@ class TrainerCore {
   LossScale loss_scale_;
   bool last_finite_ = true;  // the gradients of the step before
   bool accumulates_;
+  Ranks ranks_;
+  bool sharded_;
+  Tensor transferred_;                    // (P) bf16: gradients on their way; empty where they travel in f32
   std::unique_ptr<Recording> zero_;       // before gradients that are added
   std::unique_ptr<Recording> gradients_;  // written, or added; null after a failure to record them
+  std::unique_ptr<Recording>
+      reduction_;  // of the ranks' gradients; null where gradients_ has it, or it is not needed
   std::unique_ptr<Recording> update_;
   std::unique_ptr<Recording> evaluation_;
 };

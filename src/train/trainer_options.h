@@ -11,6 +11,7 @@
 #include "model/logit_bits.h"
 #include "model/recompute.h"
 #include "train/optimizer.h"
+#include "train/ranks.h"
 #include "train/schedule.h"
 
 namespace riverhorse {
@@ -43,6 +44,8 @@ struct TrainerOptions {
   DType dtype = DType::f32;               // of activations and operands
   LogitBits logits = LogitBits::full;     // of the loss, in f16 and bf16
   Recompute recompute = Recompute::none;  // what the backward pass makes again
+  Shard shard = Shard::none;              // among several ranks
+  ReduceDtype reduce_dtype = ReduceDtype::f32;
 
   std::int64_t samples_per_step() const { return batch * accumulation; }
 };

@@ -37,6 +37,7 @@ DeviceProfile adopted_profile(const Instance& instance, const VulkanHandles& han
   profile.push_descriptor = profile.push_descriptor && enabled(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
   profile.memory_budget = profile.memory_budget && enabled(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
   profile.pipeline_executable_properties = false;  // for measuring shaders, in devices of our own
+  profile.memory_priority = false;  // a feature that adopted devices cannot be told of
   return profile;
 }
 

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <vector>
 
 #include "base/error.h"
+#include "vulkan/cooperative_matrix.h"
 #include "vulkan/encoder.h"
 #include "vulkan/grid.h"
 
@@ -15,7 +17,7 @@ namespace {
 
 constexpr std::uint32_t group_size = 128;
 constexpr std::int64_t max_head_width = 256;
-constexpr std::uint32_t query_tile = 32;  // queries a workgroup, keys a tile, channels a chunk
+constexpr std::uint32_t query_tile = 32;  // attention.comp: queries a workgroup, keys a tile, channels a chunk
 constexpr std::uint32_t least_part = 64;  // keys of a part of attention_step, at least
 constexpr std::uint32_t most_parts = 128;
 
@@ -54,6 +56,45 @@ bool by_vectors(const AttentionArgs& args, std::uint32_t head_width) {
          args.cache.v.offset_bytes % bytes == 0;
 }
 
+// How attention.comp or attention_coopmat.comp runs on a device.
+struct AttentionPlan {
+  std::string_view shader;
+  std::vector<std::uint32_t> constants;
+  std::uint32_t queries = query_tile;  // of a workgroup
+  std::uint32_t required_subgroup_size = 0;
+  double flops_a_dispatch = 0;  // about: one is kept short, because a submission cannot be cut inside it
+};
+
+// Bytes of shared memory that shaders/attention_coopmat.comp uses with 4 subgroups.
+std::uint32_t matrix_shared_bytes(std::uint32_t head_width, std::uint32_t keys, std::uint32_t subgroup_size) {
+  return 2 * keys * (head_width / 8 + 1) * 16 + 4 * 16 * (keys / 4 + 2) * 16 + 4 * subgroup_size * 4;
+}
+
+AttentionPlan plan_attention(const VulkanLimits& limits, const AttentionArgs& args, std::uint32_t head_width) {
+  constexpr std::uint32_t max_matrix_width = 128;  // queries and outputs must stay in registers
+  const bool f16 = args.qkv.dtype == DType::f16;
+  const bool aligned = args.qkv.offset_bytes % 16 == 0 && args.cache.k.offset_bytes % 16 == 0 &&
+                       args.cache.v.offset_bytes % 16 == 0 && args.y.offset_bytes % 16 == 0;
+  const std::optional<MatrixUnit> unit = f16 && aligned ? matrix_unit(limits) : std::nullopt;
+  if (unit && unit->square() && unit->subgroup_size >= 16 && unit->subgroup_size <= 64 && head_width % 16 == 0 &&
+      head_width <= max_matrix_width) {
+    const std::uint32_t subgroup_size = unit->subgroup_size;
+    for (const std::uint32_t keys : {64u, 32u}) {
+      if (matrix_shared_bytes(head_width, keys, subgroup_size) > limits.shared_bytes) continue;
+      return {"attention_coopmat",
+              {4 * subgroup_size, subgroup_size, head_width, keys},
+              64,
+              subgroup_size,
+              400e6 * limits.compute_units};
+    }
+  }
+  return {f16 ? "attention.f16" : "attention.f32",
+          {divide_up(head_width, query_tile), by_vectors(args, head_width) ? 1u : 0u},
+          query_tile,
+          0,
+          32e6 * limits.compute_units};
+}
+
 }  // namespace
 
 void VulkanEncoder::record_attention(const AttentionArgs& args) {
@@ -81,30 +122,30 @@ void VulkanEncoder::record_attention(const AttentionArgs& args) {
   const Binding bindings[] = {{args.qkv, Access::read},       {args.slots, Access::read},
                               {args.positions, Access::read}, {args.cache.k, Access::read},
                               {args.cache.v, Access::read},   {args.y, Access::write}};
-  const std::uint32_t constants[] = {divide_up(push.head_width, query_tile),
-                                     by_vectors(args, push.head_width) ? 1u : 0u};
+  const AttentionPlan plan = plan_attention(limits(), args, push.head_width);
   Dispatch attend;
-  attend.shader = f16 ? "attention.f16" : "attention.f32";
-  attend.constants = constants;
+  attend.shader = plan.shader;
+  attend.constants = plan.constants;
   attend.bindings = bindings;
-  attend.groups[1] = push.batch * push.heads;
-  if (attend.groups[1] > limits().group_count[1]) {
+  attend.required_subgroup_size = plan.required_subgroup_size;
+  attend.groups[0] = push.batch * push.heads;
+  if (attend.groups[0] > limits().group_count[0]) {
     fail(StatusCode::unsupported, "attention: {} sequences of {} heads are more than the device's grid can hold",
          push.batch, push.heads);
   }
-  // How many keys there are is known on the device only: the capacity bounds the work. A dispatch is kept short,
-  // because a submission cannot be cut inside it.
-  const std::uint32_t blocks = divide_up(push.tokens, query_tile);
+  // How many keys there are is known on the device only: the capacity bounds the work.
+  const std::uint32_t blocks = divide_up(push.tokens, plan.queries);
   const std::uint32_t compute_units = limits().compute_units;
-  const double flops_a_block = 4.0 * query_tile * push.capacity * push.width * push.batch;
-  const auto most_blocks = static_cast<std::uint32_t>(std::clamp(32e6 * compute_units / flops_a_block, 1.0, 65535.0));
-  const std::uint32_t at_least = divide_up(compute_units * 2, attend.groups[1]);  // fill the device
-  const std::uint32_t step = std::min({blocks, std::max(most_blocks, at_least), limits().group_count[0]});
+  const double flops_a_block = 4.0 * plan.queries * push.capacity * push.width * push.batch;
+  const auto most_blocks =
+      static_cast<std::uint32_t>(std::clamp(plan.flops_a_dispatch / flops_a_block, 1.0, 65535.0));
+  const std::uint32_t at_least = divide_up(compute_units * 2, attend.groups[0]);  // fill the device
+  const std::uint32_t step = std::min({blocks, std::max(most_blocks, at_least), limits().group_count[1]});
   for (std::uint32_t begin = 0; begin < blocks; begin += step) {
     push.block_begin = begin;
     attend.push = push_bytes(push);
-    attend.groups[0] = std::min(step, blocks - begin);
-    attend.cost_flops = flops_a_block * attend.groups[0];
+    attend.groups[1] = std::min(step, blocks - begin);
+    attend.cost_flops = flops_a_block * attend.groups[1];
     attend.cost_bytes = 2 * element_bytes * push.capacity * push.width * push.batch;
     dispatch(attend);
   }

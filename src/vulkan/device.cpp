@@ -100,6 +100,8 @@ std::uint64_t VulkanDevice::memory_free_bytes() const {
   return query_memory_budget(*impl_->core->instance, impl_->core->profile).free_bytes;
 }
 
+std::uint64_t VulkanDevice::staging_bytes() const { return impl_->transfer->bytes_to_come(); }
+
 std::uint64_t VulkanDevice::max_tensor_bytes() const {
   return std::min<std::uint64_t>(limits().storage_range_bytes, impl_->core->profile.max_allocation_bytes);
 }
@@ -164,6 +166,12 @@ void VulkanDevice::prepare(const RecordFunction& function, const ProgressFunctio
   impl_->pipelines->save_cache();
 }
 
+std::uint64_t VulkanDevice::scratch_bytes(const RecordFunction& function) {
+  VulkanEncoder encoder(*this, nullptr, nullptr);
+  function(encoder);
+  return encoder.scratch_peak_bytes();
+}
+
 std::unique_ptr<Recording> VulkanDevice::record(const RecordFunction& function, const RecordOptions& options) {
   return make_recording(function, options, false);
 }
@@ -173,7 +181,7 @@ std::unique_ptr<VulkanRecording> VulkanDevice::make_recording(const RecordFuncti
   VulkanEncoder preparing(*this, nullptr, nullptr);
   function(preparing);
   for (const PipelineKey& key : preparing.wanted_pipelines()) impl_->pipelines->get(key);
-  std::shared_ptr<Buffer> workspace = allocate(preparing.scratch_peak_bytes(), MemoryUse::device);
+  std::shared_ptr<Buffer> workspace = workspace_for(options, preparing.scratch_peak_bytes());
   auto recording = std::make_unique<VulkanRecording>(
       impl_->core, impl_->pipelines, options, preparing.dispatch_count(), preparing.operation_count(), for_frames);
   VulkanEncoder encoder(*this, recording.get(), std::move(workspace));

@@ -41,7 +41,8 @@ struct VulkanLimits {
   bool f16_arithmetic = false;
   bool vulkan_memory_model = false;
   std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
-  std::uint32_t compute_units = 16;                        // a guess where the driver does not say
+  bool wide_matrix_operands = false;  // their operands take twice the registers that their elements fill (RDNA 3)
+  std::uint32_t compute_units = 16;   // a guess where the driver does not say
 };
 
 class VulkanDevice final : public Device, public FrameDevice {
@@ -55,11 +56,13 @@ class VulkanDevice final : public Device, public FrameDevice {
   std::shared_ptr<Buffer> allocate(std::uint64_t size_bytes, MemoryUse use) override;
   MemoryUsage memory_usage() const override;
   std::uint64_t memory_free_bytes() const override;
+  std::uint64_t staging_bytes() const override;
   std::uint64_t max_tensor_bytes() const override;
   void upload(const Tensor& tensor, std::span<const std::byte> bytes) override;
   void download(const Tensor& tensor, std::span<std::byte> bytes) override;
   std::span<std::byte> mapped(const Tensor& tensor) override;
   void prepare(const RecordFunction& function, const ProgressFunction& progress) override;
+  std::uint64_t scratch_bytes(const RecordFunction& function) override;  // compiles nothing
   std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) override;
   std::unique_ptr<FrameRecording> record_for_frames(const RecordFunction& function) override;
   std::uint64_t submit(Recording& recording) override;

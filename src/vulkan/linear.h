@@ -50,6 +50,8 @@ enum LinearFlag : std::uint32_t {
   accumulate_flag = 512,
   vector_y = 1024,
   hold_norm = 2048,  // linear_gemv.glsl
+  whole_k = 4096,
+  whole_tiles = 8192,
 };
 
 // Flags that follow from the arguments alone (all but the vector ones).

@@ -1,10 +1,12 @@
 // linear for many rows: chooses the tile, and cooperative matrices where the device multiplies f16 with them.
 #include <algorithm>
-#include <array>
+#include <vector>
 
 #include "base/error.h"
+#include "vulkan/cooperative_matrix.h"
 #include "vulkan/grid.h"
 #include "vulkan/linear.h"
+#include "vulkan/linear_tiles.h"
 
 namespace riverhorse::vulkan {
 
@@ -12,56 +14,39 @@ namespace {
 
 struct Tiling {
   std::string_view shader;
-  std::array<std::uint32_t, 7> constants{};  // the last one is FLAGS
+  std::vector<std::uint32_t> constants;  // [6] is FLAGS
   std::uint32_t tile_m = 0;
   std::uint32_t tile_r = 0;
+  std::uint32_t tile_k = 0;
   std::uint32_t required_subgroup_size = 0;
+  // One dispatch is short enough to keep a desktop alive, because a submission cannot be cut inside it: some two
+  // milliseconds of a GPU's compute unit. Much shorter ones would leave units without work at the end of each.
+  double flops_a_unit = 0;
 };
 
-// Bytes of shared memory that shaders/linear_gemm.comp uses.
-std::uint32_t simt_shared_bytes(std::uint32_t tile_m, std::uint32_t tile_r, std::uint32_t tile_k) {
-  return 2 * tile_k * (tile_m / 4 + 1 + tile_r / 4 + 1) * 16;
+Tiling plain_tiling(const VulkanLimits& limits, bool f16, bool software, const ProductSize& size) {
+  const PlainTile tile = choose_plain_tile(limits, software, size);
+  return {f16 ? "linear_gemm.f16" : "linear_gemm.f32",
+          {tile.group, tile.tile_m, tile.tile_r, tile.tile_k, tile.thread_m, tile.thread_r, 0},
+          tile.tile_m,
+          tile.tile_r,
+          tile.tile_k,
+          0,
+          400e6};
 }
 
-// The largest tile that still gives every compute unit one; on a CPU the smallest, which compiles fastest.
-Tiling simt_tiling(const VulkanLimits& limits, bool f16, bool software, std::uint32_t outputs, std::uint32_t rows,
-                   std::uint32_t compute_units) {
-  const std::string_view shader = f16 ? "linear_gemm.f16" : "linear_gemm.f32";
-  const auto fits = [&](std::uint32_t tile, std::uint32_t tile_k, std::uint32_t invocations) {
-    return !software && divide_up(outputs, tile) * divide_up(rows, tile) >= compute_units &&
-           limits.invocations >= invocations && limits.shared_bytes >= simt_shared_bytes(tile, tile, tile_k);
-  };
-  if (fits(128, 16, 256)) return {shader, {256, 128, 128, 16, 8, 8, 0}, 128, 128, 0};
-  if (fits(64, 16, 128)) return {shader, {128, 64, 64, 16, 8, 4, 0}, 64, 64, 0};
-  if (fits(64, 8, 128)) return {shader, {128, 64, 64, 8, 8, 4, 0}, 64, 64, 0};
-  return {shader, {64, 32, 32, 16, 4, 4, 0}, 32, 32, 0};
-}
-
-// Whether the device multiplies 16 x 16 x 16 f16 with f32 sums, a subgroup at a time, in subgroups of known size.
-bool has_cooperative_matrix(const VulkanLimits& limits, std::uint32_t& subgroup_size) {
-  if (!limits.subgroup_size_control || !limits.vulkan_memory_model || !limits.f16_arithmetic) return false;
-  subgroup_size = std::clamp(32u, limits.min_subgroup_size, limits.max_subgroup_size);
-  if (limits.invocations < 4 * subgroup_size || limits.shared_bytes < 32768) return false;
-  return std::any_of(limits.cooperative_matrix.begin(), limits.cooperative_matrix.end(),
-                     [](const CooperativeMatrixShape& shape) {
-                       return shape.m == 16 && shape.n == 16 && shape.k == 16 && shape.f32_accumulate;
-                     });
-}
-
-// Bytes of shared memory that shaders/linear_coopmat.comp uses with 2 x 2 subgroups.
-std::uint32_t matrix_shared_bytes(std::uint32_t tile, bool x_transposed) {
-  const std::uint32_t rows = tile * 5 * 16;
-  return 2 * (rows + (x_transposed ? 32 * (tile / 8 + 1) * 16 : rows));
-}
-
-Tiling matrix_tiling(const VulkanLimits& limits, std::uint32_t subgroup_size, bool x_transposed,
-                     std::uint32_t outputs, std::uint32_t rows, std::uint32_t compute_units) {
-  const bool large = divide_up(outputs, 128) * divide_up(rows, 128) >= compute_units &&
-                     limits.shared_bytes >= matrix_shared_bytes(128, x_transposed);
-  const std::uint32_t fragments = large ? 4 : 2;
-  const std::uint32_t tile = fragments * 32;
-  return {
-      "linear_coopmat", {4 * subgroup_size, subgroup_size, 2, 2, fragments, fragments, 0}, tile, tile, subgroup_size};
+Tiling matrix_tiling(const VulkanLimits& limits, const MatrixUnit& unit, const ProductSize& size) {
+  const std::uint32_t subgroup_size = unit.subgroup_size;
+  const CooperativeMatrixShape& shape = unit.shape;
+  const MatrixTile tile = choose_matrix_tile(limits, subgroup_size, size);
+  return {"linear_coopmat",
+          {tile.invocations(subgroup_size), subgroup_size, tile.warps_m, tile.warps_r, tile.warp_m / shape.m,
+           tile.warp_r / shape.n, 0, tile.tile_k, tile.buffers, matrix_band, shape.m, shape.n, shape.k, tile.warps_k},
+          tile.tile_m(),
+          tile.tile_r(),
+          tile.tile_k,
+          subgroup_size,
+          1e9};
 }
 
 }  // namespace
@@ -71,16 +56,16 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   const LinearArgs& args = part.args;
   const bool f16 = part.weight.dtype == DType::f16;
 
-  std::uint32_t subgroup_size = 0;
-  const bool matrix = f16 && has_cooperative_matrix(limits, subgroup_size);
-  Tiling tiling =
-      matrix ? matrix_tiling(limits, subgroup_size, args.x_transposed, part.outputs, part.rows, limits.compute_units)
-             : simt_tiling(limits, f16, encoder.device().info().type == DeviceType::software, part.outputs, part.rows,
-                           limits.compute_units);
+  const std::optional<MatrixUnit> matrix = f16 ? matrix_unit(limits) : std::nullopt;
+  const bool software = encoder.device().info().type == DeviceType::software;
+  const ProductSize size{part.rows, part.inputs, part.part_outputs()};
+  Tiling tiling = matrix ? matrix_tiling(limits, *matrix, size) : plain_tiling(limits, f16, software, size);
 
   std::uint32_t flags = linear_flags(part);
   const std::uint32_t vector_bytes = matrix ? 16 : (f16 ? 8 : 16);
   if (rows_aligned(part.weight, part.inputs, vector_bytes)) flags |= vector_weight;
+  if (part.inputs % tiling.tile_k == 0) flags |= whole_k;
+  if (matrix && part.part_outputs() % tiling.tile_m == 0 && part.rows % tiling.tile_r == 0) flags |= whole_tiles;
   if (rows_aligned(part.x, args.x_transposed ? part.rows : part.inputs, vector_bytes)) flags |= vector_x;
   const std::uint32_t y_vector_bytes = part.y.dtype == DType::f32 ? 16 : 8;
   if (rows_aligned(part.y, args.y_transposed ? part.rows : part.outputs, y_vector_bytes) &&
@@ -104,8 +89,7 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
     fail(StatusCode::unsupported, "linear: {} outputs are more than the device's grid can hold", part.outputs);
   }
 
-  // One dispatch is short enough to keep a desktop alive: a submission cannot be cut inside it.
-  const double flops_a_dispatch = 64e6 * limits.compute_units;
+  const double flops_a_dispatch = tiling.flops_a_unit * limits.compute_units;
   const double flops_a_tile = 2.0 * part.inputs * part.part_outputs() * tiling.tile_r;
   const std::uint32_t tiles = divide_up(part.rows, tiling.tile_r);
   const auto most_tiles = static_cast<std::uint32_t>(std::clamp(flops_a_dispatch / flops_a_tile, 1.0, 65535.0));

@@ -95,6 +95,11 @@ Slab* MemoryPool::new_slab(std::uint64_t size_bytes, MemoryUse use, bool require
     allocate.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO;
     allocate.allocationSize = needs.size;
     allocate.memoryTypeIndex = memory_type(use, needs.memoryTypeBits);
+    // Where a GPU's memory runs short, what every token reads is moved to the host's last.
+    VkMemoryPriorityAllocateInfoEXT priority{};
+    priority.sType = VK_STRUCTURE_TYPE_MEMORY_PRIORITY_ALLOCATE_INFO_EXT;
+    priority.priority = use == MemoryUse::device ? 1.0f : 0.5f;
+    if (core_->profile.memory_priority) allocate.pNext = &priority;
     result = vk.vkAllocateMemory(core_->device, &allocate, core_->allocator, &slab->memory);
     if (result == VK_SUCCESS) {
       result = vk.vkBindBufferMemory(core_->device, slab->buffer, slab->memory, 0);
@@ -143,13 +148,15 @@ std::shared_ptr<VulkanBuffer> MemoryPool::allocate(std::uint64_t size_bytes, Mem
   if (chosen == nullptr) {
     const MemoryBudget budget = query_memory_budget(*core_->instance, core_->profile);
     if (use == MemoryUse::device && padded > budget.free_bytes) refuse(size_bytes, "more than what is free");
-    // Slabs grow with what is held already, so that a small model stays small; mapped slabs are always small.
-    const std::uint64_t smallest = use == MemoryUse::device ? 8ull << 20 : 1ull << 20;
+    // Slabs grow with what is held already, so that what is never handed out stays a small share of it, and so that
+    // a small model stays small; mapped slabs are always small.
+    const std::uint64_t smallest = use == MemoryUse::device ? 2ull << 20 : 1ull << 20;
     std::uint64_t held = 0;
     for (const std::unique_ptr<Slab>& slab : slabs_) held += slab->use == use ? slab->size_bytes : 0;
-    std::uint64_t wanted = std::clamp(round_up(held, smallest), smallest, std::min(largest_slab, limit));
+    std::uint64_t wanted = std::clamp(round_up(held / 16, smallest), smallest, std::min(largest_slab, limit));
     if (wanted > budget.free_bytes / 4) wanted = padded;
-    if (padded >= wanted) {
+    // What fills a good part of a slab would leave the rest of it empty.
+    if (padded >= wanted / 4) {
       chosen = new_slab(padded, use, true);
     } else {
       chosen = new_slab(wanted, use, false);

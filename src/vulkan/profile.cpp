@@ -19,6 +19,7 @@ struct FeatureChain {
   VkPhysicalDeviceVulkanMemoryModelFeatures memory_model{};
   VkPhysicalDeviceCooperativeMatrixFeaturesKHR cooperative_matrix{};
   VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR executable{};
+  VkPhysicalDeviceMemoryPriorityFeaturesEXT memory_priority{};
 
   FeatureChain() {
     features2.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
@@ -29,6 +30,7 @@ struct FeatureChain {
     memory_model.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES;
     cooperative_matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
     executable.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR;
+    memory_priority.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PRIORITY_FEATURES_EXT;
   }
   FeatureChain(const FeatureChain&) = delete;
   FeatureChain& operator=(const FeatureChain&) = delete;
@@ -178,6 +180,8 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
   if (has_cooperative) found.chain(found.cooperative_matrix);
   const bool has_executable = has(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
   if (has_executable) found.chain(found.executable);
+  const bool has_priority = has(VK_EXT_MEMORY_PRIORITY_EXTENSION_NAME);
+  if (has_priority) found.chain(found.memory_priority);
   vk.get_features2(physical_device, &found.features2);
 
   VkPhysicalDeviceMemoryProperties2 memory2{};
@@ -237,9 +241,12 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
   profile.timeline_semaphore = has_timeline && found.timeline.timelineSemaphore != 0;
   profile.push_descriptor = has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
   profile.pipeline_executable_properties = has_executable && found.executable.pipelineExecutableInfo != 0;
+  profile.memory_priority = has_priority && found.memory_priority.memoryPriority != 0;
   if (has_cooperative && found.cooperative_matrix.cooperativeMatrix != 0 && limits.vulkan_memory_model &&
       limits.f16_storage && limits.f16_arithmetic) {
     query_cooperative_matrix(instance, profile);
+    constexpr std::uint32_t amd = 0x1002;
+    limits.wide_matrix_operands = profile.properties.vendorID == amd;
   }
   if (multiprocessors.shaderSMCount > 0) limits.compute_units = multiprocessors.shaderSMCount;
   const std::uint32_t amd_units = compute_units.shaderEngineCount * compute_units.shaderArraysPerEngineCount *
@@ -250,6 +257,7 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
     if (wanted) profile.extensions.push_back(name);
   };
   enable(profile.memory_budget, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+  enable(profile.memory_priority, VK_EXT_MEMORY_PRIORITY_EXTENSION_NAME);
   enable(profile.push_descriptor, VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME);
   enable(profile.pipeline_executable_properties, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
   enable(!limits.cooperative_matrix.empty(), VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
@@ -315,6 +323,10 @@ VkDevice create_logical_device(const Instance& instance, const DeviceProfile& pr
   if (profile.pipeline_executable_properties) {
     wanted.executable.pipelineExecutableInfo = VK_TRUE;
     wanted.chain(wanted.executable);
+  }
+  if (profile.memory_priority) {
+    wanted.memory_priority.memoryPriority = VK_TRUE;
+    wanted.chain(wanted.memory_priority);
   }
   const float priority = 0.5f;
   VkDeviceQueueCreateInfo queue{};

@@ -26,6 +26,7 @@ struct DeviceProfile {
   bool timeline_semaphore = false;
   bool push_descriptor = false;
   bool memory_budget = false;
+  bool memory_priority = false;
   bool pipeline_executable_properties = false;
   std::vector<const char*> extensions;  // to be enabled
 

@@ -244,7 +244,8 @@ std::vector<OpTiming> VulkanRecording::timings() {
   std::vector<std::uint64_t> values;
   if (!read_queries(operation_queries_, static_cast<std::uint32_t>(2 * operations_.size()), values)) return list;
   for (std::size_t i = 0; i < operations_.size(); ++i) {
-    list.push_back({operations_[i], ticks_to_ms(values[2 * i], values[2 * i + 1])});
+    list.push_back(
+        {operations_[i], ticks_to_ms(values[2 * i], values[2 * i + 1]), ticks_to_ms(values[0], values[2 * i])});
   }
   return list;
 }

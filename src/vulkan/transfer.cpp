@@ -81,11 +81,25 @@ void Transfer::flush_fills() {
   finish(slots_[0]);
 }
 
+void Transfer::make_staging(std::shared_ptr<VulkanBuffer> Slot::*staging, MemoryUse use) {
+  for (Slot& slot : slots_) {
+    if (slot.*staging == nullptr) slot.*staging = pool_->allocate(piece_bytes, use);
+  }
+}
+
+std::uint64_t Transfer::bytes_to_come() const {
+  std::uint64_t bytes = 0;
+  for (const Slot& slot : slots_) {
+    bytes += (slot.upload == nullptr ? piece_bytes : 0) + (slot.readback == nullptr ? piece_bytes : 0);
+  }
+  return bytes;
+}
+
 void Transfer::upload(VkBuffer buffer, std::uint64_t offset, std::span<const std::byte> bytes) {
+  make_staging(&Slot::upload, MemoryUse::upload);
   flush_fills();
   for (std::uint64_t done = 0, turn = 0; done < bytes.size(); ++turn) {
     Slot& slot = slots_[turn % pieces];
-    if (slot.upload == nullptr) slot.upload = pool_->allocate(piece_bytes, MemoryUse::upload);
     finish(slot);
     const std::uint64_t size = std::min<std::uint64_t>(piece_bytes, bytes.size() - done);
     std::memcpy(slot.upload->mapped(), bytes.data() + done, size);
@@ -99,6 +113,7 @@ void Transfer::upload(VkBuffer buffer, std::uint64_t offset, std::span<const std
 }
 
 void Transfer::download(VkBuffer buffer, std::uint64_t offset, std::span<std::byte> bytes) {
+  make_staging(&Slot::readback, MemoryUse::readback);
   flush_fills();
   struct Piece {
     std::uint64_t begin = 0;
@@ -114,7 +129,6 @@ void Transfer::download(VkBuffer buffer, std::uint64_t offset, std::span<std::by
   for (std::uint64_t done = 0; done < bytes.size(); ++turn) {
     const std::uint64_t index = turn % pieces;
     Slot& slot = slots_[index];
-    if (slot.readback == nullptr) slot.readback = pool_->allocate(piece_bytes, MemoryUse::readback);
     collect(index);
     const std::uint64_t size = std::min<std::uint64_t>(piece_bytes, bytes.size() - done);
     start(slot, [&](VkCommandBuffer commands) {

@@ -15,7 +15,7 @@ namespace riverhorse::vulkan {
 class Transfer {
  public:
   static constexpr std::uint64_t piece_bytes =
-      4ull << 20;  // two pieces each way: one copied by the host, one by the device
+      2ull << 20;  // two pieces each way: one copied by the host, one by the device
   static constexpr int pieces = 2;
 
   Transfer(std::shared_ptr<DeviceCore> core, std::shared_ptr<MemoryPool> pool);
@@ -27,6 +27,8 @@ class Transfer {
   void flush_fills();
   void upload(VkBuffer buffer, std::uint64_t offset, std::span<const std::byte> bytes);
   void download(VkBuffer buffer, std::uint64_t offset, std::span<std::byte> bytes);
+  // That the first upload and the first download will take; 0 from then on.
+  std::uint64_t bytes_to_come() const;
 
  private:
   struct Slot {
@@ -37,6 +39,8 @@ class Transfer {
     bool in_flight = false;
   };
   void make_slots();
+  // The whole ring of a direction at its first use, so that what it takes is known.
+  void make_staging(std::shared_ptr<VulkanBuffer> Slot::*staging, MemoryUse use);
   void start(Slot& slot, const std::function<void(VkCommandBuffer)>& record);
   void finish(Slot& slot);
 

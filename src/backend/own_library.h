@@ -1,0 +1,12 @@
+// Libraries that come with the program and are loaded at run time, so that it starts where what they need is absent.
+#pragma once
+
+#include <filesystem>
+
+namespace riverhorse {
+
+// The file that the environment variable names, or `file_name` next to the program (or the shared library that this
+// function is in), or in the library folder beside it; empty where there is none.
+std::filesystem::path own_library_path(const char* variable, const char* file_name);
+
+}  // namespace riverhorse
