@@ -1,10 +1,8 @@
 #include "vulkan/frame_recording.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <span>
-#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -53,22 +51,20 @@ VulkanFrameRecording::VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std
                       "allocating a command buffer");
 }
 
-// Frames that were submitted are waited for. A frame that never was would be waited for forever.
+// Frames that were submitted are waited for, by a submission of nothing behind them. What is not done then never was.
 VulkanFrameRecording::~VulkanFrameRecording() {
-  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(2);
-  try {
-    while (in_flight_ > 0 && !core_->lost()) {
-      if (poll()) continue;
-      if (std::chrono::steady_clock::now() > patience) {
-        log_warning(
-            fmt::format("{} command buffers with recorded work were not executed before the end", in_flight_));
-        break;
+  if (was_appended_ && !core_->lost()) {
+    try {
+      core_->wait(core_->submit_final_group({}));
+      while (poll()) {
       }
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      if (in_flight_ > 0) {
+        log_warning(
+            fmt::format("{} command buffers with recorded work were not submitted before the end", in_flight_));
+      }
+    } catch (const Error& error) {
+      log_warning(error.what());
     }
-    if (in_flight_ == 0 && !is_released()) core_->wait(release_ticket_);
-  } catch (const Error& error) {
-    log_warning(error.what());
   }
   const DeviceFunctions& vk = core_->table;
   for (Append& append : appends_) {
