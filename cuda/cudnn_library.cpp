@@ -1,12 +1,11 @@
 #include "cudnn_library.h"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <cstdlib>
 #include <string_view>
 
 #include "base/error.h"
+#include "runtime_library.h"
 
 namespace riverhorse::cuda {
 
@@ -23,17 +22,8 @@ struct Loaded {
 
 Loaded load(const char* name) {
   Loaded loaded;
-  // Never closed: recordings may live until the program ends.
-  void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    const char* text = dlerror();
-    loaded.reason = fmt::format("{} cannot be loaded: {}", name, text == nullptr ? "?" : text);
-    return loaded;
-  }
-  const auto find = [&](auto& function, const char* symbol) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, symbol));
-    if (function == nullptr) loaded.reason = fmt::format("{} has no {}: it is not cuDNN 9", name, symbol);
-  };
+  RuntimeLibrary file(name, "cuDNN 9");
+  const auto find = [&](auto& function, const char* symbol) { file.find(function, symbol); };
   CudnnLibrary& library = loaded.library;
   find(library.version, "cudnnGetVersion");
   find(library.error_text, "cudnnGetErrorString");
@@ -47,6 +37,7 @@ Loaded load(const char* name) {
   find(library.get_attribute, "cudnnBackendGetAttribute");
   find(library.finalize, "cudnnBackendFinalize");
   find(library.execute, "cudnnBackendExecute");
+  loaded.reason = file.reason();
   if (loaded.reason.empty() && library.version() < least_version) {
     loaded.reason = fmt::format("{} is cuDNN {}, {} or newer is needed", name, library.version(), least_version);
   }

@@ -1,10 +1,9 @@
 #include "nccl_library.h"
 
-#include <dlfcn.h>
-
 #include <cstdlib>
 
 #include "base/error.h"
+#include "runtime_library.h"
 
 namespace riverhorse::cuda {
 
@@ -22,17 +21,8 @@ Loaded load() {
   const char* named = std::getenv("RIVERHORSE_NCCL_LIBRARY");
   const char* name = named == nullptr || *named == '\0' ? usual_name : named;
   Loaded loaded;
-  // Never closed: its threads may live until the program ends.
-  void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    const char* text = dlerror();
-    loaded.reason = fmt::format("{} cannot be loaded: {}", name, text == nullptr ? "?" : text);
-    return loaded;
-  }
-  const auto find = [&](auto& function, const char* symbol) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, symbol));
-    if (function == nullptr) loaded.reason = fmt::format("{} has no {}: it is not NCCL 2.10 or newer", name, symbol);
-  };
+  RuntimeLibrary file(name, "NCCL 2.10 or newer");
+  const auto find = [&](auto& function, const char* symbol) { file.find(function, symbol); };
   NcclLibrary& library = loaded.library;
   find(library.version, "ncclGetVersion");
   find(library.error_text, "ncclGetErrorString");
@@ -44,6 +34,7 @@ Loaded load() {
   find(library.all_reduce, "ncclAllReduce");
   find(library.reduce_scatter, "ncclReduceScatter");
   find(library.all_gather, "ncclAllGather");
+  loaded.reason = file.reason();
   int version = 0;
   if (loaded.reason.empty() && (library.version(&version) != ncclSuccess || version < least_version)) {
     loaded.reason = fmt::format("{} is NCCL {}, {} or newer is needed", name, version, least_version);

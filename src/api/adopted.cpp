@@ -1,4 +1,5 @@
 // A host's Vulkan device: what to enable on it, and adopting it.
+#include <iterator>
 #include <memory>
 #include <span>
 #include <utility>
@@ -16,29 +17,32 @@ using riverhorse::api::require;
 
 namespace {
 
+struct FeatureFields {
+  std::int32_t riverhorse_vulkan_features::*api;
+  bool VulkanFeatures::*ours;
+};
+constexpr FeatureFields feature_fields[] = {
+    {&riverhorse_vulkan_features::storage_buffer_16bit_access, &VulkanFeatures::storage_buffer_16bit_access},
+    {&riverhorse_vulkan_features::shader_float16, &VulkanFeatures::shader_float16},
+    {&riverhorse_vulkan_features::timeline_semaphore, &VulkanFeatures::timeline_semaphore},
+    {&riverhorse_vulkan_features::subgroup_size_control, &VulkanFeatures::subgroup_size_control},
+    {&riverhorse_vulkan_features::compute_full_subgroups, &VulkanFeatures::compute_full_subgroups},
+    {&riverhorse_vulkan_features::vulkan_memory_model, &VulkanFeatures::vulkan_memory_model},
+    {&riverhorse_vulkan_features::vulkan_memory_model_device_scope,
+     &VulkanFeatures::vulkan_memory_model_device_scope},
+    {&riverhorse_vulkan_features::cooperative_matrix, &VulkanFeatures::cooperative_matrix},
+};
+static_assert(sizeof(riverhorse_vulkan_features) == std::size(feature_fields) * sizeof(std::int32_t));
+
 riverhorse_vulkan_features to_api(const VulkanFeatures& from) {
   riverhorse_vulkan_features to{};
-  to.storage_buffer_16bit_access = from.storage_buffer_16bit_access;
-  to.shader_float16 = from.shader_float16;
-  to.timeline_semaphore = from.timeline_semaphore;
-  to.subgroup_size_control = from.subgroup_size_control;
-  to.compute_full_subgroups = from.compute_full_subgroups;
-  to.vulkan_memory_model = from.vulkan_memory_model;
-  to.vulkan_memory_model_device_scope = from.vulkan_memory_model_device_scope;
-  to.cooperative_matrix = from.cooperative_matrix;
+  for (const FeatureFields& field : feature_fields) to.*field.api = from.*field.ours ? 1 : 0;
   return to;
 }
 
 VulkanFeatures read_features(const riverhorse_vulkan_features& from) {
   VulkanFeatures to;
-  to.storage_buffer_16bit_access = from.storage_buffer_16bit_access != 0;
-  to.shader_float16 = from.shader_float16 != 0;
-  to.timeline_semaphore = from.timeline_semaphore != 0;
-  to.subgroup_size_control = from.subgroup_size_control != 0;
-  to.compute_full_subgroups = from.compute_full_subgroups != 0;
-  to.vulkan_memory_model = from.vulkan_memory_model != 0;
-  to.vulkan_memory_model_device_scope = from.vulkan_memory_model_device_scope != 0;
-  to.cooperative_matrix = from.cooperative_matrix != 0;
+  for (const FeatureFields& field : feature_fields) to.*field.ours = from.*field.api != 0;
   return to;
 }
 

@@ -46,6 +46,17 @@ std::optional<std::string> text_in(const char* variable) {
   return text == nullptr || *text == '\0' ? std::nullopt : std::optional<std::string>(text);
 }
 
+// No rank goes on without another: one that waits for NCCL would wait forever.
+void end_without(int rank, int other) {
+  if (rank <= 1) std::fprintf(stderr, "riverhorse: rank %d is gone; all ranks end\n", other);
+  std::_Exit(exit_status(StatusCode::internal));
+}
+
+std::shared_ptr<Communicator> join_or_end(RendezvousOptions options) {
+  options.on_lost = [rank = options.rank](int other) { end_without(rank, other); };
+  return join_at(options);
+}
+
 // What torchrun and its like say, or Slurm of its tasks where somebody said where the first one is.
 std::optional<RendezvousOptions> rendezvous() {
   const char* rank = "RANK";
@@ -121,7 +132,7 @@ std::shared_ptr<Communicator> join_launched_ranks() {
   const std::optional<int> launched = mpi_launch_size();
   if (!launched || *launched <= 1) {
     const std::optional<RendezvousOptions> options = rendezvous();
-    return options ? join_at(*options) : nullptr;
+    return options ? join_or_end(*options) : nullptr;
   }
   std::string reason;
   const MpiLibrary* mpi = mpi_library(reason);
@@ -166,7 +177,7 @@ std::shared_ptr<Communicator> fork_ranks(int count) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) std::_Exit(exit_status(StatusCode::internal));
     options.rank = options.local_rank = rank;
-    return join_at(options);
+    return join_or_end(options);
   }
   wait_for_forked();
 }

@@ -54,9 +54,8 @@ void EngineCore::require_no_frames(std::int64_t tokens) const {
     const std::shared_ptr<FrameStep> step = each.lock();
     if (step == nullptr || !step->in_progress()) continue;
     fail(StatusCode::invalid_argument,
-         "the attention cache has room for {} tokens and must grow to {}, which it cannot while steps of a session "
-         "are "
-         "recorded into frames: load the model with context_tokens large enough",
+         "the attention cache has room for {} tokens and must grow to {}, which it cannot while steps "
+         "of a session are recorded into frames: load the model with context_tokens large enough",
          capacity_, tokens);
   }
 }

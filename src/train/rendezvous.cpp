@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -90,7 +89,8 @@ class StarCommunicator final : public Communicator {
  public:
   StarCommunicator(const RendezvousOptions& options, std::vector<Socket> sockets)
       : Communicator(options.rank, options.size, options.local_rank, options.local_size),
-        sockets_(std::move(sockets)) {
+        sockets_(std::move(sockets)),
+        on_lost_(options.on_lost) {
     if (::pipe2(wake_.data(), O_CLOEXEC) != 0) fail(StatusCode::io_error, "pipe: {}", std::strerror(errno));
     watcher_ = std::thread([this] { watch(); });
   }
@@ -160,7 +160,7 @@ class StarCommunicator final : public Communicator {
     return sockets_[static_cast<std::size_t>(rank() == 0 ? other : 0)];
   }
   [[noreturn]] static void lost(int other) {
-    std::this_thread::sleep_for(2 * patience);  // the watcher ends this process, or what started it does
+    std::this_thread::sleep_for(2 * patience);  // for on_lost, or what started this process, to end it
     fail(StatusCode::io_error, "rank {} is gone", other);
   }
 
@@ -181,7 +181,6 @@ class StarCommunicator final : public Communicator {
     broadcast(std::as_writable_bytes(values), 0);
   }
 
-  // Ends this process when another rank's has ended.
   void watch() const {
     std::vector<pollfd> polled;
     std::vector<int> ranks;
@@ -197,13 +196,14 @@ class StarCommunicator final : public Communicator {
         if (polled[i].revents == 0) continue;
         std::this_thread::sleep_for(patience);
         if (done_) return;
-        if (rank() <= 1) std::fprintf(stderr, "riverhorse: rank %d is gone; all ranks end\n", ranks[i]);
-        std::_Exit(1);
+        if (on_lost_) on_lost_(ranks[i]);
+        return;
       }
     }
   }
 
   std::vector<Socket> sockets_;  // of the first rank, by rank; of another, the one to the first
+  std::function<void(int other)> on_lost_;
   std::array<int, 2> wake_{};
   std::atomic<bool> done_ = false;
   std::thread watcher_;
