@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <riverhorse/riverhorse.hpp>
 #include <stdexcept>
 #include <string>
@@ -80,6 +82,22 @@ TEST(Wrapper, DoesAllThatASessionDoes) {
   });
   EXPECT_EQ(drawn, "xxxx");
   EXPECT_EQ(result.token_count, 4);
+}
+
+TEST(Wrapper, LoadsFromMemory) {
+  const auto read = [](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string folder = std::string(RIVERHORSE_TEST_DATA) + "/lm/h3-pure/";
+  const std::string config = read(folder + "config.json"), weights = read(folder + "model.pt");
+  std::vector<riverhorse_model_file> files = {{"config.json", config.data(), config.size()},
+                                              {"model.pt", weights.data(), weights.size()}};
+  const rh::model model(files, cpu_options());
+  EXPECT_EQ(model.info().layer_count, 3);
+  EXPECT_THROW(rh::model(files, cpu_options(), [](std::uint64_t, std::uint64_t) { return false; }), rh::api_error);
+  files.pop_back();
+  EXPECT_THROW(rh::model(files, cpu_options()), rh::api_error);
 }
 
 TEST(Wrapper, CallbacksMayThrowAndStop) {

@@ -282,6 +282,22 @@ typedef struct riverhorse_model_options {
  * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED, OUT_OF_MEMORY (before anything large is allocated), CANCELLED. */
 RIVERHORSE_API riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model_options* options,
                                                        riverhorse_model** model);
+
+typedef struct riverhorse_model_file {
+  const char* name; /* as in a model folder: "config.json", "model.safetensors", "tokenizer.json", ... */
+  const void* data; /* at any address */
+  size_t size;      /* bytes */
+} riverhorse_model_file;
+
+/* Loads a model from memory, out of a game's archive for one: `files` (count) are those of a model folder, in any
+ * order: config.json; model.safetensors or model.pt; tokenizer.json, or vocab.json and merges.txt, or none of these.
+ * Weights are read where they are, the memory is needed during the call only, and no file is opened but those of
+ * options.cache_folder. Messages begin with the name of the file that is wrong. options.config_path must be null.
+ * Errors: as riverhorse_model_load; NOT_FOUND names the file that is missing; INVALID_ARGUMENT for a name that is
+ * none of these or is there twice. */
+RIVERHORSE_API riverhorse_status riverhorse_model_load_memory(const riverhorse_model_file* files, size_t count,
+                                                              const riverhorse_model_options* options,
+                                                              riverhorse_model** model);
 /* The model's memory is given back when its last session is freed too. */
 RIVERHORSE_API void riverhorse_model_free(riverhorse_model* model);
 
