@@ -56,6 +56,7 @@ TEST(Wrapper, DoesAllThatASessionDoes) {
   EXPECT_EQ(text.tokens().back(), first);
   EXPECT_EQ(text.logits().size(), 512u);
   EXPECT_LE(text.rewind(3), 1);
+  text.cancel();  // nothing to end
 
   rh::session copy = text.clone();
   EXPECT_EQ(rh::step({&text, &copy}), (std::vector<std::int32_t>{first, first}));

@@ -15,8 +15,9 @@
  * Threads. Different models may be used by different threads at once. A model and its sessions take one call at a
  * time, and so do an opened device and its trainers: calls from several threads wait for each other. Callbacks run
  * during the call that they were given to; from within one, the functions riverhorse_model_... of the same model may
- * be called, those of its sessions are refused with RIVERHORSE_INVALID_ARGUMENT. A callback must not throw C++
- * exceptions or jump out.
+ * be called, those of its sessions are refused with RIVERHORSE_INVALID_ARGUMENT. riverhorse_session_cancel waits for
+ * nothing and may be called from any thread and callback while the session is not being freed. A callback must not
+ * throw C++ exceptions or jump out.
  *
  * Lifetimes. A session keeps its model alive, and a trainer its device: they may be freed in any order. All freeing
  * functions accept null. Free models and trainers before main() returns, not in a static destructor: GPU drivers
@@ -67,7 +68,7 @@ RIVERHORSE_ENUM(riverhorse_status) {
   RIVERHORSE_OUT_OF_MEMORY = 5,    /* host or device memory, or no free session slot */
   RIVERHORSE_DEVICE_LOST = 6,      /* the driver gave up; free the model, the process lives */
   RIVERHORSE_IO_ERROR = 7,         /* reading or writing failed */
-  RIVERHORSE_CANCELLED = 8,        /* a callback asked to stop */
+  RIVERHORSE_CANCELLED = 8,        /* a callback asked to stop, or riverhorse_session_cancel */
   RIVERHORSE_INTERNAL = 9          /* a bug in Riverhorse */
 };
 
@@ -109,7 +110,8 @@ RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
   RIVERHORSE_STOP_STRING = 2,      /* one of the stop strings was completed */
-  RIVERHORSE_STOP_CALLBACK = 3     /* the callback asked to stop */
+  RIVERHORSE_STOP_CALLBACK = 3,    /* the callback asked to stop */
+  RIVERHORSE_STOP_CANCELLED = 4    /* riverhorse_session_cancel */
 };
 
 /* What decays, and how fast the dynamics of the SSMs learn. */
@@ -463,6 +465,13 @@ typedef struct riverhorse_poll_result {
 RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* session,
                                                          riverhorse_token_callback callback, void* user,
                                                          riverhorse_poll_result* result);
+
+/* Ends what riverhorse_session_append, _generate and what was started are doing for this session, or wait to do, at
+ * the next token or the next piece of a text that is read: append then returns RIVERHORSE_CANCELLED, the others the
+ * stop reason CANCELLED. What was read or drawn until then is in the state, which is that of
+ * riverhorse_session_get_tokens, and the session is good. Nothing happens when there is nothing to end. Never waits.
+ */
+RIVERHORSE_API riverhorse_status riverhorse_session_cancel(riverhorse_session* session);
 
 /* Tokens in the state; -1 for null. */
 RIVERHORSE_API int64_t riverhorse_session_position(const riverhorse_session* session);

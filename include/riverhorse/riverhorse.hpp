@@ -248,6 +248,9 @@ class session {
     return result;
   }
 
+  // From any thread.
+  void cancel() { check(riverhorse_session_cancel(get())); }
+
   std::int64_t position() const { return riverhorse_session_position(get()); }
 
   std::vector<std::int32_t> tokens() const {

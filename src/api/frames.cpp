@@ -13,7 +13,8 @@ using riverhorse::api::with_session;
 
 riverhorse_status riverhorse_session_start(riverhorse_session* session, const riverhorse_generate_options* options) {
   return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
-    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"));
+    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"),
+                                            riverhorse::api::Cancellation(session->cancels));
     text.start_frames(sink->limit());
     session->sink = std::move(sink);
   });

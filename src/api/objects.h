@@ -1,8 +1,11 @@
 // What the handles of the C API stand for.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "backend/adopted_vulkan.h"
 #include "data/tokenizer.h"
@@ -23,6 +26,19 @@ struct ModelState {
 
 class TokenSink;  // token_sink.h
 
+// How often a session was cancelled: a call is, when that has changed since it was made.
+using CancelCount = std::shared_ptr<std::atomic<std::uint64_t>>;
+
+class Cancellation {
+ public:
+  explicit Cancellation(CancelCount count) : count_(std::move(count)), begin_(count_->load()) {}
+  bool wanted() const { return count_->load() != begin_; }
+
+ private:
+  CancelCount count_;
+  std::uint64_t begin_;
+};
+
 SamplingOptions read_sampling(const riverhorse_sampling_options* sampling);
 
 }  // namespace riverhorse::api
@@ -39,4 +55,5 @@ struct riverhorse_session {
   std::shared_ptr<riverhorse::api::ModelState> model;
   std::unique_ptr<riverhorse::Session> session;
   std::shared_ptr<riverhorse::api::TokenSink> sink = {};  // of what was started for frames; null: nothing yet
+  riverhorse::api::CancelCount cancels = std::make_shared<std::atomic<std::uint64_t>>(0);
 };

@@ -15,11 +15,14 @@ namespace riverhorse::api {
 class TokenSink {
  public:
   // Errors: invalid_argument, unsupported for stop strings without a tokenizer.
-  TokenSink(const ModelState& model, const riverhorse_generate_options& options);
+  TokenSink(const ModelState& model, const riverhorse_generate_options& options, const Cancellation& cancellation);
 
   std::int64_t limit() const { return limit_; }
   std::int64_t token_count() const { return token_count_; }
   riverhorse_stop_reason reason() const { return reason_; }  // MAX_TOKENS while nothing else has ended it
+
+  // Whether the text is to end where it is, before another token; false after any other end.
+  bool cancelled();
 
   // False: the text ends after this token.
   bool push(std::int32_t token, riverhorse_token_callback callback, void* user);
@@ -35,6 +38,7 @@ class TokenSink {
   std::int64_t token_count_ = 0;
   riverhorse_stop_reason reason_ = RIVERHORSE_STOP_MAX_TOKENS;
   TextStream stream_;
+  Cancellation cancellation_;
 };
 
 // Locks the model for one session function; refuses one that a callback of another calls.
