@@ -101,6 +101,24 @@ TEST(Wrapper, LoadsFromMemory) {
   EXPECT_THROW(rh::model(files, cpu_options()), rh::api_error);
 }
 
+TEST(Wrapper, PollsTheLibrarysThread) {
+  const rh::model model(pure_path, cpu_options());
+  rh::session text = model.create_session();
+  riverhorse_generate_options options = rh::generate_options();
+  options.max_tokens = 4;
+  options.ignore_end_of_text = 1;
+  text.start_async({1, 2, 3}, options);
+  int drawn = 0;
+  const auto count = [&](std::int32_t token, std::string_view) {
+    drawn += token >= 0 ? 1 : 0;
+    return true;
+  };
+  while (text.poll(count).running != 0) {
+  }
+  EXPECT_EQ(drawn, 4);
+  EXPECT_EQ(text.position(), 7);
+}
+
 TEST(Wrapper, CallbacksMayThrowAndStop) {
   const rh::model model(pure_path, cpu_options());
   rh::session text = model.create_session();

@@ -460,11 +460,31 @@ typedef struct riverhorse_poll_result {
   double measured_us;                 /* what it took */
 } riverhorse_poll_result;
 
-/* Passes on the tokens that executed frames have brought, as riverhorse_session_generate does; never waits. `result`
- * may be null. INVALID_ARGUMENT when nothing was started. */
+/* Passes on the tokens that executed frames, or the library's thread, have brought, as riverhorse_session_generate
+ * does; never waits for the device. `result` may be null. INVALID_ARGUMENT when nothing was started. */
 RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* session,
                                                          riverhorse_token_callback callback, void* user,
                                                          riverhorse_poll_result* result);
+
+/* A generation on a thread of the library's, one for each model that needs it, on the model's own device and queue;
+ * before it the tokens `ids` (count, may be 0) are read. Returns at once. The thread works for the sessions of a
+ * model in turn, a piece of a prompt or some milliseconds of tokens at a time; calls for other sessions of the model
+ * wait for one such turn at most, and riverhorse_session_poll and _cancel wait for nothing.
+ *
+ * With a null `callback`, riverhorse_session_poll passes the tokens on. Else `callback` is called on that thread, as
+ * from riverhorse_session_generate, and polls only tell the state.
+ *
+ * While it runs (poll says so), riverhorse_session_position and _get_tokens may be used, waiting for a turn; poll,
+ * cancel and free too; all other functions of the session fail with INVALID_ARGUMENT. Where the callback of a poll
+ * ends the text, what was drawn beyond that is undone by the thread before it is over. Errors on the thread are
+ * returned by the poll after the last token. riverhorse_session_free ends it without waiting, but for a callback that
+ * is running: the session's memory and its place in max_sessions are given back a turn later. When the last of a
+ * model and its sessions is freed, the turn in progress is waited for; on the library's thread freeing does nothing.
+ * INVALID_ARGUMENT: an empty text and no `ids`, an id out of range, frames in flight. */
+RIVERHORSE_API riverhorse_status riverhorse_session_start_async(riverhorse_session* session, const int32_t* ids,
+                                                                size_t count,
+                                                                const riverhorse_generate_options* options,
+                                                                riverhorse_token_callback callback, void* user);
 
 /* Ends what riverhorse_session_append, _generate and what was started are doing for this session, or wait to do, at
  * the next token or the next piece of a text that is read: append then returns RIVERHORSE_CANCELLED, the others the

@@ -248,6 +248,12 @@ class session {
     return result;
   }
 
+  // On a thread of the library's, to be polled; see riverhorse_session_start_async.
+  void start_async(const std::vector<std::int32_t>& ids = {},
+                   const riverhorse_generate_options& options = generate_options()) {
+    check(riverhorse_session_start_async(get(), ids.data(), ids.size(), &options, nullptr, nullptr));
+  }
+
   // From any thread.
   void cancel() { check(riverhorse_session_cancel(get())); }
 

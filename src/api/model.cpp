@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/async.h"
 #include "api/guard.h"
 #include "api/objects.h"
 #include "api/read_options.h"
@@ -150,7 +151,11 @@ riverhorse_status riverhorse_model_load_memory(const riverhorse_model_file* file
   });
 }
 
-void riverhorse_model_free(riverhorse_model* model) { delete model; }
+void riverhorse_model_free(riverhorse_model* model) {
+  if (model == nullptr) return;
+  const riverhorse_status status = guarded(__func__, [&] { riverhorse::api::require_other_thread(*model->state); });
+  if (status == RIVERHORSE_OK) delete model;
+}
 
 riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, riverhorse_model_info* info) {
   return guarded(__func__, [&] {

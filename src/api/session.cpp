@@ -6,17 +6,21 @@
 #include <string>
 #include <vector>
 
+#include "api/async.h"
 #include "api/guard.h"
 #include "api/objects.h"
 #include "api/token_sink.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;
+using riverhorse::api::AsyncJob;
+using riverhorse::api::AsyncWorker;
 using riverhorse::api::Cancellation;
 using riverhorse::api::guarded;
 using riverhorse::api::ModelState;
 using riverhorse::api::require;
 using riverhorse::api::Turn;
+using riverhorse::api::with_any_session;
 using riverhorse::api::with_session;
 
 namespace riverhorse::api {
@@ -70,8 +74,15 @@ riverhorse_status riverhorse_session_create(riverhorse_model* model, const river
 
 void riverhorse_session_free(riverhorse_session* session) {
   if (session == nullptr) return;
+  bool taken = false;
+  const riverhorse_status closing = guarded(__func__, [&] {
+    const std::shared_ptr<AsyncJob> job = riverhorse::api::unfinished_job(*session);
+    taken = job != nullptr && job->worker.close(*job, session->session) == AsyncWorker::Closing::begun;
+  });
+  if (taken) delete session;  // its thread takes the text down
+  if (taken || closing != RIVERHORSE_OK) return;
   const riverhorse_status status =
-      with_session(__func__, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
+      with_any_session(__func__, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
   if (status == RIVERHORSE_OK) delete session;  // else it is in use further up this thread's stack
 }
 
@@ -130,6 +141,7 @@ riverhorse_status riverhorse_sessions_step(riverhorse_session* const* sessions, 
       texts.push_back(session->session.get());
     }
     Turn turn(sessions[0]->model);
+    for (const riverhorse_session* session : std::span(sessions, count)) riverhorse::api::require_no_job(*session);
     const std::vector<std::int32_t> drawn = turn.model().engine->step(texts);
     std::copy(drawn.begin(), drawn.end(), tokens);
   });
@@ -159,13 +171,14 @@ riverhorse_status riverhorse_session_generate(riverhorse_session* session, const
 
 int64_t riverhorse_session_position(const riverhorse_session* session) {
   std::int64_t position = -1;
-  with_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) { position = text.position(); });
+  with_any_session(__func__, session,
+                   [&](ModelState&, const riverhorse::Session& text) { position = text.position(); });
   return position;
 }
 
 riverhorse_status riverhorse_session_get_tokens(const riverhorse_session* session, int32_t* ids, size_t capacity,
                                                 size_t* count) {
-  return with_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) {
+  return with_any_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) {
     riverhorse::api::write_array(std::span<const std::int32_t>(text.tokens()), ids, capacity, count);
   });
 }

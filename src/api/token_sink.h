@@ -44,7 +44,7 @@ class TokenSink {
 // Locks the model for one session function; refuses one that a callback of another calls.
 class Turn {
  public:
-  explicit Turn(std::shared_ptr<ModelState> model) : model_(std::move(model)), lock_(model_->mutex) {
+  explicit Turn(std::shared_ptr<ModelState> model) : model_(std::move(model)), lock_(wait_for(*model_)) {
     if (model_->busy) {
       fail(StatusCode::invalid_argument,
            "called from a callback of a function of the same model that is still running");
@@ -58,17 +58,38 @@ class Turn {
   ModelState& model() { return *model_; }
 
  private:
+  static std::unique_lock<std::recursive_mutex> wait_for(ModelState& model) {
+    ++model.waiting;
+    std::unique_lock lock(model.mutex);
+    --model.waiting;
+    return lock;
+  }
+
   std::shared_ptr<ModelState> model_;
-  std::scoped_lock<std::recursive_mutex> lock_;
+  std::unique_lock<std::recursive_mutex> lock_;
 };
 
-// Runs `body` when it is the session's turn. `Handle` may be const.
+// The generation that was started last for a session on the library's thread; null: none, or it has finished.
+std::shared_ptr<AsyncJob> unfinished_job(const riverhorse_session& session);
+// Errors: invalid_argument, when there is one.
+void require_no_job(const riverhorse_session& session);
+
+// Runs `body` when it is the session's turn, whatever the library's thread does for the session.
 template <typename Handle, typename Body>
-riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
+riverhorse_status with_any_session(const char* function, Handle* session, Body&& body) {
   return guarded(function, [&] {
     require(session, "session");
     Turn turn(session->model);
     body(turn.model(), *session->session);
+  });
+}
+
+// The same for a session that is the caller's alone. `Handle` may be const.
+template <typename Handle, typename Body>
+riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
+  return with_any_session(function, session, [&](ModelState& model, auto& text) {
+    require_no_job(*session);
+    body(model, text);
   });
 }
 
