@@ -6,7 +6,7 @@
 
 riverhorse_packages_build=(
   g++ cmake ninja-build pkg-config
-  nlohmann-json3-dev libcli11-dev libfmt-dev libzip-dev libpcre2-dev libopenblas-dev
+  nlohmann-json3-dev libcli11-dev libfmt-dev libzip-dev libpcre2-dev libopenblas-dev libhwy-dev
   libvulkan-dev libvkfft-dev glslang-dev glslang-tools spirv-tools "spirv-tools-dev?"
 )
 # To run on any machine: lavapipe is the Vulkan device where there is no GPU; samples/plot_training is Python.
