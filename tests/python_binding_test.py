@@ -217,6 +217,8 @@ class Library(unittest.TestCase):
 
 class Models(unittest.TestCase):
     def load(self, name="h3-hybrid", **options):
+        if BACKEND != "cpu":
+            return self.shared  # loading takes a software device seconds
         model = rh.Model(GOLDEN / name / "model.pt", backend=BACKEND, cache_folder="none", **options)
         self.addCleanup(model.close)
         return model
@@ -226,6 +228,9 @@ class Models(unittest.TestCase):
         golden = json.loads((GOLDEN / "h3-hybrid/generation.json").read_text())
         cls.prompt = golden["prompt_tokens"][0]
         cls.expected = golden["vocab_limited"]["tokens"][0]
+        if BACKEND != "cpu":
+            cls.shared = rh.Model(GOLDEN / "h3-hybrid/model.pt", backend=BACKEND, cache_folder="none", max_sessions=8)
+            cls.addClassCleanup(cls.shared.close)
 
     def session(self, **options):
         session = self.load(**options).session()
