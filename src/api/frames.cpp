@@ -1,21 +1,37 @@
 // Sessions whose steps are recorded into the application's own command buffers.
 #include <memory>
 
+#include "api/async.h"
 #include "api/guard.h"
 #include "api/token_sink.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;
+using riverhorse::api::AsyncJob;
 using riverhorse::api::ModelState;
 using riverhorse::api::require;
 using riverhorse::api::TokenSink;
 using riverhorse::api::with_session;
 
+namespace {
+
+// Null where frames were started since, or nothing.
+std::shared_ptr<AsyncJob> last_job(const riverhorse_session* session) {
+  if (session == nullptr) return nullptr;
+  const std::scoped_lock lock(session->job_mutex);
+  return session->job;
+}
+
+}  // namespace
+
 riverhorse_status riverhorse_session_start(riverhorse_session* session, const riverhorse_generate_options* options) {
   return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
-    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"));
+    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"),
+                                            riverhorse::api::Cancellation(session->cancels));
     text.start_frames(sink->limit());
     session->sink = std::move(sink);
+    const std::scoped_lock lock(session->job_mutex);
+    session->job.reset();
   });
 }
 
@@ -35,11 +51,18 @@ riverhorse_status riverhorse_session_record(riverhorse_session* session, void* c
 
 riverhorse_status riverhorse_session_poll(riverhorse_session* session, riverhorse_token_callback callback, void* user,
                                           riverhorse_poll_result* result) {
+  if (const std::shared_ptr<AsyncJob> job = last_job(session)) {
+    return riverhorse::api::guarded(__func__, [&] {
+      if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
+      const riverhorse_poll_result value = job->worker.poll(*job, callback, user);
+      if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+    });
+  }
   return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
     if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
     TokenSink* const sink = session->sink.get();
     if (sink == nullptr)
-      fail(StatusCode::invalid_argument, "nothing was started: riverhorse_session_start comes first");
+      fail(StatusCode::invalid_argument, "nothing was started: riverhorse_session_start or _start_async comes first");
     const riverhorse::Session::FrameReport report =
         text.poll_frames([&](std::int32_t token) { return sink->push(token, callback, user); });
     if (!report.running) sink->finish(callback, user);
