@@ -1,5 +1,5 @@
-// The thread rules of riverhorse.h, on the cpu: what CI runs under ThreadSanitizer with the tests of cancelling and
-// of the library's thread.
+// The thread rules of riverhorse.h, on the cpu. With the tests of cancelling and of the library's thread this is the
+// program for ThreadSanitizer (preset tsan).
 #include <atomic>
 #include <thread>
 
