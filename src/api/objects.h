@@ -39,4 +39,5 @@ struct riverhorse_session {
   std::shared_ptr<riverhorse::api::ModelState> model;
   std::unique_ptr<riverhorse::Session> session;
   std::shared_ptr<riverhorse::api::TokenSink> sink = {};  // of what was started for frames; null: nothing yet
+  bool enqueued = false;                                  // for frames, ever
 };
