@@ -17,6 +17,7 @@ TensorCommunicator& own(Communicator* communicator) {
 
 void CudaEncoder::record_communicate(const CommunicateArgs& args) {
   TensorCommunicator& ranks = own(args.communicator);
+  if (preparing()) ranks.connect(args);
   add("communicate", [args, &ranks](cudaStream_t stream) { ranks.start(args, stream); });
 }
 

@@ -12,6 +12,11 @@ __global__ void convert(const In* in, Out* out, std::int64_t count) {
   for (std::int64_t i = first_element(); i < count; i += element_stride()) out[i] = from_float<Out>(to_float(in[i]));
 }
 
+template <typename In>
+__global__ void add_to(const In* in, float* out, std::int64_t count) {
+  for (std::int64_t i = first_element(); i < count; i += element_stride()) out[i] += to_float(in[i]);
+}
+
 __global__ void advance_positions(const std::int32_t* slots, std::int32_t* positions, int batch,
                                   std::int32_t tokens) {
   let_next_begin();
@@ -58,6 +63,29 @@ void CudaEncoder::record_advance(const AdvanceArgs& args) {
     launch_in_turn(advance_positions, element_grid(args.slots.count()), element_threads, 0, turn,
                    data<std::int32_t>(args.slots), data<std::int32_t>(args.positions), args.slots.count(),
                    args.tokens);
+  });
+}
+
+void CudaEncoder::record_accumulate(const AccumulateArgs& args) {
+  add("accumulate", [args](cudaStream_t stream) {
+    const std::int64_t count = args.in.count();
+    with_activation(args.in.dtype, [&](auto in) {
+      launch(add_to<decltype(in)>, element_grid(count), element_threads, 0, stream, data<decltype(in)>(args.in),
+             data<float>(args.out), count);
+    });
+  });
+}
+
+void CudaEncoder::record_copy_columns(const CopyColumnsArgs& args) {
+  add("copy_columns", [args](cudaStream_t stream) {
+    const auto bytes = [&](std::int64_t elements) {
+      return static_cast<std::size_t>(elements * dtype_size_bytes(args.in.dtype));
+    };
+    check(
+        cudaMemcpy2DAsync(data<std::byte>(args.out) + bytes(args.out_first), bytes(args.out.shape[1]),
+                          data<std::byte>(args.in) + bytes(args.in_first), bytes(args.in.shape[1]),
+                          bytes(args.columns), static_cast<std::size_t>(args.in.shape[0]), cudaMemcpyDefault, stream),
+        "copy_columns");
   });
 }
 

@@ -81,6 +81,8 @@ class CudaEncoder final : public Encoder {
 
   bool trains() const override { return true; }
   void record_zero(const ZeroArgs& args) override;
+  void record_accumulate(const AccumulateArgs& args) override;
+  void record_copy_columns(const CopyColumnsArgs& args) override;
   void record_embed_backward(const EmbedBackwardArgs& args) override;
   void record_residual_norm(const ResidualNormArgs& args) override;
   void record_residual_norm_backward(const ResidualNormBackwardArgs& args) override;

@@ -1,10 +1,12 @@
-// The H3 mixer's backward pass from an empty state, for every shape and dtype (h3_mixer_chunked_backward.cu has the
-// fast one); formulae in src/cpu/ssm.cpp, with x_t = a x_{t-1} + w_t and
-// gain = c b. A warp has one head of one sequence and the lanes change sides as in h3_mixer.cu. For each pair of
-// channels and each group of 32 modes it walks twice:
+// The H3 mixer's backward pass from an empty or a carried state, for every shape and dtype
+// (h3_mixer_chunked_backward.cu has the fast one); formulae in src/cpu/ssm.cpp, with x_t = a x_{t-1} + w_t and gain =
+// c b. A warp has one head of one sequence and the lanes change sides as in h3_mixer.cu. For each pair of channels
+// and each group of 32 modes it walks twice:
 //   forward, for z (of which d_q is made), leaving the state before every 32 tokens in scratch memory;
 //   backward, 32 tokens at a time: x again from the state that was left, then r_t = d_z_t + conj(a) r_{t+1}, from
 //   which d_w, d_gain and d_log_a.
+// The gradient of the state that a sequence left, g, adds conj(a)^(L-1-t) g to that of x_t: it is walked beside r, as
+// no gain divides it.
 // k' and its gradient are fp32 in scratch memory, made and taken back by kernels with a thread an element. What a
 // sequence adds to the filter's gradient is summed over sequences last, in their order.
 #include "encoder.h"
@@ -31,47 +33,101 @@ struct Backward {
   std::int64_t batch, tokens, head_dim;
   HeadOrder order;
   Filter filter;
+  const std::int32_t* slots;
+  const float* modes;  // the carried state, or null
+  float* d_modes;
+};
+
+// Keys before the call, by channel and sequence; none where nothing is carried.
+struct EntryKeys {
+  const std::int32_t *slots, *positions;
+  const float* shift;
+
+  explicit EntryKeys(const H3MixerBackwardArgs& args)
+      : slots(data<std::int32_t>(args.slots)),
+        positions(data<std::int32_t>(args.positions)),
+        shift(data<float>(args.state.shift)) {}
+
+  __device__ std::int64_t position(std::int64_t b) const { return slots != nullptr ? positions[slots[b]] : 0; }
+  // In `tensor`, (S, D, N).
+  template <typename Pointer>
+  __device__ Pointer ring(Pointer tensor, const Filter& filter, std::int64_t channel, std::int64_t b) const {
+    return slots != nullptr ? tensor + (slots[b] * filter.width + channel) * filter.state : nullptr;
+  }
 };
 
 // k'_t = sum_lag f_lag k_{t - lag}
 template <typename T>
-__global__ void shift_keys(Filter filter, const T* keys, std::int64_t batch, std::int64_t tokens, float* shifted) {
+__global__ void shift_keys(Filter filter, EntryKeys entry, const T* keys, std::int64_t batch, std::int64_t tokens,
+                           float* shifted) {
   for (std::int64_t i = first_element(); i < filter.width * batch * tokens; i += element_stride()) {
-    const std::int64_t t = i % tokens;
-    const float* taps = filter.taps + i / tokens / batch * filter.state;
+    const std::int64_t t = i % tokens, b = i / tokens % batch, channel = i / tokens / batch;
+    const float* taps = filter.taps + channel * filter.state;
+    const float* ring = entry.ring(entry.shift, filter, channel, b);
+    const std::int64_t position = entry.position(b);
     float sum = 0;
-    for (std::int64_t lag = 0; lag < filter.state && lag <= t; ++lag) sum += taps[lag] * to_float(keys[i - lag]);
+    for (std::int64_t lag = 0; lag < filter.state && lag <= t + position; ++lag) {
+      sum += taps[lag] * key_at(keys + (i - t), ring, position, filter.state, t - lag);
+    }
     shifted[i] = sum;
   }
 }
 
-// d_k_t = sum_lag f_lag d_k'_{t + lag}
+// d_k_t = sum_lag f_lag d_k'_{t + lag}, and what comes from behind, of the last N keys.
 template <typename T>
-__global__ void shift_keys_backward(Filter filter, const float* d_shifted, std::int64_t batch, std::int64_t tokens,
-                                    T* d_keys) {
+__global__ void shift_keys_backward(Filter filter, EntryKeys entry, const float* d_shift, const float* d_shifted,
+                                    std::int64_t batch, std::int64_t tokens, T* d_keys) {
   for (std::int64_t i = first_element(); i < filter.width * batch * tokens; i += element_stride()) {
-    const std::int64_t t = i % tokens;
-    const float* taps = filter.taps + i / tokens / batch * filter.state;
+    const std::int64_t t = i % tokens, b = i / tokens % batch, channel = i / tokens / batch;
+    const float* taps = filter.taps + channel * filter.state;
     float sum = 0;
     for (std::int64_t lag = 0; lag < filter.state && t + lag < tokens; ++lag) sum += taps[lag] * d_shifted[i + lag];
+    if (d_shift != nullptr && t + filter.state >= tokens) {
+      sum += entry.ring(d_shift, filter, channel, b)[(entry.position(b) + t) % filter.state];
+    }
     d_keys[i] = from_float<T>(sum);
+  }
+}
+
+// The gradient of the ring as it was before the call, in place of that of the ring that the call left. After
+// shift_keys_backward(), which reads the latter.
+__global__ void entry_keys_backward(Filter filter, EntryKeys entry, const float* d_shifted, std::int64_t batch,
+                                    std::int64_t tokens, float* d_shift) {
+  for (std::int64_t i = first_element(); i < filter.width * batch * filter.state; i += element_stride()) {
+    const std::int64_t before = i % filter.state + 1, b = i / filter.state % batch,
+                       channel = i / filter.state / batch;
+    const std::int64_t position = entry.position(b);
+    const float* taps = filter.taps + channel * filter.state;
+    const float* d_k = d_shifted + (channel * batch + b) * tokens;
+    float* d_ring = entry.ring(d_shift, filter, channel, b);
+    // A text that is shorter than the ring has not come to this place yet.
+    const std::int64_t place = (position - before + filter.state) % filter.state;
+    float sum = 0;
+    if (position >= before) {
+      if (before + tokens <= filter.state) sum = d_ring[place];
+      for (std::int64_t lag = before; lag < filter.state && lag - before < tokens; ++lag) {
+        sum += taps[lag] * d_k[lag - before];
+      }
+    }
+    d_ring[place] = sum;
   }
 }
 
 // d_f_lag = sum_t d_k'_t k_{t - lag}, of one sequence: a warp has a channel and a sequence, a lane a lag.
 template <typename T>
-__global__ void shift_taps_backward(Filter filter, const T* keys, const float* d_shifted, std::int64_t batch,
-                                    std::int64_t tokens, float* d_taps) {
+__global__ void shift_taps_backward(Filter filter, EntryKeys entry, const T* keys, const float* d_shifted,
+                                    std::int64_t batch, std::int64_t tokens, float* d_taps) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * mixer_warps + threadIdx.x / warp_size;
   if (row >= filter.width * batch) return;
-  const std::int64_t channel = row / batch, b = row % batch;
+  const std::int64_t channel = row / batch, b = row % batch, position = entry.position(b);
+  const float* ring = entry.ring(entry.shift, filter, channel, b);
   for (std::int64_t lag = lane; lag < filter.state; lag += warp_size) {
     float total = 0;
     for (std::int64_t begin = 0; begin < tokens; begin += 64) {  // partial sums: less rounding over a long text
       float sum = 0;
-      for (std::int64_t t = max(begin, lag); t < min(begin + 64, tokens); ++t) {
-        sum += d_shifted[row * tokens + t] * to_float(keys[row * tokens + t - lag]);
+      for (std::int64_t t = max(begin, lag - position); t < min(begin + 64, tokens); ++t) {
+        sum += d_shifted[row * tokens + t] * key_at(keys + row * tokens, ring, position, filter.state, t - lag);
       }
       total += sum;
     }
@@ -105,7 +161,9 @@ __global__ void __launch_bounds__(backward_warps* warp_size) mix_backward(Backwa
       const Complex<double> exact = m.filter.gain(head * modes + mode);
       gain = {static_cast<float>(exact.re), static_cast<float>(exact.im)};
     }
-    Complex<float> d_gain, d_log_a;
+    Complex<float> d_gain, d_log_a, d_log_a_later;
+    const Complex<float> input = has_mode ? m.filter.input(head * modes + mode) : Complex<float>();
+    const bool has_state = m.modes != nullptr && has_mode && norm(input) > 0;
     const bool last_group = group + warp_size >= modes;
     for (std::int64_t i = 0; i < m.head_dim; ++i) {
       for (std::int64_t j = 0; j < m.head_dim; ++j) {
@@ -117,7 +175,15 @@ __global__ void __launch_bounds__(backward_warps* warp_size) mix_backward(Backwa
         const bool first_j = group == 0 && j == 0, last_j = last_group && j + 1 == m.head_dim;
         const bool first_i = group == 0 && i == 0, last_i = last_group && i + 1 == m.head_dim;
 
-        Complex<float> x;
+        const std::int64_t state_at =
+            m.modes == nullptr
+                ? 0
+                : 2 * (((m.slots[b] * m.filter.width + head * m.head_dim + i) * m.head_dim + j) * modes + mode);
+        Complex<float> x, later;
+        if (has_state) {
+          x = Complex<float>(m.modes[state_at], m.modes[state_at + 1]) / input;
+          later = conj(input) * Complex<float>(m.d_modes[state_at], m.d_modes[state_at + 1]);
+        }
         for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
           const std::int64_t t = chunk * warp_size + lane;
           const bool inside = t < m.tokens;
@@ -152,18 +218,23 @@ __global__ void __launch_bounds__(backward_warps* warp_size) mix_backward(Backwa
             past_im[warp].values[token][lane] = x.im;
             x.re += __shfl_sync(all_lanes, w, token);
           }
-          Complex<float> chunk_gain, chunk_log_a;
+          Complex<float> chunk_gain, chunk_log_a, chunk_log_a_later;
           for (int token = warp_size - 1; token >= 0; --token) {
             const float d_z_now = __shfl_sync(all_lanes, d_z, token), w_now = __shfl_sync(all_lanes, w, token);
             r = decay.conjugate(r);
             r.re += d_z_now;
-            turn.values[token][lane] = 2 * (gain.re * r.re + gain.im * r.im);
+            turn.values[token][lane] = 2 * (gain.re * r.re + gain.im * r.im) + later.re;
             const Complex<float> past(past_re[warp].values[token][lane], past_im[warp].values[token][lane]);
+            if (chunk * warp_size + token < m.tokens) {
+              chunk_log_a_later += conj(past) * later;
+              later = decay.conjugate(later);
+            }
             chunk_gain += d_z_now * Complex<float>(past.re + w_now, -past.im);
             chunk_log_a += conj(past) * r;
           }
           d_gain += chunk_gain;
           d_log_a += chunk_log_a;
+          d_log_a_later += chunk_log_a_later;
           __syncwarp();
           if (inside) {
             float d_w = turn.sum(lane);
@@ -176,6 +247,12 @@ __global__ void __launch_bounds__(backward_warps* warp_size) mix_backward(Backwa
           }
           __syncwarp();
         }
+        if (m.modes != nullptr && has_mode) {
+          const Complex<float> d_x = 2.0f * (conj(gain) * decay.conjugate(r)) + later;
+          const Complex<float> passed = has_state ? d_x / conj(input) : Complex<float>();
+          m.d_modes[state_at] = passed.re;
+          m.d_modes[state_at + 1] = passed.im;
+        }
       }
     }
     if (has_mode) {
@@ -183,8 +260,8 @@ __global__ void __launch_bounds__(backward_warps* warp_size) mix_backward(Backwa
       const Complex<float> by_log_a = conj(gain) * d_log_a;
       m.gain[out] = 2 * d_gain.re;
       m.gain[out + 1] = 2 * d_gain.im;
-      m.log_a[out] = 2 * by_log_a.re;
-      m.log_a[out + 1] = 2 * by_log_a.im;
+      m.log_a[out] = 2 * by_log_a.re + d_log_a_later.re;
+      m.log_a[out + 1] = 2 * by_log_a.im + d_log_a_later.im;
     }
   }
   d_skip = warp_sum(d_skip);
@@ -208,7 +285,7 @@ void launch_sum_sequences(cudaStream_t stream, const Tensor& parts, const Tensor
 
 void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   const bool by_fft = args.algorithm == ConvAlgorithm::fft;
-  if (!by_fft && fits_chunked_backward(args, limits_)) {
+  if (!by_fft && !args.slots && fits_chunked_backward(args, limits_)) {
     add("h3_mixer_backward.chunked",
         [=, limits = limits_](cudaStream_t stream) { run_chunked_backward(args, limits, stream); });
     return;
@@ -222,7 +299,7 @@ void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   add("h3_mixer_backward", [=](cudaStream_t stream) {
     with_activation(args.d_y.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(shift_keys<T>, element_grid(elements), element_threads, 0, stream, Filter(args.filter),
+      launch(shift_keys<T>, element_grid(elements), element_threads, 0, stream, Filter(args.filter), EntryKeys(args),
              data<T>(args.qkv) + elements, batch, tokens, data<float>(shifted));
     });
   });
@@ -233,13 +310,19 @@ void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   }
   add("h3_mixer_backward", [=](cudaStream_t stream) {
     const Filter filter(args.filter);
+    const EntryKeys entry(args);
+    float* d_shift = data<float>(args.d_state.shift);
     with_activation(args.d_y.dtype, [&](auto type) {
       using T = decltype(type);
-      launch(shift_keys_backward<T>, element_grid(elements), element_threads, 0, stream, filter,
+      launch(shift_keys_backward<T>, element_grid(elements), element_threads, 0, stream, filter, entry, d_shift,
              data<float>(d_shifted), batch, tokens, data<T>(args.d_qkv) + elements);
       launch(shift_taps_backward<T>, grid_of(divide_up(width * batch, mixer_warps)), mixer_threads, 0, stream, filter,
-             data<T>(args.qkv) + elements, data<float>(d_shifted), batch, tokens, data<float>(taps));
+             entry, data<T>(args.qkv) + elements, data<float>(d_shifted), batch, tokens, data<float>(taps));
     });
+    if (d_shift != nullptr) {
+      launch(entry_keys_backward, element_grid(width * batch * filter.state), element_threads, 0, stream, filter,
+             entry, data<float>(d_shifted), batch, tokens, d_shift);
+    }
     launch_sum_sequences(stream, taps, args.d_filter.shift_taps);
   });
 }
@@ -264,7 +347,8 @@ void CudaEncoder::record_h3_mixer_backward_walk(const H3MixerBackwardArgs& args,
              Backward<T>{data<T>(args.qkv), data<T>(args.d_y), data<T>(args.d_qkv), data<float>(shifted),
                          data<float>(d_shifted), data<float>(d_q), data<float>(d_v), data<float>(entries),
                          data<float>(log_a), data<float>(gain), data<float>(skip), batch, tokens, args.head_dim,
-                         args.head_order, Filter(args.filter)});
+                         args.head_order, Filter(args.filter), data<std::int32_t>(args.slots),
+                         data<float>(args.state.modes), data<float>(args.d_state.modes)});
     });
     launch_sum_sequences(stream, log_a, args.d_filter.log_a);
     launch_sum_sequences(stream, gain, args.d_filter.gain);

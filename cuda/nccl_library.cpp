@@ -34,6 +34,11 @@ Loaded load() {
   find(library.all_reduce, "ncclAllReduce");
   find(library.reduce_scatter, "ncclReduceScatter");
   find(library.all_gather, "ncclAllGather");
+  find(library.reduce, "ncclReduce");
+  find(library.send, "ncclSend");
+  find(library.receive, "ncclRecv");
+  find(library.group_start, "ncclGroupStart");
+  find(library.group_end, "ncclGroupEnd");
   loaded.reason = file.reason();
   int version = 0;
   if (loaded.reason.empty() && (library.version(&version) != ncclSuccess || version < least_version)) {

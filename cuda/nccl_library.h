@@ -19,6 +19,11 @@ struct NcclLibrary {
   decltype(&::ncclAllReduce) all_reduce = nullptr;
   decltype(&::ncclReduceScatter) reduce_scatter = nullptr;
   decltype(&::ncclAllGather) all_gather = nullptr;
+  decltype(&::ncclReduce) reduce = nullptr;
+  decltype(&::ncclSend) send = nullptr;
+  decltype(&::ncclRecv) receive = nullptr;
+  decltype(&::ncclGroupStart) group_start = nullptr;
+  decltype(&::ncclGroupEnd) group_end = nullptr;
 
   // Errors, with NCCL's own words: device_lost.
   void check(ncclResult_t result, const char* what) const;

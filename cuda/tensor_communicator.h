@@ -13,6 +13,8 @@ namespace riverhorse::cuda {
 // Host memory goes the way that the ranks were started by.
 class TensorCommunicator : public Communicator {
  public:
+  // Before any of this kind is recorded, by all who take part in it.
+  virtual void connect(const CommunicateArgs& args) = 0;
   // After what is on `stream`, and beside what follows there. Also while `stream` is recorded.
   virtual void start(const CommunicateArgs& args, cudaStream_t stream) = 0;
   // What follows on `stream` waits for all that was started.
@@ -29,6 +31,8 @@ class TensorCommunicator : public Communicator {
   void broadcast(std::span<std::byte> bytes, int from) override { host_->broadcast(bytes, from); }
   void send(std::span<const std::byte> bytes, int to) override { host_->send(bytes, to); }
   void receive(std::span<std::byte> bytes, int from) override { host_->receive(bytes, from); }
+  void exchange(std::span<const Transfer> transfers) override { host_->exchange(transfers); }
+  void reduce(std::span<float> values, int to) override { host_->reduce(values, to); }
   void barrier() override { host_->barrier(); }
   [[noreturn]] void abort(int status) override {
     host_->abort(status);

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <vector>
 
+#include "backend/transfers.h"
 #include "base/dtype.h"
 #include "tensor_communicator.h"
 
@@ -32,6 +33,7 @@ class EmulatedCommunicator final : public TensorCommunicator {
  public:
   explicit EmulatedCommunicator(const std::shared_ptr<Communicator>& ranks) : TensorCommunicator(ranks) {}
 
+  void connect(const CommunicateArgs&) override {}
   void start(const CommunicateArgs& args, cudaStream_t stream) override {
     emulator::enqueue(stream, [this, args] { run(args); });
   }
@@ -42,6 +44,11 @@ class EmulatedCommunicator final : public TensorCommunicator {
     if (args.collective == Collective::all_gather) {
       host().all_gather({data<std::byte>(args.input), args.input.size_bytes()},
                         {data<std::byte>(args.output), args.output.size_bytes()});
+      return;
+    }
+    if (args.collective == Collective::pass || args.collective == Collective::all_to_all) {
+      host().exchange(transfers_of(args, {data<std::byte>(args.input), args.input.size_bytes()},
+                                   {data<std::byte>(args.output), args.output.size_bytes()}));
       return;
     }
     std::vector<float> values = widened(args.input);

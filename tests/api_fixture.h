@@ -29,6 +29,36 @@ inline riverhorse_model_options cpu_options() {
   return options;
 }
 
+// "cpu", and "vulkan" where there is a device for it.
+inline std::vector<const char*> backends() {
+  std::vector<const char*> names = {"cpu"};
+  riverhorse_device_list* list = nullptr;
+  EXPECT_EQ(riverhorse_list_devices(&list), RIVERHORSE_OK);
+  for (std::size_t i = 0; i < riverhorse_device_list_count(list); ++i) {
+    riverhorse_device_info info{};
+    info.struct_size = sizeof info;
+    EXPECT_EQ(riverhorse_device_list_get(list, i, &info), RIVERHORSE_OK);
+    if (names.size() == 1 && std::string(info.backend) == "vulkan") names.push_back("vulkan");
+  }
+  riverhorse_device_list_free(list);
+  return names;
+}
+
+// Warnings and errors in the log while it lives.
+struct WarningCounter {
+  WarningCounter() {
+    riverhorse_set_log_callback(
+        [](void* user, riverhorse_log_level level, const char* message) {
+          if (level >= RIVERHORSE_LOG_WARNING) static_cast<WarningCounter*>(user)->text += message;
+        },
+        this);
+  }
+  ~WarningCounter() { riverhorse_set_log_callback(nullptr, nullptr); }
+  WarningCounter(const WarningCounter&) = delete;
+  WarningCounter& operator=(const WarningCounter&) = delete;
+  std::string text;
+};
+
 inline riverhorse_sampling_options sampling_options() {
   riverhorse_sampling_options options{};
   options.struct_size = sizeof options;

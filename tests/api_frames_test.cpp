@@ -270,6 +270,23 @@ TEST_F(ApiFrames, EndWhereTheCallerSaysAndUndoWhatWasAhead) {
   EXPECT_EQ(stopped.text.find(stop), std::string::npos);
 }
 
+TEST_F(ApiFrames, AreCancelled) {
+  riverhorse_model* model = load(hybrid_path, options());
+  const std::vector<std::int32_t> expected = steps(session(model, prompt), 4);
+  riverhorse_session* text = session(model, prompt);
+  riverhorse_generate_options length = generate_options(20);
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  frame(text, 1e9);
+  ASSERT_OK(riverhorse_session_cancel(text));
+  frames_->wait();
+  Log log;
+  poll(text, log);
+  EXPECT_EQ(log.last.running, 0);
+  EXPECT_EQ(log.last.stop_reason, RIVERHORSE_STOP_CANCELLED);
+  EXPECT_EQ(log.tokens.size(), 1u) << "at the next token; what was ahead is dropped";
+  EXPECT_EQ(steps(text, 3), std::vector<std::int32_t>(expected.begin() + 1, expected.end()));
+}
+
 TEST_F(ApiFrames, OtherFunctionsFinishAHalfDoneToken) {
   riverhorse_model* model = load(hybrid_path, options());
   const std::vector<std::int32_t> expected = steps(session(model, prompt), 5);

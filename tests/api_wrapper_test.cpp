@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <riverhorse/riverhorse.hpp>
 #include <stdexcept>
 #include <string>
@@ -54,6 +56,7 @@ TEST(Wrapper, DoesAllThatASessionDoes) {
   EXPECT_EQ(text.tokens().back(), first);
   EXPECT_EQ(text.logits().size(), 512u);
   EXPECT_LE(text.rewind(3), 1);
+  text.cancel();  // nothing to end
 
   rh::session copy = text.clone();
   EXPECT_EQ(rh::step({&text, &copy}), (std::vector<std::int32_t>{first, first}));
@@ -80,6 +83,40 @@ TEST(Wrapper, DoesAllThatASessionDoes) {
   });
   EXPECT_EQ(drawn, "xxxx");
   EXPECT_EQ(result.token_count, 4);
+}
+
+TEST(Wrapper, LoadsFromMemory) {
+  const auto read = [](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string folder = std::string(RIVERHORSE_TEST_DATA) + "/lm/h3-pure/";
+  const std::string config = read(folder + "config.json"), weights = read(folder + "model.pt");
+  std::vector<riverhorse_model_file> files = {{"config.json", config.data(), config.size()},
+                                              {"model.pt", weights.data(), weights.size()}};
+  const rh::model model(files, cpu_options());
+  EXPECT_EQ(model.info().layer_count, 3);
+  EXPECT_THROW(rh::model(files, cpu_options(), [](std::uint64_t, std::uint64_t) { return false; }), rh::api_error);
+  files.pop_back();
+  EXPECT_THROW(rh::model(files, cpu_options()), rh::api_error);
+}
+
+TEST(Wrapper, PollsTheLibrarysThread) {
+  const rh::model model(pure_path, cpu_options());
+  rh::session text = model.create_session();
+  riverhorse_generate_options options = rh::generate_options();
+  options.max_tokens = 4;
+  options.ignore_end_of_text = 1;
+  text.start_async({1, 2, 3}, options);
+  int drawn = 0;
+  const auto count = [&](std::int32_t token, std::string_view) {
+    drawn += token >= 0 ? 1 : 0;
+    return true;
+  };
+  while (text.poll(count).running != 0) {
+  }
+  EXPECT_EQ(drawn, 4);
+  EXPECT_EQ(text.position(), 7);
 }
 
 TEST(Wrapper, CallbacksMayThrowAndStop) {

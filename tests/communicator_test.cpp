@@ -129,6 +129,35 @@ TEST_F(CommunicatorTest, FromOneToAllAndToTheNext) {
   ranks_->barrier();
 }
 
+TEST_F(CommunicatorTest, ToOneAndToEach) {
+  std::vector<float> sum = values(rank(), 53);
+  ranks_->reduce(std::span(sum), size() - 1);
+  if (rank() == size() - 1) {
+    EXPECT_EQ(sum, sums(53));
+  }
+  // Of ranks that meet at a port, the first and each other one.
+  const auto joined = [](int other) {
+    return ranks_->moves_tensors() || rank() == 0 || other == 0 || other == rank();
+  };
+  std::vector<std::vector<float>> sent, received;
+  std::vector<Communicator::Transfer> transfers;
+  for (int other = 0; other < size(); ++other) {
+    sent.push_back(values(10 * rank() + other, 31));
+    received.emplace_back(31);
+  }
+  for (int other = 0; other < size(); ++other) {
+    const auto place = static_cast<std::size_t>(other);
+    if (!joined(other)) continue;
+    transfers.push_back(
+        {other, std::as_bytes(std::span(sent[place])), std::as_writable_bytes(std::span(received[place]))});
+  }
+  ranks_->exchange(transfers);
+  for (int other = 0; other < size(); ++other) {
+    if (!joined(other)) continue;
+    EXPECT_EQ(received[static_cast<std::size_t>(other)], values(10 * other + rank(), 31));
+  }
+}
+
 TEST_F(CommunicatorTest, RecordedOnTheCpu) {
   const std::unique_ptr<Device> device = open_cpu_device(cpu_device_info(), {});
   if (ranks_->moves_tensors()) {
@@ -197,6 +226,12 @@ TEST_F(CommunicatorTest, WrongTensorsAreRefused) {
   refused({Collective::all_reduce, ranks_.get(), three, one}, "output has shape");
   refused({Collective::reduce_scatter, ranks_.get(), three, one}, "do not divide among");
   refused({Collective::all_gather, ranks_.get(), three, three}, "output has shape");
+  refused({Collective::reduce, ranks_.get(), three, three}, "rank -1 of");
+  refused({.collective = Collective::pass, .communicator = ranks_.get(), .input = one, .output = one, .to = rank()},
+          "between rank");
+  refused(
+      {.collective = Collective::all_to_all, .communicator = ranks_.get(), .input = three, .output = one, .group = 0},
+      "0 ranks from 0 on");
 }
 
 }  // namespace

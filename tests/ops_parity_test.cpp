@@ -81,9 +81,9 @@ TEST(case_table, covers_every_operation) {
       "copy", "advance", "embed", "add_layer_norm", "linear", "discretize", "h3_step", "h3_mixer", "ssm_kernel",
       "fft_conv", "rotary", "sample", "attention", "attention_step",
       // Of training:
-      "zero", "embed_backward", "residual_norm", "residual_norm_backward", "linear_backward", "h3_mixer_backward",
-      "discretize_backward", "ssm_kernel_backward", "fft_conv_backward", "attention_backward", "cross_entropy",
-      "grad_norm", "adamw"};
+      "zero", "accumulate", "copy_columns", "embed_backward", "residual_norm", "residual_norm_backward",
+      "linear_backward", "h3_mixer_backward", "discretize_backward", "ssm_kernel_backward", "fft_conv_backward",
+      "attention_backward", "cross_entropy", "grad_norm", "adamw"};
   EXPECT_EQ(operations, expected);
 }
 

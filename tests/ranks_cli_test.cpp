@@ -70,14 +70,19 @@ class Ranks : public TrainCli {
 
   // Padding, so that ranks have different numbers of targets; dropout, of which each rank draws its part.
   static std::string options(const std::string& output, const std::string& more, int steps = 30, int batch = 6) {
+    return model_options("tiny-hybrid", output, more + " --length 40", steps, batch);
+  }
+  // `more` comes last, and has the length.
+  static std::string model_options(const std::string& model, const std::string& output, const std::string& more,
+                                   int steps, int batch) {
     std::string documents;
     for (int i = 0; i < 40; ++i) {
       documents += "{\"text\": \"" + std::to_string(i * i * 7919) + " river horses swim at night" +
                    std::string(static_cast<std::size_t>(i), '.') + "\"}\n";
     }
-    return "--preset tiny-hybrid --set resid_pdrop=0.1 --set embed_pdrop=0.1 --set attn_pdrop=0.1 --data " +
+    return "--preset " + model + " --set resid_pdrop=0.1 --set embed_pdrop=0.1 --set attn_pdrop=0.1 --data " +
            write_file("documents.jsonl", documents) +
-           " --validation-percent 20 --reset-state-at-documents --length 40 --learning-rate 1e-3 --validate-every "
+           " --validation-percent 20 --reset-state-at-documents --learning-rate 1e-3 --validate-every "
            "10" +
            " --batch " + std::to_string(batch) + " --steps " + std::to_string(steps) + " --output " + output + " " +
            more;
@@ -100,6 +105,50 @@ TEST_F(Ranks, TwoAndThreeTrainAsOneDoes) {
       expect_same(rows(folder), rows(one));
     }
   }
+}
+
+TEST_F(Ranks, SequencesAreShared) {
+  struct Shared {
+    int ranks;
+    const char *model, *training;  // of one rank and of several
+    const char* shared;            // of several alone
+    int batch = 2;
+  };
+  const std::string no_dropout = " --set resid_pdrop=0 --set embed_pdrop=0 --set attn_pdrop=0";
+  const Shared all[] = {
+      // Whose keys reach back beyond the rank before; dropout; rotary positions; more than one channel a head.
+      {3, "tiny-rotary", "--set attn_n_head=2 --set n_embd=48 --length 24", "--sequence-parallel 1", 3},
+      {2, "tiny-rotary", "--length 48", "--sequence-parallel 2"},
+      {3, "tiny-headdim", "--set attn_n_head=3 --set n_embd=48 --length 36", "--sequence-parallel 3"},
+      {4, "tiny-hybrid", "--length 16 --accumulation 2", "--sequence-parallel 2 --shard optimizer", 4},
+      {2, "tiny-hybrid", "--length 40 --recompute block", "--sequence-parallel 2", 1},
+  };
+  int number = 0;
+  for (const Shared& each : all) {
+    SCOPED_TRACE(std::string(each.model) + " " + each.training + " " + each.shared);
+    const std::string one = temporary("whole_" + std::to_string(++number)),
+                      several = temporary("shared_" + std::to_string(number));
+    const std::string same = std::string(each.training) + (each.batch > 1 ? no_dropout : "");
+    expect_success(train_on(1, model_options(each.model, one, same, 30, each.batch)));
+    expect_success(
+        train_on(each.ranks, model_options(each.model, several, same + " " + each.shared, 30, each.batch)));
+    expect_same(rows(several), rows(one));
+  }
+  // Alone it goes on with whole sequences.
+  const std::string folder = temporary("shared_2");
+  expect_one_message(train_on(1, "--resume " + folder + " --steps 31"), 2, "1 ranks cannot share each sequence");
+  expect_success(train_on(1, "--resume " + folder + " --steps 31 --sequence-parallel 1"));
+}
+
+TEST_F(Ranks, WhatCannotBeSharedIsRefused) {
+  const auto refused = [&](const char* model, const std::string& more, int batch, const std::string& message) {
+    expect_one_message(train_on(2, model_options(model, temporary("not_shared"), more, 30, batch)), 2, message);
+  };
+  refused("tiny", "--length 32 --sequence-parallel 3", 2, "2 ranks cannot share each sequence among 3");
+  refused("tiny", "--length 33 --sequence-parallel 2", 1, "a sequence of 33 tokens (--length) does not divide");
+  refused("tiny", "--length 32 --sequence-parallel 2 --conv fft", 1, "by fft has no gradient");
+  refused("tiny", "--length 32 --sequence-parallel 2", 2, "choose a batch of one sequence");
+  refused("tiny-hybrid", "--length 32 --sequence-parallel 2 --set attn_n_head=1", 1, "the 1 heads");
 }
 
 TEST_F(Ranks, AnotherNumberOfRanksGoesOn) {
@@ -129,6 +178,7 @@ TEST_F(Ranks, ErrorsEndAllRanksWithOneMessage) {
   expect_one_message(train_on(2, options(folder, "", 30, 5)), 2,
                      "a micro-batch of 5 sequences (--batch) does not divide among 2 ranks");
   expect_one_message(train_on(2, "--preset tiny --output " + folder), 2, "--data is required");
+  expect_one_message(train_on(3, "--no-such-flag"), 2, "--no-such-flag");
   // What one rank alone finds, while the other waits for it.
   const std::string file = write_file("a_file", "");
   expect_one_message(train_on(2, options(file + "/run", "")), 1, "a_file");
@@ -248,6 +298,15 @@ TEST_F(GpuRanks, TwoTrainAsOneDoes) {
     EXPECT_NEAR(given[i]["loss"].get<double>(), whole[i]["loss"].get<double>(), 2e-2);
     EXPECT_NE(given[i]["gradient_norm"], whole[i]["gradient_norm"]);
   }
+}
+
+TEST_F(GpuRanks, SequencesAreShared) {
+  const std::string same =
+      "--length 40 --validation-tokens 40 --set resid_pdrop=0 --set embed_pdrop=0 --set attn_pdrop=0";
+  const std::string one = temporary("gpu_whole"), two = temporary("gpus_shared");
+  expect_success(train_gpus(model_options("tiny-rotary", one, same, 3, 2)));
+  expect_success(train_gpus(model_options("tiny-rotary", two, same + " --gpus 2 --sequence-parallel 2", 3, 2)));
+  expect_same(rows(two), rows(one));
 }
 
 TEST_F(GpuRanks, TheVariablesOfTorchrun) {

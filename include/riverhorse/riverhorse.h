@@ -15,8 +15,9 @@
  * Threads. Different models may be used by different threads at once. A model and its sessions take one call at a
  * time, and so do an opened device and its trainers: calls from several threads wait for each other. Callbacks run
  * during the call that they were given to; from within one, the functions riverhorse_model_... of the same model may
- * be called, those of its sessions are refused with RIVERHORSE_INVALID_ARGUMENT. A callback must not throw C++
- * exceptions or jump out.
+ * be called, those of its sessions are refused with RIVERHORSE_INVALID_ARGUMENT. riverhorse_session_cancel waits for
+ * nothing and may be called from any thread and callback while the session is not being freed. A callback must not
+ * throw C++ exceptions or jump out.
  *
  * Lifetimes. A session keeps its model alive, and a trainer its device: they may be freed in any order. All freeing
  * functions accept null. Free models and trainers before main() returns, not in a static destructor: GPU drivers
@@ -67,7 +68,7 @@ RIVERHORSE_ENUM(riverhorse_status) {
   RIVERHORSE_OUT_OF_MEMORY = 5,    /* host or device memory, or no free session slot */
   RIVERHORSE_DEVICE_LOST = 6,      /* the driver gave up; free the model, the process lives */
   RIVERHORSE_IO_ERROR = 7,         /* reading or writing failed */
-  RIVERHORSE_CANCELLED = 8,        /* a callback asked to stop */
+  RIVERHORSE_CANCELLED = 8,        /* a callback asked to stop, or riverhorse_session_cancel */
   RIVERHORSE_INTERNAL = 9          /* a bug in Riverhorse */
 };
 
@@ -109,7 +110,8 @@ RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
   RIVERHORSE_STOP_STRING = 2,      /* one of the stop strings was completed */
-  RIVERHORSE_STOP_CALLBACK = 3     /* the callback asked to stop */
+  RIVERHORSE_STOP_CALLBACK = 3,    /* the callback asked to stop */
+  RIVERHORSE_STOP_CANCELLED = 4    /* riverhorse_session_cancel */
 };
 
 /* What decays, and how fast the dynamics of the SSMs learn. */
@@ -282,6 +284,22 @@ typedef struct riverhorse_model_options {
  * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED, OUT_OF_MEMORY (before anything large is allocated), CANCELLED. */
 RIVERHORSE_API riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model_options* options,
                                                        riverhorse_model** model);
+
+typedef struct riverhorse_model_file {
+  const char* name; /* as in a model folder: "config.json", "model.safetensors", "tokenizer.json", ... */
+  const void* data; /* at any address */
+  size_t size;      /* bytes */
+} riverhorse_model_file;
+
+/* Loads a model from memory, out of a game's archive for one: `files` (count) are those of a model folder, in any
+ * order: config.json; model.safetensors or model.pt; tokenizer.json, or vocab.json and merges.txt, or none of these.
+ * Weights are read where they are, the memory is needed during the call only, and no file is opened but those of
+ * options.cache_folder. Messages begin with the name of the file that is wrong. options.config_path must be null.
+ * Errors: as riverhorse_model_load; NOT_FOUND names the file that is missing; INVALID_ARGUMENT for a name that is
+ * none of these or is there twice. */
+RIVERHORSE_API riverhorse_status riverhorse_model_load_memory(const riverhorse_model_file* files, size_t count,
+                                                              const riverhorse_model_options* options,
+                                                              riverhorse_model** model);
 /* The model's memory is given back when its last session is freed too. */
 RIVERHORSE_API void riverhorse_model_free(riverhorse_model* model);
 
@@ -457,11 +475,38 @@ typedef struct riverhorse_poll_result {
   int64_t tokens_to_read;             /* of what was enqueued */
 } riverhorse_poll_result;
 
-/* Passes on the tokens that executed frames have brought, as riverhorse_session_generate does; never waits. `result`
- * may be null. INVALID_ARGUMENT when nothing was started or enqueued. */
+/* Passes on the tokens that executed frames, or the library's thread, have brought, as riverhorse_session_generate
+ * does; never waits for the device. `result` may be null. INVALID_ARGUMENT when nothing was started or enqueued. */
 RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* session,
                                                          riverhorse_token_callback callback, void* user,
                                                          riverhorse_poll_result* result);
+
+/* A generation on a thread of the library's, one for each model that needs it, on the model's own device and queue;
+ * before it the tokens `ids` (count, may be 0) are read. Returns at once. The thread works for the sessions of a
+ * model in turn, a piece of a prompt or some milliseconds of tokens at a time; calls for other sessions of the model
+ * wait for one such turn at most, and riverhorse_session_poll and _cancel wait for nothing.
+ *
+ * With a null `callback`, riverhorse_session_poll passes the tokens on. Else `callback` is called on that thread, as
+ * from riverhorse_session_generate, and polls only tell the state.
+ *
+ * While it runs (poll says so), riverhorse_session_position and _get_tokens may be used, waiting for a turn; poll,
+ * cancel and free too; all other functions of the session fail with INVALID_ARGUMENT. Where the callback of a poll
+ * ends the text, what was drawn beyond that is undone by the thread before it is over. Errors on the thread are
+ * returned by the poll after the last token. riverhorse_session_free ends it without waiting, but for a callback that
+ * is running: the session's memory and its place in max_sessions are given back a turn later. When the last of a
+ * model and its sessions is freed, the turn in progress is waited for; on the library's thread freeing does nothing.
+ * INVALID_ARGUMENT: an empty text and no `ids`, an id out of range, frames in flight. */
+RIVERHORSE_API riverhorse_status riverhorse_session_start_async(riverhorse_session* session, const int32_t* ids,
+                                                                size_t count,
+                                                                const riverhorse_generate_options* options,
+                                                                riverhorse_token_callback callback, void* user);
+
+/* Ends what riverhorse_session_append, _generate and what was started are doing for this session, or wait to do, at
+ * the next token or the next piece of a text that is read: append then returns RIVERHORSE_CANCELLED, the others the
+ * stop reason CANCELLED. What was read or drawn until then is in the state, which is that of
+ * riverhorse_session_get_tokens, and the session is good. Nothing happens when there is nothing to end. Never waits.
+ */
+RIVERHORSE_API riverhorse_status riverhorse_session_cancel(riverhorse_session* session);
 
 /* Tokens in the state; -1 for null. */
 RIVERHORSE_API int64_t riverhorse_session_position(const riverhorse_session* session);

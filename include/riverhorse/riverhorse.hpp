@@ -143,16 +143,19 @@ class session;
 class model {
  public:
   // `options.progress` is replaced when `progress` is given.
-  explicit model(const std::string& path, riverhorse_model_options options = model_options(),
+  explicit model(const std::string& path, const riverhorse_model_options& options = model_options(),
                  const progress_function& progress = {}) {
-    detail::callback_state<progress_function> state{progress, nullptr};
-    if (progress) {
-      options.progress = detail::on_progress;
-      options.progress_user = &state;
-    }
-    riverhorse_model* raw = nullptr;
-    state.finish(riverhorse_model_load(path.c_str(), &options, &raw));
-    handle_.reset(raw);
+    load(options, progress, [&](const riverhorse_model_options& given, riverhorse_model** raw) {
+      return riverhorse_model_load(path.c_str(), &given, raw);
+    });
+  }
+
+  // From memory, which is needed during the call only: {"config.json", data, size}, ...
+  explicit model(const std::vector<riverhorse_model_file>& files,
+                 const riverhorse_model_options& options = model_options(), const progress_function& progress = {}) {
+    load(options, progress, [&](const riverhorse_model_options& given, riverhorse_model** raw) {
+      return riverhorse_model_load_memory(files.data(), files.size(), &given, raw);
+    });
   }
 
   riverhorse_model_info info() const {
@@ -182,6 +185,18 @@ class model {
   riverhorse_model* get() const noexcept { return handle_.get(); }
 
  private:
+  template <typename Call>
+  void load(riverhorse_model_options options, const progress_function& progress, const Call& call) {
+    detail::callback_state<progress_function> state{progress, nullptr};
+    if (progress) {
+      options.progress = detail::on_progress;
+      options.progress_user = &state;
+    }
+    riverhorse_model* raw = nullptr;
+    state.finish(call(options, &raw));
+    handle_.reset(raw);
+  }
+
   struct deleter {
     void operator()(riverhorse_model* handle) const noexcept { riverhorse_model_free(handle); }
   };
@@ -237,6 +252,15 @@ class session {
     state.finish(riverhorse_session_poll(get(), on_token ? detail::on_token : nullptr, &state, &result));
     return result;
   }
+
+  // On a thread of the library's, to be polled; see riverhorse_session_start_async.
+  void start_async(const std::vector<std::int32_t>& ids = {},
+                   const riverhorse_generate_options& options = generate_options()) {
+    check(riverhorse_session_start_async(get(), ids.data(), ids.size(), &options, nullptr, nullptr));
+  }
+
+  // From any thread.
+  void cancel() { check(riverhorse_session_cancel(get())); }
 
   std::int64_t position() const { return riverhorse_session_position(get()); }
 

@@ -3,21 +3,42 @@
 #include <span>
 #include <string_view>
 
+#include "api/async.h"
 #include "api/guard.h"
 #include "api/token_sink.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;
+using riverhorse::api::AsyncJob;
 using riverhorse::api::ModelState;
 using riverhorse::api::require;
 using riverhorse::api::TokenSink;
 using riverhorse::api::with_session;
 
+namespace {
+
+// Null where frames were started since, or nothing.
+std::shared_ptr<AsyncJob> last_job(const riverhorse_session* session) {
+  if (session == nullptr) return nullptr;
+  const std::scoped_lock lock(session->job_mutex);
+  return session->job;
+}
+
+// What is polled from then on is of frames.
+void forget_job(riverhorse_session& session) {
+  const std::scoped_lock lock(session.job_mutex);
+  session.job.reset();
+}
+
+}  // namespace
+
 riverhorse_status riverhorse_session_start(riverhorse_session* session, const riverhorse_generate_options* options) {
   return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
-    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"));
+    auto sink = std::make_shared<TokenSink>(model, riverhorse::api::read_options(options, "options"),
+                                            riverhorse::api::Cancellation(session->cancels));
     text.start_frames(sink->limit());
     session->sink = std::move(sink);
+    forget_job(*session);
   });
 }
 
@@ -27,6 +48,7 @@ riverhorse_status riverhorse_session_enqueue(riverhorse_session* session, const 
     require(ids, "ids");
     text.enqueue_frames(std::span(ids, count));
     session->enqueued = true;
+    forget_job(*session);
   });
 }
 
@@ -39,6 +61,7 @@ riverhorse_status riverhorse_session_enqueue_text(riverhorse_session* session, c
     }
     into.enqueue_frames(model.tokenizer->encode(std::string_view(text, text_bytes), false));
     session->enqueued = true;
+    forget_job(*session);
   });
 }
 
@@ -58,12 +81,19 @@ riverhorse_status riverhorse_session_record(riverhorse_session* session, void* c
 
 riverhorse_status riverhorse_session_poll(riverhorse_session* session, riverhorse_token_callback callback, void* user,
                                           riverhorse_poll_result* result) {
+  if (const std::shared_ptr<AsyncJob> job = last_job(session)) {
+    return riverhorse::api::guarded(__func__, [&] {
+      if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
+      const riverhorse_poll_result value = job->worker.poll(*job, callback, user);
+      if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+    });
+  }
   return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
     if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
     TokenSink* const sink = session->sink.get();
     if (sink == nullptr && !session->enqueued) {
       fail(StatusCode::invalid_argument,
-           "nothing was started: riverhorse_session_start or riverhorse_session_enqueue comes first");
+           "nothing was started: riverhorse_session_start, _start_async or _enqueue comes first");
     }
     const riverhorse::Session::FrameReport report =
         text.poll_frames([&](std::int32_t token) { return sink->push(token, callback, user); });

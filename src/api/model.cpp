@@ -1,8 +1,17 @@
 // Loading a model, what it is, and its tokenizer.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "api/async.h"
 #include "api/guard.h"
 #include "api/objects.h"
 #include "api/read_options.h"
@@ -55,6 +64,56 @@ std::shared_ptr<riverhorse::Device> open_device(const riverhorse_model_options& 
   return riverhorse::open_tested_device(open, checked.device_options);
 }
 
+// All that a load is told, checked before anything is read.
+struct LoadOptions {
+  explicit LoadOptions(const riverhorse_model_options* options)
+      : api(riverhorse::api::read_options(options, "options")),
+        device(riverhorse::api::read_device(api)),
+        engine(engine_options(api)) {
+    require_one_device(api);
+    checkpoint.config_path = text_or_empty(api.config_path);
+    checkpoint.check_finite = api.check_finite != 0;
+  }
+
+  riverhorse_model_options api;
+  riverhorse::CheckedDeviceOptions device;
+  riverhorse::EngineOptions engine;
+  riverhorse::CheckpointOptions checkpoint;
+};
+
+riverhorse_model* load(const LoadOptions& options, const riverhorse::Checkpoint& checkpoint,
+                       const std::function<std::unique_ptr<riverhorse::Tokenizer>()>& find_tokenizer) {
+  for (const std::string& warning : checkpoint.warnings) riverhorse::log_warning(warning);
+  auto state = std::make_shared<ModelState>();
+  state->tokenizer = find_tokenizer();
+  state->device = open_device(options.api, options.device);
+  state->engine = std::make_unique<riverhorse::Engine>(state->device, checkpoint, options.engine);
+  return new riverhorse_model{std::move(state)};
+}
+
+// A name that means nothing here is a mistake: a tokenizer that is misspelt would silently be none.
+constexpr const char* file_names[] = {"config.json",    "model.safetensors", "model.pt",
+                                      "tokenizer.json", "vocab.json",        "merges.txt"};
+
+std::vector<riverhorse::MemoryFile> read_files(std::span<const riverhorse_model_file> files) {
+  std::vector<riverhorse::MemoryFile> result;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const riverhorse_model_file& file = files[i];
+    if (file.name == nullptr) fail(StatusCode::invalid_argument, "files[{}].name is null", i);
+    const std::string name = file.name;
+    if (std::find(std::begin(file_names), std::end(file_names), name) == std::end(file_names)) {
+      fail(StatusCode::invalid_argument, "files[{}] is named \"{}\": a model is made of {}", i, name,
+           fmt::join(file_names, ", "));
+    }
+    if (riverhorse::find_memory_file(result, name) != nullptr) {
+      fail(StatusCode::invalid_argument, "files[{}]: {} is there twice", i, name);
+    }
+    if (file.data == nullptr) fail(StatusCode::invalid_argument, "files[{}].data ({}) is null", i, name);
+    result.push_back({name, std::span(static_cast<const std::byte*>(file.data), file.size)});
+  }
+  return result;
+}
+
 const riverhorse::Tokenizer& require_tokenizer(const ModelState& state) {
   if (state.tokenizer == nullptr) {
     fail(StatusCode::unsupported,
@@ -70,27 +129,33 @@ riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model
   return guarded(__func__, [&] {
     require(path, "path");
     require(model, "model");
-    const riverhorse_model_options given = riverhorse::api::read_options(options, "options");
-    const riverhorse::CheckedDeviceOptions for_device = riverhorse::api::read_device(given);
-    const riverhorse::EngineOptions for_engine = engine_options(given);
-    require_one_device(given);
-
-    riverhorse::CheckpointOptions for_checkpoint;
-    for_checkpoint.config_path = text_or_empty(given.config_path);
-    for_checkpoint.check_finite = given.check_finite != 0;
-    const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, for_checkpoint);
-
-    for (const std::string& warning : checkpoint.warnings) riverhorse::log_warning(warning);
-
-    auto state = std::make_shared<ModelState>();
-    state->tokenizer = riverhorse::find_tokenizer(checkpoint.folder, checkpoint.config.vocab_size);
-    state->device = open_device(given, for_device);
-    state->engine = std::make_unique<riverhorse::Engine>(state->device, checkpoint, for_engine);
-    *model = new riverhorse_model{std::move(state)};
+    const LoadOptions given(options);
+    const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, given.checkpoint);
+    *model = load(given, checkpoint,
+                  [&] { return riverhorse::find_tokenizer(checkpoint.folder, checkpoint.config.vocab_size); });
   });
 }
 
-void riverhorse_model_free(riverhorse_model* model) { delete model; }
+riverhorse_status riverhorse_model_load_memory(const riverhorse_model_file* files, size_t count,
+                                               const riverhorse_model_options* options, riverhorse_model** model) {
+  return guarded(__func__, [&] {
+    if (count > 0) require(files, "files");
+    require(model, "model");
+    const LoadOptions given(options);
+    if (given.api.config_path != nullptr) {
+      fail(StatusCode::invalid_argument, "options.config_path is set: the configuration is the file config.json");
+    }
+    const std::vector<riverhorse::MemoryFile> read = read_files(std::span(files, count));
+    const riverhorse::Checkpoint checkpoint = riverhorse::parse_checkpoint(read, given.checkpoint);
+    *model = load(given, checkpoint, [&] { return riverhorse::find_tokenizer(read, checkpoint.config.vocab_size); });
+  });
+}
+
+void riverhorse_model_free(riverhorse_model* model) {
+  if (model == nullptr) return;
+  const riverhorse_status status = guarded(__func__, [&] { riverhorse::api::require_other_thread(*model->state); });
+  if (status == RIVERHORSE_OK) delete model;
+}
 
 riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, riverhorse_model_info* info) {
   return guarded(__func__, [&] {

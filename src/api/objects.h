@@ -1,8 +1,11 @@
 // What the handles of the C API stand for.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "backend/adopted_vulkan.h"
 #include "data/tokenizer.h"
@@ -11,17 +14,40 @@
 
 namespace riverhorse::api {
 
+class AsyncWorker;  // async.h
+struct AsyncJob;
+
 // Shared by a model's handle and its sessions, so that they may be freed in any order. The mutex makes calls from
 // several threads wait for each other; recursive, because callbacks may use the model's tokenizer.
 struct ModelState {
+  ModelState();
+  ~ModelState();
+  ModelState(const ModelState&) = delete;
+  ModelState& operator=(const ModelState&) = delete;
+
   std::recursive_mutex mutex;
-  bool busy = false;  // a session function is running: it can only be seen by a callback of that function
+  std::atomic<int> waiting = 0;  // calls that wait for the mutex
+  bool busy = false;             // a session function is running: it can only be seen by a callback of that function
   std::shared_ptr<Device> device;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Tokenizer> tokenizer;  // null: the model has none
+  std::unique_ptr<AsyncWorker> worker;   // null: never needed. The last member: its thread uses the others
 };
 
 class TokenSink;  // token_sink.h
+
+// How often a session was cancelled: a call is, when that has changed since it was made.
+using CancelCount = std::shared_ptr<std::atomic<std::uint64_t>>;
+
+class Cancellation {
+ public:
+  explicit Cancellation(CancelCount count) : count_(std::move(count)), begin_(count_->load()) {}
+  bool wanted() const { return count_->load() != begin_; }
+
+ private:
+  CancelCount count_;
+  std::uint64_t begin_;
+};
 
 SamplingOptions read_sampling(const riverhorse_sampling_options* sampling);
 
@@ -40,4 +66,7 @@ struct riverhorse_session {
   std::unique_ptr<riverhorse::Session> session;
   std::shared_ptr<riverhorse::api::TokenSink> sink = {};  // of what was started for frames; null: nothing yet
   bool enqueued = false;                                  // for frames, ever
+  mutable std::mutex job_mutex = {};                      // of the next one, which polls read without the model's
+  std::shared_ptr<riverhorse::api::AsyncJob> job = {};    // the last one that was started; null: none was
+  riverhorse::api::CancelCount cancels = std::make_shared<std::atomic<std::uint64_t>>(0);
 };

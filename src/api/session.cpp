@@ -2,19 +2,25 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "api/async.h"
 #include "api/guard.h"
 #include "api/objects.h"
 #include "api/token_sink.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;
+using riverhorse::api::AsyncJob;
+using riverhorse::api::AsyncWorker;
+using riverhorse::api::Cancellation;
 using riverhorse::api::guarded;
 using riverhorse::api::ModelState;
 using riverhorse::api::require;
 using riverhorse::api::Turn;
+using riverhorse::api::with_any_session;
 using riverhorse::api::with_session;
 
 namespace riverhorse::api {
@@ -47,6 +53,12 @@ riverhorse_session* make_handle(std::shared_ptr<ModelState> model, std::unique_p
   return new riverhorse_session{std::move(model), std::move(session)};
 }
 
+// As of now, before the call waits for its turn; with_session refuses null.
+std::optional<Cancellation> cancellation_of(const riverhorse_session* session) {
+  if (session == nullptr) return std::nullopt;
+  return Cancellation(session->cancels);
+}
+
 }  // namespace
 
 riverhorse_status riverhorse_session_create(riverhorse_model* model, const riverhorse_sampling_options* sampling,
@@ -62,8 +74,15 @@ riverhorse_status riverhorse_session_create(riverhorse_model* model, const river
 
 void riverhorse_session_free(riverhorse_session* session) {
   if (session == nullptr) return;
+  bool taken = false;
+  const riverhorse_status closing = guarded(__func__, [&] {
+    const std::shared_ptr<AsyncJob> job = riverhorse::api::unfinished_job(*session);
+    taken = job != nullptr && job->worker.close(*job, session->session) == AsyncWorker::Closing::begun;
+  });
+  if (taken) delete session;  // its thread takes the text down
+  if (taken || closing != RIVERHORSE_OK) return;
   const riverhorse_status status =
-      with_session(__func__, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
+      with_any_session(__func__, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
   if (status == RIVERHORSE_OK) delete session;  // else it is in use further up this thread's stack
 }
 
@@ -76,20 +95,25 @@ riverhorse_status riverhorse_session_set_sampling(riverhorse_session* session,
 
 riverhorse_status riverhorse_session_append(riverhorse_session* session, const int32_t* ids, size_t count,
                                             riverhorse_progress_callback progress, void* progress_user) {
+  const std::optional<Cancellation> cancellation = cancellation_of(session);
   return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
     if (count == 0) return;
     require(ids, "ids");
-    if (progress == nullptr) {
-      text.append(std::span(ids, count));
-      return;
-    }
-    bool wants_stop = false;
+    bool wants_stop = cancellation->wanted();
+    if (wants_stop) fail(StatusCode::cancelled, "cancelled before anything was read");
     text.append(
         std::span(ids, count),
         [&](std::uint64_t done, std::uint64_t total) {
-          if (progress(progress_user, done, total) != 0) wants_stop = true;
+          if (progress != nullptr && progress(progress_user, done, total) != 0) wants_stop = true;
         },
-        [&] { return wants_stop; });
+        [&] { return wants_stop || cancellation->wanted(); });
+  });
+}
+
+riverhorse_status riverhorse_session_cancel(riverhorse_session* session) {
+  return guarded(__func__, [&] {
+    require(session, "session");
+    ++*session->cancels;
   });
 }
 
@@ -117,6 +141,7 @@ riverhorse_status riverhorse_sessions_step(riverhorse_session* const* sessions, 
       texts.push_back(session->session.get());
     }
     Turn turn(sessions[0]->model);
+    for (const riverhorse_session* session : std::span(sessions, count)) riverhorse::api::require_no_job(*session);
     const std::vector<std::int32_t> drawn = turn.model().engine->step(texts);
     std::copy(drawn.begin(), drawn.end(), tokens);
   });
@@ -125,14 +150,17 @@ riverhorse_status riverhorse_sessions_step(riverhorse_session* const* sessions, 
 riverhorse_status riverhorse_session_generate(riverhorse_session* session, const riverhorse_generate_options* options,
                                               riverhorse_token_callback callback, void* user,
                                               riverhorse_generate_result* result) {
+  const std::optional<Cancellation> cancellation = cancellation_of(session);
   return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& text) {
     const riverhorse_generate_options given = riverhorse::api::read_options(options, "options");
     if (result != nullptr)
       riverhorse::api::check_struct_size(*result, "result");  // a wrong size fails before any work
     const auto start = std::chrono::steady_clock::now();
     riverhorse_generate_result value{};
-    riverhorse::api::TokenSink sink(model, given);
-    text.generate(sink.limit(), [&](std::int32_t token) { return sink.push(token, callback, user); });
+    riverhorse::api::TokenSink sink(model, given, *cancellation);
+    if (!sink.cancelled()) {
+      text.generate(sink.limit(), [&](std::int32_t token) { return sink.push(token, callback, user); });
+    }
     sink.finish(callback, user);
     value.stop_reason = sink.reason();
     value.token_count = sink.token_count();
@@ -143,13 +171,14 @@ riverhorse_status riverhorse_session_generate(riverhorse_session* session, const
 
 int64_t riverhorse_session_position(const riverhorse_session* session) {
   std::int64_t position = -1;
-  with_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) { position = text.position(); });
+  with_any_session(__func__, session,
+                   [&](ModelState&, const riverhorse::Session& text) { position = text.position(); });
   return position;
 }
 
 riverhorse_status riverhorse_session_get_tokens(const riverhorse_session* session, int32_t* ids, size_t capacity,
                                                 size_t* count) {
-  return with_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) {
+  return with_any_session(__func__, session, [&](ModelState&, const riverhorse::Session& text) {
     riverhorse::api::write_array(std::span<const std::int32_t>(text.tokens()), ids, capacity, count);
   });
 }

@@ -32,12 +32,19 @@ std::int64_t read_limit(const riverhorse_generate_options& options) {
 
 }  // namespace
 
-TokenSink::TokenSink(const ModelState& model, const riverhorse_generate_options& options)
+TokenSink::TokenSink(const ModelState& model, const riverhorse_generate_options& options,
+                     const Cancellation& cancellation)
     : tokenizer_(model.tokenizer.get()),
       end_of_text_(tokenizer_ != nullptr ? tokenizer_->end_of_text() : -1),
       limit_(read_limit(options)),
       ignore_end_of_text_(options.ignore_end_of_text != 0),
-      stream_(read_stop_strings(options, model)) {}
+      stream_(read_stop_strings(options, model)),
+      cancellation_(cancellation) {}
+
+bool TokenSink::cancelled() {
+  if (reason_ == RIVERHORSE_STOP_MAX_TOKENS && cancellation_.wanted()) reason_ = RIVERHORSE_STOP_CANCELLED;
+  return reason_ == RIVERHORSE_STOP_CANCELLED;
+}
 
 bool TokenSink::push(std::int32_t token, riverhorse_token_callback callback, void* user) {
   ++token_count_;
@@ -51,6 +58,8 @@ bool TokenSink::push(std::int32_t token, riverhorse_token_callback callback, voi
     reason_ = RIVERHORSE_STOP_STRING;
   } else if (wants_stop) {
     reason_ = RIVERHORSE_STOP_CALLBACK;
+  } else if (token_count_ < limit_) {
+    cancelled();
   }
   return reason_ == RIVERHORSE_STOP_MAX_TOKENS;
 }

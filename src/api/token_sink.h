@@ -15,11 +15,14 @@ namespace riverhorse::api {
 class TokenSink {
  public:
   // Errors: invalid_argument, unsupported for stop strings without a tokenizer.
-  TokenSink(const ModelState& model, const riverhorse_generate_options& options);
+  TokenSink(const ModelState& model, const riverhorse_generate_options& options, const Cancellation& cancellation);
 
   std::int64_t limit() const { return limit_; }
   std::int64_t token_count() const { return token_count_; }
   riverhorse_stop_reason reason() const { return reason_; }  // MAX_TOKENS while nothing else has ended it
+
+  // Whether the text is to end where it is, before another token; false after any other end.
+  bool cancelled();
 
   // False: the text ends after this token.
   bool push(std::int32_t token, riverhorse_token_callback callback, void* user);
@@ -35,12 +38,13 @@ class TokenSink {
   std::int64_t token_count_ = 0;
   riverhorse_stop_reason reason_ = RIVERHORSE_STOP_MAX_TOKENS;
   TextStream stream_;
+  Cancellation cancellation_;
 };
 
 // Locks the model for one session function; refuses one that a callback of another calls.
 class Turn {
  public:
-  explicit Turn(std::shared_ptr<ModelState> model) : model_(std::move(model)), lock_(model_->mutex) {
+  explicit Turn(std::shared_ptr<ModelState> model) : model_(std::move(model)), lock_(wait_for(*model_)) {
     if (model_->busy) {
       fail(StatusCode::invalid_argument,
            "called from a callback of a function of the same model that is still running");
@@ -54,17 +58,38 @@ class Turn {
   ModelState& model() { return *model_; }
 
  private:
+  static std::unique_lock<std::recursive_mutex> wait_for(ModelState& model) {
+    ++model.waiting;
+    std::unique_lock lock(model.mutex);
+    --model.waiting;
+    return lock;
+  }
+
   std::shared_ptr<ModelState> model_;
-  std::scoped_lock<std::recursive_mutex> lock_;
+  std::unique_lock<std::recursive_mutex> lock_;
 };
 
-// Runs `body` when it is the session's turn. `Handle` may be const.
+// The generation that was started last for a session on the library's thread; null: none, or it has finished.
+std::shared_ptr<AsyncJob> unfinished_job(const riverhorse_session& session);
+// Errors: invalid_argument, when there is one.
+void require_no_job(const riverhorse_session& session);
+
+// Runs `body` when it is the session's turn, whatever the library's thread does for the session.
 template <typename Handle, typename Body>
-riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
+riverhorse_status with_any_session(const char* function, Handle* session, Body&& body) {
   return guarded(function, [&] {
     require(session, "session");
     Turn turn(session->model);
     body(turn.model(), *session->session);
+  });
+}
+
+// The same for a session that is the caller's alone. `Handle` may be const.
+template <typename Handle, typename Body>
+riverhorse_status with_session(const char* function, Handle* session, Body&& body) {
+  return with_any_session(function, session, [&](ModelState& model, auto& text) {
+    require_no_job(*session);
+    body(model, text);
   });
 }
 

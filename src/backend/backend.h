@@ -104,6 +104,8 @@ class Encoder {
 
   // Training (training_ops.h). Errors: unsupported on a device that does not train.
   void zero(const ZeroArgs& args);
+  void accumulate(const AccumulateArgs& args);
+  void copy_columns(const CopyColumnsArgs& args);
   void embed_backward(const EmbedBackwardArgs& args);
   void residual_norm(const ResidualNormArgs& args);
   void residual_norm_backward(const ResidualNormBackwardArgs& args);
@@ -153,6 +155,8 @@ class Encoder {
   // A backend that trains overrides all of these; the checks let no other get there.
   virtual bool trains() const { return false; }
   virtual void record_zero(const ZeroArgs& args);
+  virtual void record_accumulate(const AccumulateArgs& args);
+  virtual void record_copy_columns(const CopyColumnsArgs& args);
   virtual void record_embed_backward(const EmbedBackwardArgs& args);
   virtual void record_residual_norm(const ResidualNormArgs& args);
   virtual void record_residual_norm_backward(const ResidualNormBackwardArgs& args);

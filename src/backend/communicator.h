@@ -38,6 +38,15 @@ class Communicator {
   virtual void broadcast(std::span<std::byte> bytes, int from) = 0;
   virtual void send(std::span<const std::byte> bytes, int to) = 0;
   virtual void receive(std::span<std::byte> bytes, int from) = 0;
+  // To and from several ranks, this one possibly among them, at once.
+  struct Transfer {
+    int rank = 0;
+    std::span<const std::byte> sent;
+    std::span<std::byte> received;
+  };
+  virtual void exchange(std::span<const Transfer> transfers) = 0;
+  // The sum over the ranks, element by element, to rank `to`; what the others are left with is undefined.
+  virtual void reduce(std::span<float> values, int to) = 0;
   virtual void barrier() = 0;
 
   // Whether it is made for what a training moves every step, or only for starting one and for a few numbers.

@@ -174,6 +174,8 @@ const std::vector<OpTolerance>& op_tolerances() {
       {"attention_backward", 1e-5, 2e-3, 8, "differences of what attention computes; f16: y and d_qkv rounded"},
       {"sample", 0, 0, 1, "the same token: weights are integers"},
       {"zero", 0, 0, 1, "exact"},
+      {"accumulate", 1e-7, 1e-7, 1, "one rounding in fp32"},
+      {"copy_columns", 0, 0, 1, "exact"},
       {"embed_backward", 3e-6, 3e-6, 8, "sums over the rows of one id"},
       {"residual_norm", 3e-6, 5e-4, 8, "as add_layer_norm"},
       {"residual_norm_backward", 5e-6, 8e-4, 8,

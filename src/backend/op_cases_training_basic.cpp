@@ -27,6 +27,38 @@ void add_zero_case(CaseList& list, std::int64_t count) {
       training);
 }
 
+void add_accumulate_case(CaseList& list, std::int64_t count) {
+  add_case(
+      list, "accumulate", fmt::format("n{}", count), activation_dtypes,
+      [count](CaseBuilder& builder) {
+        const int in = builder.normal("in", input, builder.activation(), {count});
+        const int out = builder.normal("out", updated, f32, {count});
+        return builder.done(
+            [=](Encoder& encoder, std::span<const Tensor> t) {
+              encoder.accumulate({t[in], t[out]});
+            },
+            static_cast<double>(count));
+      },
+      training);
+}
+
+void add_copy_columns_case(CaseList& list, std::int64_t rows, std::int64_t in_columns, std::int64_t out_columns,
+                           std::int64_t columns) {
+  const std::string name = fmt::format("r{}_i{}_o{}_c{}", rows, in_columns, out_columns, columns);
+  add_case(
+      list, "copy_columns", name, activation_dtypes,
+      [=](CaseBuilder& builder) {
+        const int in = builder.normal("in", input, builder.activation(), {rows, in_columns});
+        const int out = builder.normal("out", updated, builder.activation(), {rows, out_columns});
+        return builder.done(
+            [=](Encoder& encoder, std::span<const Tensor> t) {
+              encoder.copy_columns({t[in], t[out], in_columns - columns, (out_columns - columns) / 2, columns});
+            },
+            0, static_cast<double>(2 * rows * columns * dtype_size_bytes(builder.activation())));
+      },
+      training);
+}
+
 void add_embed_backward_case(CaseList& list, std::int64_t rows, std::int64_t vocabulary, std::int64_t width) {
   add_case(
       list, "embed_backward", fmt::format("r{}_v{}_d{}", rows, vocabulary, width), {f32},
@@ -270,6 +302,8 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   if (set == CaseSet::bench) {
     add_zero_case(list, std::int64_t{32} << 20);
+    add_accumulate_case(list, std::int64_t{32} << 20);
+    add_copy_columns_case(list, 8192, 3 * 768, 3 * 384, 384);
     add_embed_backward_case(list, 8192, 50264, 768);
     add_residual_norm_case(list, {8192, 768, true, 0.1f});
     add_residual_norm_backward_case(list, {8192, 768, true, 0.1f});
@@ -278,6 +312,8 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
     return;
   }
   add_zero_case(list, 1134);
+  add_accumulate_case(list, 1134);
+  add_copy_columns_case(list, 37, 129, 7, 5);
   add_embed_backward_case(list, 37, 7, 127);
   add_residual_norm_case(list, {7, 127, true, 0.2f});
   add_residual_norm_backward_case(list, {7, 127, true, 0.2f});
@@ -286,6 +322,8 @@ void add_training_basic_cases(CaseList& list, CaseSet set) {
   if (set == CaseSet::quick) return;
   for (const std::int64_t count : {1, 7, 37, 100003}) {
     add_zero_case(list, count);
+    add_accumulate_case(list, count);
+    add_copy_columns_case(list, 7, count, count, (count + 1) / 2);
     add_grad_norm_case(list, count);
     add_adamw_case(list, count, "", 200, false);
   }

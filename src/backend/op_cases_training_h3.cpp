@@ -55,6 +55,59 @@ void add_discretize_backward_case(CaseList& list, std::int64_t width, int head_d
            {Feature::training});
 }
 
+// From carried states, with gradients of those that the sequences leave.
+void add_carried_backward_case(CaseList& list, const MixerShape& m, ConvAlgorithm algorithm) {
+  const std::string name = fmt::format("{}_{}_carried", m.name(), algorithm_name(algorithm));
+  add_case(
+      list, "h3_mixer_backward", name, activation_dtypes,
+      [=](CaseBuilder& builder) {
+        const Parameters p = mixer_parameters(m, builder.random());
+        const FilterTensors filter = filter_inputs(builder, p);
+        const DType act = builder.activation();
+        const int qkv = builder.normal("qkv", CaseRole::input, act, {3 * m.width, m.batch, m.tokens}, 1.0, 0.1);
+        const int d_y = builder.normal("d_y", CaseRole::input, act, {m.width, m.batch, m.tokens});
+        const int d_qkv = builder.output("d_qkv", act, {3 * m.width, m.batch, m.tokens});
+        const FilterGradientTensors d_filter = filter_gradient_outputs(builder, p);
+        for (const int index : {d_filter.log_a, d_filter.gain, d_filter.shift_taps}) {
+          builder.tensor(index).tolerance = "h3_mixer_backward.filter";
+        }
+        builder.tensor(d_filter.d).tolerance = "h3_mixer_backward.filter.d";
+        const SlotPool pool = make_pool(m.batch, m.at, builder.random());
+        const int slots = builder.integers("slots", CaseRole::input, {m.batch}, pool.slots);
+        const int positions = builder.integers("positions", CaseRole::input, {pool.count}, pool.positions);
+        const Shape keys = {pool.count, m.width, m.state};
+        const Shape modes = {pool.count, m.width * m.head_dim, m.state / 2, 2};
+        const int shift = builder.normal("state.shift", CaseRole::input, f32, keys);
+        const int state_modes = builder.normal("state.modes", CaseRole::input, f32, modes, 0.1);
+        const int d_shift = builder.normal("d_state.shift", CaseRole::updated, f32, keys);
+        const int d_modes = builder.normal("d_state.modes", CaseRole::updated, f32, modes, 10.0);
+        for (const int index : {d_shift, d_modes}) builder.tensor(index).untouched_rows = pool.others;
+        const auto record_as = [=](ConvAlgorithm chosen) {
+          return [=](Encoder& encoder, std::span<const Tensor> t) {
+            encoder.h3_mixer_backward({.qkv = t[qkv],
+                                       .filter = filter.view(t),
+                                       .head_dim = m.head_dim,
+                                       .head_order = m.order,
+                                       .algorithm = chosen,
+                                       .d_y = t[d_y],
+                                       .d_qkv = t[d_qkv],
+                                       .d_filter = d_filter.view(t),
+                                       .slots = t[slots],
+                                       .positions = t[positions],
+                                       .state = {t[shift], t[state_modes]},
+                                       .d_state = {t[d_shift], t[d_modes]}});
+          };
+        };
+        const auto elements = static_cast<double>(m.width * m.batch * m.tokens);
+        CaseData data =
+            builder.done(record_as(algorithm), 3 * elements * m.head_dim * static_cast<double>(6 * m.state),
+                         7 * elements * dtype_size_bytes(act));
+        data.record_oracle = record_as(ConvAlgorithm::automatic);
+        return data;
+      },
+      training_needs(algorithm));
+}
+
 void add_kernel_backward_case(CaseList& list, std::int64_t heads, std::int64_t state, std::int64_t length) {
   add_case(list, "ssm_kernel_backward", fmt::format("h{}_n{}_l{}", heads, state, length), {f32},
            [=](CaseBuilder& builder) {
@@ -132,9 +185,18 @@ void add_training_h3_cases(CaseList& list, CaseSet set) {
     add_mixer_training_case(list, {2, 1, 64, batch, tokens, {}}, chunked, MixerPass::backward_from_states);
     if (set == CaseSet::quick) break;
   }
+  add_carried_backward_case(list, {3, 1, 16, 2, 37, {0, 40}}, chunked);
   add_discretize_backward_case(list, 37, 1, 64, 37, bilinear);
   add_kernel_backward_case(list, 3, 64, 129);
   if (set == CaseSet::quick) return;
+  for (const MixerShape& m : std::vector<MixerShape>{{2, 1, 64, 3, 100, {5, 64, 1003}},
+                                                     {8, 4, 8, 2, 65, {17, 3}, HeadOrder::dim_major},
+                                                     {2, 1, 64, 3, 7, {5, 63, 130}},
+                                                     {3, 1, 2, 1, 32, {32}},
+                                                     {1, 1, 74, 2, 200, {200}}}) {
+    add_carried_backward_case(list, m, chunked);
+    add_carried_backward_case(list, m, ConvAlgorithm::automatic);
+  }
   // Long sequences, more and fewer than their superchunks; short ones that share a tile; lengths that do not divide.
   for (const MixerShape& m : std::vector<MixerShape>{{1, 1, 64, 2, 2100, {}},
                                                      {2, 1, 64, 1, 7000, {}},
@@ -246,6 +308,91 @@ void add_mixer_gradient(GradientList& list, const MixerShape& m, ConvAlgorithm a
   list.back().needs = training_needs(algorithm);
 }
 
+// The same in two pieces, the second from the state that the first left.
+void add_carried_gradient(GradientList& list, const MixerShape& m, std::int64_t more_tokens, ConvAlgorithm algorithm,
+                          const Inputs& inputs) {
+  const std::string name =
+      fmt::format("{}_and_{}_{}{}_carried", m.name(), more_tokens, algorithm_name(algorithm), inputs.suffix);
+  add_gradient_case(list, "h3_mixer_backward", name, [=](CaseBuilder& builder) {
+    constexpr Discretization bilinear = Discretization::bilinear;
+    const Parameters p = gradient_parameters(m.width, m.head_dim, m.state, m.width / m.head_dim, builder.random());
+    const ParameterTensors parameters = parameter_inputs(builder, p);
+    const FilterTensors filter = filter_outputs(builder, p);
+    const ParameterTensors d_parameters = parameter_gradients(builder, p, 0.0);
+    std::vector<std::int32_t> order;
+    for (std::int64_t b = m.batch; b-- > 0;) order.push_back(static_cast<std::int32_t>(b));
+    const int slots = builder.integers("slots", CaseRole::input, {m.batch}, order);
+    struct Piece {
+      std::int64_t tokens;
+      int positions, qkv, y, d_y, d_qkv, shift, modes;
+      FilterGradientTensors d_filter;
+    };
+    const auto all = [&](std::int64_t position) {
+      return std::vector<std::int32_t>(static_cast<std::size_t>(m.batch), static_cast<std::int32_t>(position));
+    };
+    const Shape keys = {m.batch, m.width, m.state}, modes = {m.batch, m.width * m.head_dim, m.state / 2, 2};
+    const auto piece = [&](const char* number, std::int64_t position, std::int64_t tokens) {
+      const auto called = [&](const char* tensor) { return fmt::format("{}{}", tensor, number); };
+      const Shape narrow = {m.width, m.batch, tokens}, wide = {3 * m.width, m.batch, tokens};
+      return Piece{tokens,
+                   builder.integers(called("positions"), CaseRole::input, {m.batch}, all(position)),
+                   builder.normal(called("qkv"), CaseRole::input, f32, wide, 1.0, 0.1),
+                   builder.output(called("y"), f32, narrow),
+                   builder.normal(called("d_y"), CaseRole::input, f32, narrow),
+                   builder.output(called("d_qkv"), f32, wide),
+                   builder.output(called("shift"), f32, keys),
+                   builder.output(called("modes"), f32, modes),
+                   filter_gradient_outputs(builder, p)};
+    };
+    const Piece first = piece("1", 0, m.tokens), second = piece("2", m.tokens, more_tokens);
+    const int shift = builder.output("shift", f32, keys), left = builder.output("modes", f32, modes);
+    const int d_shift = builder.output("d_shift", f32, keys), d_left = builder.output("d_modes", f32, modes);
+    GradientData data;
+    data.forward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.discretize({parameters.view(t, bilinear), filter.view(t)});
+      encoder.zero({t[shift]});
+      encoder.zero({t[left]});
+      for (const Piece& each : {first, second}) {
+        encoder.copy({t[shift], t[each.shift]});
+        encoder.copy({t[left], t[each.modes]});
+        H3MixerArgs args = mixer_args(m, algorithm, t[each.qkv], filter.view(t), t[each.y]);
+        args.slots = t[slots];
+        args.positions = t[each.positions];
+        args.state = {t[shift], t[left]};
+        encoder.h3_mixer(args);
+      }
+    };
+    data.backward = [=](Encoder& encoder, std::span<const Tensor> t) {
+      encoder.zero({t[d_shift]});
+      encoder.zero({t[d_left]});
+      for (const Piece& each : {second, first}) {
+        encoder.h3_mixer_backward({.qkv = t[each.qkv],
+                                   .filter = filter.view(t),
+                                   .head_dim = m.head_dim,
+                                   .head_order = m.order,
+                                   .algorithm = algorithm,
+                                   .d_y = t[each.d_y],
+                                   .d_qkv = t[each.d_qkv],
+                                   .d_filter = each.d_filter.view(t),
+                                   .slots = t[slots],
+                                   .positions = t[each.positions],
+                                   .state = {t[each.shift], t[each.modes]},
+                                   .d_state = {t[d_shift], t[d_left]}});
+        encoder.discretize_backward(
+            {parameters.view(t, bilinear), filter.view(t), each.d_filter.view(t), d_parameters.view(t, bilinear)});
+      }
+    };
+    if (inputs.kind == Inputs::others) {
+      data.inputs.insert(data.inputs.end(), {{first.qkv, first.d_qkv}, {second.qkv, second.d_qkv}});
+    }
+    add_parameter_pairs(data, parameters, d_parameters, inputs.kind);
+    data.outputs = {{first.y, first.d_y}, {second.y, second.d_y}};
+    return data;
+  });
+  list.back().step = inputs.step;
+  list.back().needs = training_needs(algorithm);
+}
+
 // From the raw parameters to the kernel, the skip and the taps.
 void add_discretize_gradient(GradientList& list, std::int64_t width, int head_dim, std::int64_t state,
                              std::int64_t rows, Discretization discretization, const Inputs& inputs) {
@@ -290,6 +437,8 @@ void add_h3_gradient_cases(GradientList& list) {
     add_mixer_gradient(list, {8, 4, 8, 2, 19, {}, HeadOrder::head_major}, ConvAlgorithm::automatic, inputs);
     add_mixer_gradient(list, {8, 4, 8, 2, 19, {}, HeadOrder::dim_major}, ConvAlgorithm::fft, inputs);
     add_mixer_gradient(list, {3, 1, 64, 1, 7, {}}, ConvAlgorithm::chunked, inputs);
+    add_carried_gradient(list, {5, 1, 16, 2, 20, {}}, 17, ConvAlgorithm::chunked, inputs);
+    add_carried_gradient(list, {8, 4, 8, 2, 3, {}, HeadOrder::dim_major}, 16, ConvAlgorithm::automatic, inputs);
     for (const Discretization discretization : {Discretization::bilinear, Discretization::zoh}) {
       add_discretize_gradient(list, 7, 1, 16, 7, discretization, inputs);
       add_discretize_gradient(list, 12, 2, 8, 2, discretization, inputs);

@@ -13,6 +13,28 @@ void Encoder::zero(const ZeroArgs& args) {
   record_zero(args);
 }
 
+void Encoder::accumulate(const AccumulateArgs& args) {
+  const Check check("accumulate", placeholder(), trains());
+  check.activation("in", args.in, {any});
+  check.tensor("out", args.out, DType::f32, {args.in.shape[0]});
+  check.separate("out", args.out, "in", args.in);
+  record_accumulate(args);
+}
+
+void Encoder::copy_columns(const CopyColumnsArgs& args) {
+  const Check check("copy_columns", placeholder(), trains());
+  check.activation("in", args.in, {any, any});
+  check.tensor("out", args.out, args.in.dtype, {args.in.shape[0], any});
+  const auto inside = [&](std::string_view name, std::int64_t first, const Tensor& tensor) {
+    check.require(first >= 0 && args.columns > 0 && first <= tensor.shape[1] - args.columns,
+                  "columns {} to {} of {}, which has {}", first, first + args.columns, name, tensor.shape[1]);
+  };
+  inside("in", args.in_first, args.in);
+  inside("out", args.out_first, args.out);
+  check.separate("out", args.out, "in", args.in);
+  record_copy_columns(args);
+}
+
 void Encoder::embed_backward(const EmbedBackwardArgs& args) {
   const Check check("embed_backward", placeholder(), trains());
   check.tensor("ids", args.ids, DType::i32, {any});
@@ -113,6 +135,20 @@ void Encoder::h3_mixer_backward(const H3MixerBackwardArgs& args) {
     check.require(args.head_dim == 1, "entry_states are kept for head_dim 1 only, not {}", args.head_dim);
     check.tensor("entry_states", args.entry_states, DType::f32,
                  {sizes.width, batch, (tokens + H3Filter::superchunk - 1) / H3Filter::superchunk, sizes.state});
+  }
+  const bool carried = args.slots || args.positions || args.state.shift || args.state.modes;
+  check.require(carried == (args.d_state.shift || args.d_state.modes), "state and d_state go together");
+  if (carried) {
+    check.tensor("slots", args.slots, DType::i32, {batch});
+    check_state(check, sizes, args.head_dim, args.positions, args.state);
+    const std::int64_t slot_count = args.positions.shape[0];
+    check.tensor("d_state.shift", args.d_state.shift, DType::f32, {slot_count, sizes.width, sizes.state});
+    check.tensor("d_state.modes", args.d_state.modes, DType::f32,
+                 {slot_count, sizes.width * args.head_dim, sizes.state / 2, 2});
+    check.separate("d_state.shift", args.d_state.shift, "state.shift", args.state.shift);
+    check.separate("d_state.modes", args.d_state.modes, "state.modes", args.state.modes);
+    check.require(args.algorithm != ConvAlgorithm::fft, "a carried state has no gradient by fft; choose another way");
+    check.require(!args.entry_states, "entry_states are of sequences that begin here");
   }
   record_h3_mixer_backward(args);
 }
@@ -232,6 +268,27 @@ void Encoder::communicate(const CommunicateArgs& args) {
       check.separate("output", args.output, "input", args.input);
       break;
     case Collective::all_gather: check.tensor("output", args.output, args.input.dtype, {count * ranks}); break;
+    case Collective::reduce:
+      check.require(args.to >= 0 && args.to < ranks, "rank {} of {}", args.to, ranks);
+      check.tensor("output", args.output, args.input.dtype, {count});
+      break;
+    case Collective::pass:
+      for (const int other : {args.to, args.from}) {
+        check.require(other == no_rank || (other >= 0 && other < ranks && other != args.communicator->rank()),
+                      "between rank {} and rank {} of {}", args.communicator->rank(), other, ranks);
+      }
+      check.tensor("output", args.output, args.input.dtype, {count});
+      if (args.to != no_rank && args.from != no_rank) check.separate("output", args.output, "input", args.input);
+      break;
+    case Collective::all_to_all:
+      check.require(args.group > 0 && args.first >= 0 && args.first <= args.communicator->rank() &&
+                        args.communicator->rank() < args.first + args.group && args.first + args.group <= ranks,
+                    "{} ranks from {} on; this is rank {} of {}", args.group, args.first, args.communicator->rank(),
+                    ranks);
+      check.require(count % args.group == 0, "{} elements do not divide among {} ranks", count, args.group);
+      check.tensor("output", args.output, args.input.dtype, {count});
+      check.separate("output", args.output, "input", args.input);
+      break;
   }
   record_communicate(args);
 }
@@ -244,6 +301,12 @@ void Encoder::await_ranks(const AwaitRanksArgs& args) {
 
 // The checks above let only a backend that overrides these get here.
 void Encoder::record_zero(const ZeroArgs& /*args*/) { fail(StatusCode::internal, "zero is not written"); }
+void Encoder::record_accumulate(const AccumulateArgs& /*args*/) {
+  fail(StatusCode::internal, "accumulate is not written");
+}
+void Encoder::record_copy_columns(const CopyColumnsArgs& /*args*/) {
+  fail(StatusCode::internal, "copy_columns is not written");
+}
 void Encoder::record_embed_backward(const EmbedBackwardArgs& /*args*/) {
   fail(StatusCode::internal, "embed_backward is not written");
 }

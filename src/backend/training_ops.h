@@ -23,6 +23,19 @@ struct ZeroArgs {
   Tensor tensor;  // f32
 };
 
+// out += in
+struct AccumulateArgs {
+  Tensor in;   // (n) f32, f16 or bf16
+  Tensor out;  // (n) f32
+};
+
+// out[r, out_first + i] = in[r, in_first + i] for i < columns; what else `out` has stays.
+struct CopyColumnsArgs {
+  Tensor in;   // (R, I) act
+  Tensor out;  // (R, O) act
+  std::int64_t in_first = 0, out_first = 0, columns = 0;
+};
+
 // ---------------------------------------------------------------------------------------------- embed and norm
 
 // d_table[ids[r]] += d_residual[r]. Ids outside [0, V) are left out.
@@ -89,7 +102,7 @@ struct H3FilterGradient {
   Tensor shift_taps;  // (D, N) f32
 };
 
-// Of h3_mixer from an empty state.
+// Of h3_mixer.
 struct H3MixerBackwardArgs {
   Tensor qkv;  // (3 D, B, L) act
   H3Filter filter;
@@ -101,6 +114,14 @@ struct H3MixerBackwardArgs {
   H3FilterGradient d_filter;  // written
   // (D, B, ceil(L / superchunk), N) f32, as the forward pass left them; or empty, for more work here.
   Tensor entry_states = {};
+  // Where the forward pass began from a carried state: as it was given them, the state before it was updated. Not by
+  // fft. All empty: every sequence begins here, and what it leaves behind is dropped.
+  Tensor slots = {};
+  Tensor positions = {};
+  H3State state = {};
+  // With them: the gradient of the state that the sequences left comes in, that of `state` goes out. A mode is
+  // s = b x, and its gradient that of x, which knows nothing of b, divided by conj(b): `gain` has all of b.
+  H3State d_state = {};
 };
 
 // From the filter's gradient to that of the raw parameters, through `discretize`.
@@ -167,7 +188,12 @@ struct CrossEntropyArgs {
 // all_reduce: output = the sum of the ranks' inputs, (n) both; the output may be the input itself.
 // reduce_scatter: of that sum part r to rank r; input (n), output (n / ranks).
 // all_gather: every rank's input in turn; input (n), output (n ranks), which may hold the input in its place.
-enum class Collective { all_reduce, reduce_scatter, all_gather };
+// reduce: as all_reduce, to rank `to` alone; the output of the others is undefined, and may be the input.
+// pass: the input goes to rank `to`, and the output comes from rank `from`; either may be no_rank.
+// all_to_all: among the `group` ranks from `first` on, this one among them; input and output have as many equal
+// parts, the input one for each, the output one of each.
+enum class Collective { all_reduce, reduce_scatter, all_gather, reduce, pass, all_to_all };
+inline constexpr int no_rank = -1;
 
 // Begins after what was recorded before it, and may run while what is recorded after it does, which leaves both
 // tensors alone until await_ranks().
@@ -176,6 +202,8 @@ struct CommunicateArgs {
   Communicator* communicator = nullptr;  // of this device's tensors; outlives the recording
   Tensor input;                          // f32 or 16 bits
   Tensor output;                         // of the same
+  int to = no_rank, from = no_rank;
+  int first = 0, group = 0;
 };
 
 // What is recorded after it sees what the collectives before it made.

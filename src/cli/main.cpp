@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/train_ranks.h"
 
 namespace riverhorse::cli {
 namespace {
@@ -54,9 +55,11 @@ void add_log_level_option(CLI::App& app) {
 }
 
 int report_usage(const CLI::App& app, const std::string& message) {
+  const std::string who = let_first_rank_tell();
   std::string command = "riverhorse";
   for (const CLI::App* chosen : app.get_subcommands()) command += " " + chosen->get_name();
-  std::fprintf(stderr, "riverhorse: %s\nRun \"%s --help\" for the options.\n", message.c_str(), command.c_str());
+  std::fprintf(stderr, "riverhorse: %s%s\nRun \"%s --help\" for the options.\n", who.c_str(), message.c_str(),
+               command.c_str());
   return exit_status(StatusCode::invalid_argument);
 }
 

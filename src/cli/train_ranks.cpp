@@ -229,6 +229,19 @@ void run_as_rank(const std::shared_ptr<Communicator>& host, const std::function<
   host->abort(status);
 }
 
+std::string let_first_rank_tell() {
+  int rank = 0;
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "RANK", "SLURM_PROCID"}) {
+    if (const auto number = number_in(variable)) {
+      rank = *number;
+      break;
+    }
+  }
+  if (rank == 0) return {};
+  std::this_thread::sleep_for(head_start);
+  return fmt::format("rank {}: ", rank);
+}
+
 void require_same(const Ranks& ranks, const char* what, std::int64_t value) {
   const auto least = static_cast<std::int64_t>(-ranks.largest(-static_cast<double>(value)));
   const auto largest = static_cast<std::int64_t>(ranks.largest(static_cast<double>(value)));

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "cli/options.h"
 #include "train/ranks.h"
@@ -27,6 +28,10 @@ void choose_device_of_rank(const Communicator& host, DeviceChoiceOptions& option
 // Does `work`. As one of several ranks: only the first one's messages are shown, and an error on any rank, which is
 // printed once, ends all with the exit status that it has otherwise.
 void run_as_rank(const std::shared_ptr<Communicator>& host, const std::function<void()>& work);
+
+// For what every process of a launch finds, and the first one tells: the others wait, to be ended by the launcher
+// meanwhile. Returns what to begin a message with, if it comes to that: nothing, or "rank 2: ".
+std::string let_first_rank_tell();
 
 // Errors: invalid_argument when `value` is not the same on every rank; `what`: "the data's tokens".
 void require_same(const Ranks& ranks, const char* what, std::int64_t value);

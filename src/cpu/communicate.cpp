@@ -1,6 +1,7 @@
 // Collectives over the ranks of a training: at once, in host memory.
 #include <cstring>
 
+#include "backend/transfers.h"
 #include "cpu/cpu_encoder.h"
 
 namespace riverhorse::cpu {
@@ -23,6 +24,16 @@ void CpuEncoder::record_communicate(const CommunicateArgs& args) {
         break;
       case Collective::all_gather:
         ranks.all_gather({host_bytes(args.input), inputs}, {host_bytes(args.output), outputs});
+        break;
+      case Collective::reduce:
+        if (host_bytes(args.output) != host_bytes(args.input)) {
+          std::memcpy(host_bytes(args.output), host_bytes(args.input), inputs);
+        }
+        ranks.reduce(std::span(floats(args.output), outputs / sizeof(float)), args.to);
+        break;
+      case Collective::pass:
+      case Collective::all_to_all:
+        ranks.exchange(transfers_of(args, {host_bytes(args.input), inputs}, {host_bytes(args.output), outputs}));
         break;
     }
   });

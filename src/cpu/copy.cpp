@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "base/dtype.h"
@@ -47,6 +48,25 @@ void CpuEncoder::record_advance(const AdvanceArgs& args) {
 
 void CpuEncoder::record_zero(const ZeroArgs& args) {
   add("zero", [args] { std::memset(host_bytes(args.tensor), 0, args.tensor.size_bytes()); });
+}
+
+void CpuEncoder::record_accumulate(const AccumulateArgs& args) {
+  require_f32("accumulate", {&args.in});
+  add("accumulate", [args] {
+    const std::int64_t count = args.in.count();
+#pragma omp parallel for
+    for (std::int64_t i = 0; i < count; ++i) floats(args.out)[i] += floats(args.in)[i];
+  });
+}
+
+void CpuEncoder::record_copy_columns(const CopyColumnsArgs& args) {
+  require_f32("copy_columns", {&args.in});
+  add("copy_columns", [args] {
+    for (std::int64_t row = 0; row < args.in.shape[0]; ++row) {
+      std::copy_n(floats(args.in) + row * args.in.shape[1] + args.in_first, args.columns,
+                  floats(args.out) + row * args.out.shape[1] + args.out_first);
+    }
+  });
 }
 
 }  // namespace riverhorse::cpu

@@ -71,6 +71,8 @@ class CpuEncoder final : public Encoder {
   void record_ssm_kernel_backward(const SsmKernelBackwardArgs& args) override;
   void record_fft_conv_backward(const FftConvBackwardArgs& args) override;
   void record_zero(const ZeroArgs& args) override;
+  void record_accumulate(const AccumulateArgs& args) override;
+  void record_copy_columns(const CopyColumnsArgs& args) override;
   void record_embed_backward(const EmbedBackwardArgs& args) override;
   void record_residual_norm(const ResidualNormArgs& args) override;
   void record_residual_norm_backward(const ResidualNormBackwardArgs& args) override;

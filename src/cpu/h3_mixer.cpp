@@ -11,6 +11,7 @@
 #include "cpu/h3_mixer.h"
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "cpu/cpu_encoder.h"
@@ -86,6 +87,66 @@ std::int64_t output_channel(HeadOrder order, std::int64_t heads, std::int64_t d,
 
 using Rows = std::vector<std::vector<double>>;
 
+// The state that a sequence of the backward pass begins from, if it carries one.
+struct EntryState {
+  const H3MixerBackwardArgs& args;
+  std::int64_t sequence;
+
+  bool carried() const { return static_cast<bool>(args.slots); }
+  std::int64_t slot() const { return carried() ? integers(args.slots)[sequence] : 0; }
+  std::int64_t position() const { return carried() ? integers(args.positions)[slot()] : 0; }
+  float* ring(const Tensor& shift, std::int64_t channel) const {
+    return floats(shift) + (slot() * shift.shape[1] + channel) * shift.shape[2];
+  }
+  float* modes(const Tensor& tensor, std::int64_t pair) const {
+    return floats(tensor) + (slot() * tensor.shape[1] + pair) * tensor.shape[2] * 2;
+  }
+
+  // The N - 1 keys before the first token.
+  std::vector<double> keys(std::int64_t channel, std::int64_t state) const {
+    std::vector<double> keys(static_cast<std::size_t>(state - 1), 0.0);
+    for (std::int64_t before = 1; before < state && before <= position(); ++before) {
+      keys[state - 1 - before] = ring(args.state.shift, channel)[(position() - before) % state];
+    }
+    return keys;
+  }
+  // d_line: of those keys, then of the call's, to which it adds what comes from behind.
+  void pass_keys(std::int64_t channel, std::int64_t state, std::vector<double>& d_line) const {
+    const auto tokens = static_cast<std::int64_t>(d_line.size()) - (state - 1);
+    float* d_ring = ring(args.d_state.shift, channel);
+    const std::vector<float> behind(d_ring, d_ring + state);
+    for (std::int64_t t = std::max<std::int64_t>(0, tokens - state); t < tokens; ++t) {
+      d_line[state - 1 + t] += behind[(position() + t) % state];
+    }
+    std::fill_n(d_ring, state, 0.0f);
+    for (std::int64_t before = 1; before <= state && before <= position(); ++before) {
+      const std::int64_t place = (position() - before) % state;
+      const double kept = before + tokens <= state ? behind[place] : 0.0;
+      d_ring[place] = static_cast<float>(kept + (before < state ? d_line[state - 1 - before] : 0.0));
+    }
+  }
+  // x = s / b, and its gradient.
+  void load_modes(const HeadFilter& filter, std::int64_t pair, std::vector<Complex>& x,
+                  std::vector<Complex>& d_x) const {
+    if (!carried()) return;
+    const float *s = modes(args.state.modes, pair), *d_s = modes(args.d_state.modes, pair);
+    for (std::size_t mode = 0; mode < x.size(); ++mode) {
+      x[mode] = filter.b[mode] == 0.0 ? 0.0 : Complex(s[2 * mode], s[2 * mode + 1]) / filter.b[mode];
+      d_x[mode] = std::conj(filter.b[mode]) * Complex(d_s[2 * mode], d_s[2 * mode + 1]);
+    }
+  }
+  void pass_modes(const HeadFilter& filter, std::int64_t pair, const std::vector<Complex>& d_x) const {
+    if (!carried()) return;
+    float* d_s = modes(args.d_state.modes, pair);
+    for (const Complex& gradient : d_x) {
+      const Complex b = filter.b[static_cast<std::size_t>(&gradient - d_x.data())];
+      const Complex passed = b == 0.0 ? 0.0 : gradient / std::conj(b);
+      *d_s++ = static_cast<float>(passed.real());
+      *d_s++ = static_cast<float>(passed.imag());
+    }
+  }
+};
+
 void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
   const std::int64_t d = args.head_dim;
   const std::int64_t heads = args.filter.a.shape[0];
@@ -96,12 +157,14 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
   const HeadFilter filter = head_filter(args.filter, head);
   const auto length = static_cast<std::size_t>(tokens);
   HeadFilterGradient d_filter(filter.a.size());
-  const bool is_short = args.algorithm == ConvAlgorithm::automatic && length <= 8 * filter.a.size();
+  const bool is_short = !args.slots && args.algorithm == ConvAlgorithm::automatic && length <= 8 * filter.a.size();
   const std::vector<double> kernel = is_short ? ssm_kernel_values(filter, tokens) : std::vector<double>();
   std::vector<double> d_kernel(kernel.size());
   Rows d_taps(static_cast<std::size_t>(d), std::vector<double>(static_cast<std::size_t>(state)));
 
   for (std::int64_t sequence = 0; sequence < batch; ++sequence) {
+    const EntryState entry{args, sequence};
+    const std::int64_t known = std::min(entry.position(), state - 1);
     const auto at = [&](std::int64_t channel) { return (channel * batch + sequence) * tokens; };
     const auto load = [&](const Tensor& tensor, std::int64_t channel) {
       const float* values = floats(tensor) + at(channel);
@@ -116,8 +179,9 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
     for (std::int64_t i = 0; i < d; ++i) {
       const std::int64_t channel = head * d + i;
       lines.push_back(load(args.qkv, width + channel));
-      lines.back().insert(lines.back().begin(), static_cast<std::size_t>(state - 1), 0.0);
-      shifted.push_back(shift(floats(args.filter.shift_taps) + channel * state, state, lines.back(), 0));
+      const std::vector<double> before = entry.keys(channel, state);
+      lines.back().insert(lines.back().begin(), before.begin(), before.end());
+      shifted.push_back(shift(floats(args.filter.shift_taps) + channel * state, state, lines.back(), known));
       values.push_back(load(args.qkv, 2 * width + channel));
       d_outputs.push_back(load(args.d_y, output_channel(args.head_order, heads, d, head, i)));
       d_shifted.emplace_back(length);
@@ -136,13 +200,17 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
           ssm_short_with_adjoint(kernel, filter.d, w, d_z, z, d_w, d_kernel);
           for (std::size_t t = 0; t < length; ++t) d_filter.d += w[t] * d_z[t];
         } else {
-          std::vector<Complex> s(filter.a.size());
+          const std::int64_t pair = (head * d + i) * d + j;
+          std::vector<Complex> x(filter.a.size()), d_x(x.size()), s(x.size());
+          entry.load_modes(filter, pair, x, d_x);
+          std::transform(x.begin(), x.end(), filter.b.begin(), s.begin(), std::multiplies<>());
           ssm(args.algorithm, filter, w, s, z);
           if (args.algorithm == ConvAlgorithm::fft) {
             ssm_fft_backward(filter, w, d_z, d_w, d_filter);
           } else {
-            ssm_recurrence_backward(filter, w, d_z, d_w, d_filter);
+            ssm_recurrence_backward(filter, w, d_z, x, d_x, d_w, d_filter);
           }
+          entry.pass_modes(filter, pair, d_x);
         }
         for (std::size_t t = 0; t < length; ++t) {
           d_query[t] += d_outputs[j][t] * z[t];
@@ -157,11 +225,12 @@ void mix_head_backward(const H3MixerBackwardArgs& args, std::int64_t head) {
       const float* taps = floats(args.filter.shift_taps) + channel * state;
       std::vector<double> d_line(lines[i].size());
       for (std::int64_t t = 0; t < tokens; ++t) {
-        for (std::int64_t lag = 0; lag < std::min(state, t + 1); ++lag) {  // before them is nothing
+        for (std::int64_t lag = 0; lag < std::min(state, t + 1 + known); ++lag) {  // before them is nothing
           d_line[state - 1 + t - lag] += taps[lag] * d_shifted[i][t];
           d_taps[i][lag] += d_shifted[i][t] * lines[i][state - 1 + t - lag];
         }
       }
+      if (entry.carried()) entry.pass_keys(channel, state, d_line);
       d_line.erase(d_line.begin(), d_line.begin() + state - 1);
       store(d_line, width + channel);
       store(d_values[i], 2 * width + channel);
@@ -261,6 +330,7 @@ void CpuEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   require_f32("h3_mixer_backward", {&args.qkv, &args.d_y, &args.d_qkv});
   const bool by_fft = args.algorithm == ConvAlgorithm::fft;
   add(by_fft ? "h3_mixer_backward.fft" : "h3_mixer_backward.recurrence", [args] {
+    if (args.slots) check_positions("h3_mixer_backward", args.slots, args.positions);
 #pragma omp parallel for schedule(dynamic)
     for (std::int64_t head = 0; head < args.filter.a.shape[0]; ++head) mix_head_backward(args, head);
   });

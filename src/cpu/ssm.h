@@ -56,8 +56,11 @@ void ssm_short_with_adjoint(const std::vector<double>& kernel, double skip, cons
                             const std::vector<double>& d_z, std::vector<double>& z, std::vector<double>& d_w,
                             std::vector<double>& d_kernel);
 
-// Of the SSM from state 0: adds to d_w and to the filter's gradient. Two ways to the same numbers.
+// Of the SSM: adds to d_w and to the filter's gradient. Two ways to the same numbers, the second from state 0. With
+// x = s / b, `entry` is x before the first token, and `d_state` (n) comes in as the gradient of x after the last one,
+// and goes out as that of `entry`.
 void ssm_recurrence_backward(const HeadFilter& filter, const std::vector<double>& w, const std::vector<double>& d_z,
+                             const std::vector<Complex>& entry, std::vector<Complex>& d_state,
                              std::vector<double>& d_w, HeadFilterGradient& gradient);
 void ssm_fft_backward(const HeadFilter& filter, const std::vector<double>& w, const std::vector<double>& d_z,
                       std::vector<double>& d_w, HeadFilterGradient& gradient);

@@ -10,6 +10,7 @@
 //   r_t = d_z_t + conj(a) r_{t+1};  the gradient of x_t is 2 conj(gain) r_t
 //   d_w_t = D d_z_t + 2 Re sum_n conj(gain_n) r_{n,t};  d_gain = 2 sum_t conj(x_t) d_z_t
 //   d_log_a = conj(a) d_a = 2 conj(gain) sum_t conj(a x_{t-1}) r_t
+// The gradient of a state left behind, g of x_{L-1}, adds conj(a)^(L-1-t) g to that of x_t, whatever the gain.
 // or, through the kernel (for all sequences of a head at once where they are short), whose gradient is d_K_l = sum_t
 // d_z_t w_{t-l}:
 //   d_gain = 2 sum_l conj(a^l) d_K_l;  d_log_a = 2 conj(gain) sum_l l conj(a^l) d_K_l
@@ -167,6 +168,7 @@ void ssm_short_with_adjoint(const std::vector<double>& kernel, double skip, cons
 }
 
 void ssm_recurrence_backward(const HeadFilter& filter, const std::vector<double>& w, const std::vector<double>& d_z,
+                             const std::vector<Complex>& entry, std::vector<Complex>& d_state,
                              std::vector<double>& d_w, HeadFilterGradient& gradient) {
   for (std::size_t t = 0; t < w.size(); ++t) {
     d_w[t] += filter.d * d_z[t];
@@ -176,20 +178,23 @@ void ssm_recurrence_backward(const HeadFilter& filter, const std::vector<double>
   for (std::size_t mode = 0; mode < filter.a.size(); ++mode) {
     const Complex a = filter.a[mode];
     const Complex gain = filter.c[mode] * filter.b[mode];
-    Complex decayed = 0.0;
+    Complex decayed = a * entry[mode];
     for (std::size_t t = 0; t < w.size(); ++t) {
       past[t] = decayed;
       decayed = a * (decayed + w[t]);
     }
-    Complex r = 0.0, gain_sum = 0.0, a_sum = 0.0;
+    Complex r = 0.0, later = d_state[mode], gain_sum = 0.0, a_sum = 0.0, a_sum_of_later = 0.0;
     for (std::size_t t = w.size(); t-- > 0;) {
       r = d_z[t] + std::conj(a) * r;
-      d_w[t] += 2 * (std::conj(gain) * r).real();
+      d_w[t] += 2 * (std::conj(gain) * r).real() + later.real();
       gain_sum += std::conj(past[t] + w[t]) * d_z[t];
       a_sum += std::conj(past[t]) * r;
+      a_sum_of_later += std::conj(past[t]) * later;
+      later *= std::conj(a);
     }
     gradient.gain[mode] += 2.0 * gain_sum;
-    gradient.log_a[mode] += 2.0 * std::conj(gain) * a_sum;
+    gradient.log_a[mode] += 2.0 * std::conj(gain) * a_sum + a_sum_of_later;
+    d_state[mode] = 2.0 * std::conj(gain * a) * r + later;
   }
 }
 

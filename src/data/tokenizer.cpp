@@ -1,5 +1,7 @@
 #include "data/tokenizer.h"
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace riverhorse {
@@ -39,8 +41,13 @@ std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& folder, s
   } else {
     return fitting_byte_tokenizer(vocab_size);
   }
+  return require_fitting(std::move(tokenizer), folder.string(), vocab_size);
+}
+
+std::unique_ptr<Tokenizer> require_fitting(std::unique_ptr<Tokenizer> tokenizer, const std::string& source,
+                                           std::int64_t vocab_size) {
   if (tokenizer->vocab_size() > vocab_size) {
-    fail(StatusCode::bad_file, "the tokenizer in {} has {} ids, but the model's vocabulary has {}", folder.string(),
+    fail(StatusCode::bad_file, "the tokenizer in {} has {} ids, but the model's vocabulary has {}", source,
          tokenizer->vocab_size(), vocab_size);
   }
   return tokenizer;

@@ -4,9 +4,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "base/memory_file.h"
 
 namespace riverhorse {
 
@@ -45,5 +48,11 @@ std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& voca
 // Whatever the model folder has: tokenizer.json, or vocab.json + merges.txt, or (when vocab_size is at most 512 and
 // there is neither) the byte tokenizer. Null when there is nothing that fits.
 std::unique_ptr<Tokenizer> find_tokenizer(const std::filesystem::path& folder, std::int64_t vocab_size);
+// The same from memory, by the same names. Errors: as above; not_found for one of vocab.json and merges.txt alone.
+std::unique_ptr<Tokenizer> find_tokenizer(std::span<const MemoryFile> files, std::int64_t vocab_size);
+
+// Refuses a tokenizer, found in `source`, with more ids than the model's vocabulary has. Errors: bad_file.
+std::unique_ptr<Tokenizer> require_fitting(std::unique_ptr<Tokenizer> tokenizer, const std::string& source,
+                                           std::int64_t vocab_size);
 
 }  // namespace riverhorse

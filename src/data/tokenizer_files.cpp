@@ -41,28 +41,27 @@ std::string in_quotes(std::string_view text) {
   return result + (text.size() > kLongest ? "...\"" : "\"");
 }
 
-// The path of the file, and how it is named in messages.
+// What a file holds, and how it is named in messages.
 struct Source {
-  std::filesystem::path path;
-  std::string name() const { return path.string(); }
+  std::string_view text;
+  std::string name;
 
   template <typename... Args>
   [[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) const {
-    fail(StatusCode::bad_file, "{}: {}", name(), fmt::format(format, std::forward<Args>(args)...));
+    fail(StatusCode::bad_file, "{}: {}", name, fmt::format(format, std::forward<Args>(args)...));
   }
   template <typename... Args>
   [[noreturn]] void cannot(fmt::format_string<Args...> format, Args&&... args) const {
-    fail(StatusCode::unsupported, "{}: {}", name(), fmt::format(format, std::forward<Args>(args)...));
+    fail(StatusCode::unsupported, "{}: {}", name, fmt::format(format, std::forward<Args>(args)...));
   }
 };
 
 // Parses, and refuses what a plain parse lets through: deep nesting, and a key given twice in one object (the second
 // would silently win, and the first token would have lost its id).
 Json parse_json(const Source& source) {
-  const std::string text = read_text_file(source.path, kLargestFileBytes);
   std::vector<std::size_t> keys;  // seen in each open object
   try {
-    return Json::parse(text, [&](int depth, Json::parse_event_t event, Json& parsed) {
+    return Json::parse(source.text, [&](int depth, Json::parse_event_t event, Json& parsed) {
       switch (event) {
         case Json::parse_event_t::object_start:
         case Json::parse_event_t::array_start:
@@ -147,12 +146,12 @@ void add_merge_line(const Source& source, const TokenIds& ids, std::string_view 
 }
 
 void read_merges_text(const Source& source, const TokenIds& ids, BpeVocabulary& vocabulary) {
-  const std::string text = read_text_file(source.path, kLargestFileBytes);
   // Only the first line is a comment: "#" is a token like any other.
+  const std::string_view text = source.text;
   std::size_t begin = text.starts_with("#version") ? std::min(text.find('\n'), text.size()) : 0;
   while (begin < text.size()) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
-    std::string_view line = std::string_view(text).substr(begin, end - begin);
+    std::string_view line = text.substr(begin, end - begin);
     begin = end + 1;
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (!line.empty()) add_merge_line(source, ids, line, vocabulary);
@@ -252,14 +251,21 @@ void check_pipeline(const Source& source, const Json& root, const Json& model) {
   }
   if (const std::string type = step_type(source, root, "post_processor"); !type.empty() && type != "ByteLevel") {
     log_warning(fmt::format("{}: the post_processor {} is ignored: it adds tokens that a prompt here does not have",
-                            source.name(), in_quotes(type)));
+                            source.name, in_quotes(type)));
   }
 }
 
-}  // namespace
+std::string read_file(const std::filesystem::path& path) { return read_text_file(path, kLargestFileBytes); }
 
-std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& tokenizer_json) {
-  const Source source{tokenizer_json};
+Source source_of(const MemoryFile& file) {
+  const Source source{file.text(), file.name};
+  if (source.text.size() > kLargestFileBytes) {
+    source.bad("{} bytes is more than the limit of {}", source.text.size(), kLargestFileBytes);
+  }
+  return source;
+}
+
+std::unique_ptr<Tokenizer> parse_tokenizer_json(const Source& source) {
   const Json root = parse_json(source);
   if (!root.is_object()) source.bad("not an object");
   const auto model = root.find("model");
@@ -268,7 +274,7 @@ std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& toke
   if (!model->contains("merges")) source.bad("there is no model.merges");
   check_pipeline(source, root, *model);
   BpeVocabulary vocabulary;
-  vocabulary.source = source.name();
+  vocabulary.source = source.name;
   vocabulary.added = read_added_tokens(source, root);
   TokenIds added;
   for (const AddedToken& token : vocabulary.added) added.emplace(token.text, token.id);
@@ -277,19 +283,45 @@ std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& toke
   return std::make_unique<BpeTokenizer>(vocabulary);
 }
 
-std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& vocab_json,
-                                               const std::filesystem::path& merges_txt) {
-  const Source source{vocab_json};
+std::unique_ptr<Tokenizer> parse_vocab_and_merges(const Source& vocab, const Source& merges) {
   BpeVocabulary vocabulary;
-  vocabulary.source = source.name();
-  const TokenIds ids = read_vocab(source, parse_json(source), {}, vocabulary);
-  read_merges_text(Source{merges_txt}, ids, vocabulary);
+  vocabulary.source = vocab.name;
+  const TokenIds ids = read_vocab(vocab, parse_json(vocab), {}, vocabulary);
+  read_merges_text(merges, ids, vocabulary);
   // These files do not say which tokens are special; GPT-2 has one.
   const std::string end_of_text = "<|endoftext|>";
   if (const auto found = ids.find(end_of_text); found != ids.end()) {
     vocabulary.added.push_back({end_of_text, found->second, true});
   }
   return std::make_unique<BpeTokenizer>(vocabulary);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& tokenizer_json) {
+  const std::string text = read_file(tokenizer_json);
+  return parse_tokenizer_json({text, tokenizer_json.string()});
+}
+
+std::unique_ptr<Tokenizer> load_gpt2_tokenizer(const std::filesystem::path& vocab_json,
+                                               const std::filesystem::path& merges_txt) {
+  const std::string vocab = read_file(vocab_json);
+  const std::string merges = read_file(merges_txt);
+  return parse_vocab_and_merges({vocab, vocab_json.string()}, {merges, merges_txt.string()});
+}
+
+std::unique_ptr<Tokenizer> find_tokenizer(std::span<const MemoryFile> files, std::int64_t vocab_size) {
+  const MemoryFile* const vocab = find_memory_file(files, "vocab.json");
+  const MemoryFile* const merges = find_memory_file(files, "merges.txt");
+  if (const MemoryFile* const json = find_memory_file(files, "tokenizer.json")) {
+    return require_fitting(parse_tokenizer_json(source_of(*json)), json->name, vocab_size);
+  }
+  if (vocab == nullptr && merges == nullptr) return fitting_byte_tokenizer(vocab_size);
+  if (vocab == nullptr || merges == nullptr) {
+    fail(StatusCode::not_found, "{} is among the files, and {} is not: they are of use together only",
+         vocab != nullptr ? "vocab.json" : "merges.txt", vocab != nullptr ? "merges.txt" : "vocab.json");
+  }
+  return require_fitting(parse_vocab_and_merges(source_of(*vocab), source_of(*merges)), vocab->name, vocab_size);
 }
 
 }  // namespace riverhorse

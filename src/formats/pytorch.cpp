@@ -144,12 +144,8 @@ class PytorchReader {
       fail(StatusCode::bad_file, "{}: tensor \"{}\": its storage {} has {} bytes instead of {}", origin_, tensor.name,
            name, entry.size_bytes, declared);
     }
+    if (entry.stored) return loaded.emplace(StorageBytes{archive_.stored_bytes(entry), owner_});
     StorageBytes bytes;
-    if (entry.stored) {
-      bytes = {archive_.stored_bytes(entry), owner_};
-      const auto address = reinterpret_cast<std::uintptr_t>(bytes.bytes.data());
-      if (address % static_cast<std::uintptr_t>(dtype_size_bytes(storage.dtype)) == 0) return loaded.emplace(bytes);
-    }
     budget_.spend(entry.size_bytes, name);
     auto memory = std::make_shared<std::vector<std::byte>>(archive_.read(name, entry));
     bytes.bytes = *memory;

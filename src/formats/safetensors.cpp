@@ -235,23 +235,6 @@ void check_coverage(const std::vector<HeaderEntry>& entries, std::int64_t data_s
   }
 }
 
-// A tensor over `bytes`; copied when the file leaves it at an address that its elements cannot have.
-HostTensor view_or_copy(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
-                        const HeaderEntry& entry) {
-  HostTensor tensor;
-  tensor.dtype = *entry.dtype;
-  tensor.shape = *entry.shape;
-  tensor.bytes = bytes;
-  tensor.owner = owner;
-  const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
-  if (address % static_cast<std::uintptr_t>(dtype_size_bytes(tensor.dtype)) != 0) {
-    auto copy = std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end());
-    tensor.bytes = *copy;
-    tensor.owner = std::move(copy);
-  }
-  return tensor;
-}
-
 // Gives the tensors that the metadata calls quantised their dtype and their width, and takes it out of the metadata.
 void restore_quantised(TensorFile& file, const std::string& origin) {
   for (auto entry = file.metadata.begin(); entry != file.metadata.end();) {
@@ -325,7 +308,7 @@ TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::shared
   for (const HeaderEntry& entry : entries) {
     const auto begin = static_cast<std::size_t>((*entry.offsets)[0]);
     const auto end = static_cast<std::size_t>((*entry.offsets)[1]);
-    file.tensors.emplace(entry.name, view_or_copy(data.subspan(begin, end - begin), owner, entry));
+    file.tensors.emplace(entry.name, HostTensor{*entry.dtype, *entry.shape, data.subspan(begin, end - begin), owner});
   }
   restore_quantised(file, origin);
   return file;

@@ -16,8 +16,8 @@ namespace riverhorse {
 
 class MappedFile;
 
-// Contiguous, row-major, little-endian; quantised matrices as in base/quantised.h, at any address. `owner` keeps the
-// bytes alive (a mapping, or memory of its own).
+// Contiguous, row-major, little-endian, at any address; quantised matrices as in base/quantised.h. `owner` keeps the
+// bytes alive (a mapping, or memory of its own; null: the caller does).
 struct HostTensor {
   DType dtype = DType::f32;
   std::vector<std::int64_t> shape;

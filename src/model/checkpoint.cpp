@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::uint64_t config_limit_bytes = std::uint64_t{1} << 20;
 constexpr std::size_t names_shown = 10;
+constexpr const char* weights_names[] = {"model.safetensors", "model.pt"};  // in a folder; the first there is
 constexpr const char* embedding_name = "backbone.embeddings.word_embeddings.weight";
 constexpr const char* head_name = "lm_head.weight";
 
@@ -124,6 +125,17 @@ void check_finite(const TensorFile& file) {
        complaint("tensors with NaN or infinity", bad));
 }
 
+// What is the same wherever the configuration and the tensors came from.
+void complete(Checkpoint& checkpoint, const std::string& config_origin, const CheckpointOptions& options) {
+  if (options.config) checkpoint.config = *options.config;
+  const std::string origin = options.config ? "the given configuration" : config_origin;
+  modernize_names(checkpoint.file, checkpoint.warnings);
+  drop_tied_head(checkpoint.file, checkpoint.config, origin);
+  check_against_table(checkpoint.file, checkpoint.config, origin);
+  if (options.check_finite) check_finite(checkpoint.file);
+  checkpoint.content_hash = content_hash(checkpoint.config, checkpoint.file);
+}
+
 }  // namespace
 
 CheckpointFiles find_checkpoint_files(const std::filesystem::path& path, const CheckpointOptions& options) {
@@ -131,7 +143,7 @@ CheckpointFiles find_checkpoint_files(const std::filesystem::path& path, const C
   CheckpointFiles files;
   if (std::filesystem::is_directory(path, ignored)) {
     files.folder = path;
-    for (const char* name : {"model.safetensors", "model.pt"}) {
+    for (const char* name : weights_names) {
       if (files.weights.empty() && std::filesystem::exists(path / name, ignored)) files.weights = path / name;
     }
     if (files.weights.empty()) {
@@ -167,21 +179,38 @@ std::map<std::string, HostTensor> quantise_parameters(const Checkpoint& checkpoi
 
 Checkpoint load_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options) {
   const CheckpointFiles files = find_checkpoint_files(path, options);
-  const std::string config_origin = options.config ? "the given configuration" : files.config.string();
   Checkpoint checkpoint;
   checkpoint.folder = files.folder;
-  if (options.config) {
-    checkpoint.config = *options.config;
-  } else {
+  const std::string config_origin = files.config.string();
+  if (!options.config) {
     checkpoint.config =
         parse_model_config(read_text_file(files.config, config_limit_bytes), config_origin, checkpoint.warnings);
   }
   checkpoint.file = read_tensor_file(files.weights);
-  modernize_names(checkpoint.file, checkpoint.warnings);
-  drop_tied_head(checkpoint.file, checkpoint.config, config_origin);
-  check_against_table(checkpoint.file, checkpoint.config, config_origin);
-  if (options.check_finite) check_finite(checkpoint.file);
-  checkpoint.content_hash = content_hash(checkpoint.config, checkpoint.file);
+  complete(checkpoint, config_origin, options);
+  return checkpoint;
+}
+
+Checkpoint parse_checkpoint(std::span<const MemoryFile> files, const CheckpointOptions& options) {
+  Checkpoint checkpoint;
+  const std::string config_name = "config.json";
+  const MemoryFile* const config = find_memory_file(files, config_name);
+  if (!options.config && config == nullptr) {
+    fail(StatusCode::not_found, "config.json is not among the files: a model needs its configuration");
+  }
+  const MemoryFile* weights = nullptr;
+  for (const char* name : weights_names) {
+    if (weights == nullptr) weights = find_memory_file(files, name);
+  }
+  if (weights == nullptr) {
+    fail(StatusCode::not_found, "neither model.safetensors nor model.pt is among the files");
+  }
+  if (!options.config) {
+    checkpoint.config = parse_model_config(config->text(), config_name, checkpoint.warnings);
+  }
+  checkpoint.file = weights->name == weights_names[0] ? parse_safetensors(weights->bytes, nullptr, weights->name)
+                                                      : parse_pytorch(weights->bytes, nullptr, weights->name);
+  complete(checkpoint, config_name, options);
   return checkpoint;
 }
 

@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "base/memory_file.h"
 #include "formats/tensor_file.h"
 #include "model/config.h"
 
@@ -52,5 +54,8 @@ CheckpointFiles find_checkpoint_files(const std::filesystem::path& path, const C
 // `path` is a model folder, a .safetensors or a .pt file. Old key names and Lightning wrapping are undone.
 // Errors: not_found, bad_file (file, tensor and reason: missing, extra, wrong shape or dtype).
 Checkpoint load_checkpoint(const std::filesystem::path& path, const CheckpointOptions& options);
+// The same from memory, which must outlive what is returned: config.json (unless options.config is given) and
+// model.safetensors or model.pt are read where they are, by these names, which errors tell. `folder` stays empty.
+Checkpoint parse_checkpoint(std::span<const MemoryFile> files, const CheckpointOptions& options);
 
 }  // namespace riverhorse

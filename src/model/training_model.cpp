@@ -1,11 +1,43 @@
 #include "model/training_model.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "base/error.h"
 #include "model/upload.h"
 
 namespace riverhorse {
 
 namespace {
+
+void check_sequence(const ModelConfig& config, const TrainingModelOptions& options) {
+  const std::int64_t places = options.sequence.places, batch = options.shape.batch;
+  if (places == 1) return;
+  if (options.conv == ConvAlgorithm::fft) {
+    fail(StatusCode::invalid_argument,
+         "ranks that share sequences hand on the state, which the convolution by fft has no gradient of (--conv)");
+  }
+  const std::int64_t heads = config.attn_layer_idx.empty() ? 0 : config.attn_n_head.value();
+  if (heads % places != 0) {
+    fail(
+        StatusCode::invalid_argument,
+        "the {} heads of the attention layers do not divide among the {} ranks of a sequence; choose a divisor of {}",
+        heads, places, heads);
+  }
+  // What dropout draws for a rank is a run of numbers only then.
+  const bool drops = config.embed_pdrop > 0 || config.resid_pdrop > 0 || config.attn_pdrop > 0;
+  if (drops && batch > 1) {
+    fail(StatusCode::invalid_argument,
+         "dropout, and {} sequences at once on ranks that share them: choose a batch of one sequence for each such "
+         "group, and more accumulation",
+         batch);
+  }
+  constexpr std::int64_t most_positions = (std::int64_t{1} << 31) - 1;
+  if (options.shape.length > most_positions / places) {
+    fail(StatusCode::invalid_argument, "a sequence of {} parts of {} tokens; at most {} tokens are possible", places,
+         options.shape.length, most_positions);
+  }
+}
 
 // Before anything is allocated.
 const TrainingMemory& checked(const TrainingMemory& memory, const ModelConfig& config,
@@ -33,6 +65,7 @@ const TrainingMemory& checked(const TrainingMemory& memory, const ModelConfig& c
     fail(StatusCode::invalid_argument, "a micro-batch of {} sequences of {} tokens; at most {} tokens are possible",
          shape.batch, shape.length, most_rows);
   }
+  check_sequence(config, options);
   return memory;
 }
 
@@ -48,6 +81,7 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
       recompute_(options.recompute),
       logits_(options.logits == LogitBits::half ? act_ : DType::f32),
       first_sequence_(options.first_sequence),
+      sequence_(options.sequence),
       arena_(memory_, config_, act_, options.parts) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
   embedding_ = arena_.operand(embedding);
@@ -56,6 +90,7 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
   d_head_ = config_.tie_word_embeddings ? d_embedding_ : arena_.gradient("lm_head.weight");
   norm_f_ = norm("backbone.ln_f");
   allocate_shared();
+  if (sequence_.shared()) allocate_sequence();
   for (std::int64_t i = 0; i < config_.n_layer; ++i) layers_.push_back(make_layer(i));
 }
 
@@ -98,6 +133,13 @@ void TrainingModel::allocate_shared() {
 
 void TrainingModel::load(const Checkpoint& checkpoint) const {
   arena_.load(checkpoint.file.tensors);
+  if (sequence_.shared()) {
+    std::vector<std::int32_t> slots(static_cast<std::size_t>(shape_.batch)), positions(slots);
+    std::iota(slots.begin(), slots.end(), 0);
+    std::fill(positions.begin(), positions.end(), static_cast<std::int32_t>(sequence_.place * shape_.length));
+    device().upload(slots_, std::as_bytes(std::span(slots)));
+    device().upload(positions_, std::as_bytes(std::span(positions)));
+  }
   if (config_.ssm_gating) return;
   upload_constant(device(), 1.0f, identity_shift_.shift_d);
   for (const Layer& layer : layers_) {
@@ -179,6 +221,7 @@ void TrainingModel::add_stages(Layer& layer) {
   layer.y = stage(Recompute::mixer, "y", act_, narrow);
   layer.pre_activation = stage(Recompute::block, "pre_activation", act_, {rows, inner});
   layer.hidden = stage(Recompute::block, "hidden", act_, {rows, inner});
+  if (sequence_.shared()) return add_sequence_stages(layer);
   if (layer.attention) {
     layer.log_sum_exp = stage(Recompute::mixer, "log_sum_exp", DType::f32,
                               {shape_.batch, config_.attn_n_head.value(), shape_.length});

@@ -11,6 +11,8 @@
 // Mixed precision: with an activation dtype of f16 or bf16, activations, their gradients and the matrices that they
 // meet are of it, and everything else stays f32: the parameters that the optimiser updates (of which the matrices are
 // rounded copies), their gradients, biases, norms, the state spaces, the residual stream and all sums.
+//
+// What goes between ranks that share sequences (SequencePart) is in training_model_sequence.cpp.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +37,18 @@ struct TrainingShape {
   std::int64_t rows() const { return batch * length; }
 };
 
+// Where several ranks share sequences, which part of their tokens is this one's. The ranks of a sequence follow each
+// other. An H3 layer goes on from the state that the rank before leaves, and hands back its gradient; an attention
+// layer has all tokens of a part of the heads instead, and gives the results back.
+struct SequencePart {
+  std::int64_t place = 0, places = 1;
+  Communicator* ranks = nullptr;  // of the device's tensors; outlives the recordings
+
+  bool shared() const { return places > 1; }
+  bool first() const { return place == 0; }
+  bool last() const { return place == places - 1; }
+};
+
 struct TrainingModelOptions {
   TrainingShape shape;
   DType activations = DType::f32;
@@ -43,6 +57,7 @@ struct TrainingModelOptions {
   LogitBits logits = LogitBits::full;  // half: of activations in 16 bits only
   std::int64_t first_sequence = 0;     // sequences of the micro-batch that other ranks have before this one's
   std::int64_t parts = 1;              // equal ones that the arena divides into
+  SequencePart sequence = {};          // of which `shape` is
 };
 
 class TrainingModel {
@@ -103,8 +118,16 @@ class TrainingModel {
     Tensor y;                         // (R, D) act; of an H3 layer (D, R)
     Tensor entry_states;              // of an H3 layer with head_dim 1: (D, B, superchunks, N) f32
     Tensor log_sum_exp;               // (B, heads, L) f32
-    Tensor pre_activation, hidden;    // (R, inner) act
+    // Where ranks share sequences, of K L tokens in all. An H3 layer: the state that it begins from, as
+    // carried_. An attention layer: q, k, v and y of its part of the heads.
+    Tensor entry;
+    Tensor heads_qkv;               // (B, K L, 3 D / K) act
+    Tensor heads_y;                 // (B, K L, D / K) act
+    Tensor pre_activation, hidden;  // (R, inner) act
   };
+
+  // What leads to the MLP; `again` begins with r1, which is there.
+  enum class Pass { evaluation, training, again };
 
   Norm norm(const std::string& prefix) const;
   Linear linear(const std::vector<std::string>& prefixes) const;
@@ -123,8 +146,6 @@ class TrainingModel {
   Dropout dropout(double p, std::int64_t site, std::int64_t elements, bool training) const;
   Dropout attention_dropout(std::int64_t index, bool training) const;
   Dropout residual_dropout(std::int64_t site, bool training) const;
-  // What leads to the MLP; `again` begins with r1, which is there.
-  enum class Pass { evaluation, training, again };
   void record_forward(Encoder& encoder, bool training) const;
   void record_mixer_sublayer(Encoder& encoder, std::int64_t index, const Tensor& residual, Pass pass) const;
   void record_mixer(Encoder& encoder, std::int64_t index, Pass pass) const;
@@ -132,6 +153,26 @@ class TrainingModel {
   // What the backward pass of the layer reads and was not kept.
   void record_again(Encoder& encoder, std::int64_t index) const;
   void record_mixer_backward(Encoder& encoder, std::int64_t index, Gradients gradients) const;
+  void record_attention(Encoder& encoder, std::int64_t index, bool training) const;
+  void record_rotary(Encoder& encoder, const Tensor& qkv, bool inverse) const;
+  void record_attention_backward(Encoder& encoder, std::int64_t index, const Tensor& d_y, const Tensor& d_qkv) const;
+
+  // Of ranks that share sequences.
+  void allocate_sequence();
+  void add_sequence_stages(Layer& layer);
+  // The keys and modes in carried_, or in what has its shape.
+  H3State state_of(const Tensor& carried) const;
+  std::int64_t carried_count() const;
+  // Before the mixer: its state from the rank before; after it: to the rank behind.
+  void receive_state(Encoder& encoder, const Layer& layer, Pass pass) const;
+  void send_state(Encoder& encoder, Pass pass) const;
+  // Likewise its gradient, the other way.
+  void receive_state_gradient(Encoder& encoder) const;
+  void send_state_gradient(Encoder& encoder) const;
+  // Between own tokens of all heads, (B L, parts D), and all tokens of own heads, (B, K L, parts D / K).
+  void record_to_heads(Encoder& encoder, const Tensor& rows, std::int64_t parts, const Tensor& heads) const;
+  void record_from_heads(Encoder& encoder, const Tensor& heads, std::int64_t parts, const Tensor& rows) const;
+  void record_all_to_all(Encoder& encoder, const Tensor& sent, const Tensor& received) const;
   // Without gradients of an evaluation.
   void record_loss(Encoder& encoder, std::optional<Gradients> gradients) const;
   // Where the gradients of a layer's matrices begin in the arena's, and where its last one's end.
@@ -146,6 +187,7 @@ class TrainingModel {
   Recompute recompute_;
   DType logits_;  // in training
   std::int64_t first_sequence_;
+  SequencePart sequence_;
   ParameterArena arena_;
   Tensor embedding_, d_embedding_;  // (V, D) act, f32
   Tensor head_, d_head_;            // (V, D) act, f32; the embedding when tied
@@ -164,6 +206,11 @@ class TrainingModel {
   Tensor d_hidden_;                         // (R, inner) act
   Tensor d_y_;                              // (R, D) or (D, R) act
   Tensor d_qkv_;                            // (R, 3 D) or (3 D, R) act
+  // Where ranks share sequences.
+  Tensor slots_, positions_;           // (B) i32: 0 ... B - 1; all the place of the first token
+  Tensor carried_, d_carried_;         // (B D N (1 + head_dim)) f32: shift and modes of H3State
+  Tensor exchange_out_, exchange_in_;  // (R 3 D) act
+  Tensor d_heads_qkv_, d_heads_y_;     // as a layer's
 };
 
 }  // namespace riverhorse

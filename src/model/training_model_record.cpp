@@ -13,7 +13,9 @@ Tensor TrainingModel::projected(const Layer& layer, const Tensor& qkv_rows) cons
 
 Dropout TrainingModel::dropout(double p, std::int64_t site, std::int64_t elements, bool training) const {
   if (!training || p == 0) return {};
-  return {static_cast<float>(p), static_cast<std::uint32_t>(site), device_random_, first_sequence_ * elements};
+  // Of ranks that share a sequence each draws for its part of the tokens, or of the heads.
+  const std::int64_t first = (first_sequence_ * sequence_.places + sequence_.place) * elements;
+  return {static_cast<float>(p), static_cast<std::uint32_t>(site), device_random_, first};
 }
 
 // Site 3 i and 3 i + 1 before the norms of layer i, 3 i + 2 its attention; the last one before norm_f.
@@ -23,7 +25,8 @@ Dropout TrainingModel::residual_dropout(std::int64_t site, bool training) const 
 }
 
 Dropout TrainingModel::attention_dropout(std::int64_t index, bool training) const {
-  const std::int64_t elements = config_.attn_n_head.value() * shape_.length * shape_.length;
+  const std::int64_t length = sequence_.places * shape_.length;
+  const std::int64_t elements = config_.attn_n_head.value() / sequence_.places * length * length;
   return dropout(config_.attn_pdrop, 3 * index + 2, elements, training);
 }
 
@@ -91,21 +94,7 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
   in.y_transposed = !layer.attention;
   encoder.linear(in);
   if (layer.attention) {
-    const int heads = static_cast<int>(config_.attn_n_head.value());
-    AttentionArgs attention;
-    attention.qkv = layer.qkv_rows.reshape({shape_.batch, shape_.length, 3 * width});
-    attention.heads = heads;
-    attention.y = layer.y.reshape({shape_.batch, shape_.length, width});
-    attention.log_sum_exp = layer.log_sum_exp;
-    attention.dropout = attention_dropout(index, training);
-    if (config_.attn_rotary_dim > 0) {
-      RotaryArgs rotary;
-      rotary.qkv = attention.qkv;
-      rotary.heads = heads;
-      rotary.rotary_dim = static_cast<int>(config_.attn_rotary_dim);
-      encoder.rotary(rotary);
-    }
-    encoder.attention(attention);
+    record_attention(encoder, index, training);
   } else {
     if (pass != Pass::again) encoder.discretize({layer.ssm, layer.filter});
     H3MixerArgs mixer;
@@ -115,8 +104,16 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
     mixer.head_order = config_.head_order();
     mixer.algorithm = conv_;
     mixer.y = layer.y.reshape({width, shape_.batch, shape_.length});
-    if (training) mixer.entry_states = layer.entry_states;
+    if (sequence_.shared()) {
+      receive_state(encoder, layer, pass);
+      mixer.slots = slots_;
+      mixer.positions = positions_;
+      mixer.state = state_of(carried_);
+    } else if (training) {
+      mixer.entry_states = layer.entry_states;
+    }
     encoder.h3_mixer(mixer);
+    if (sequence_.shared()) send_state(encoder, pass);
   }
   LinearArgs out;
   out.x = layer.y;
@@ -126,6 +123,60 @@ void TrainingModel::record_mixer(Encoder& encoder, std::int64_t index, Pass pass
   out.rounded_bias = layer.out.rounded_bias;
   out.y = branch_;
   encoder.linear(out);
+}
+
+void TrainingModel::record_attention(Encoder& encoder, std::int64_t index, bool training) const {
+  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+  const std::int64_t width = config_.n_embd;
+  AttentionArgs attention;
+  attention.qkv = layer.qkv_rows.reshape({shape_.batch, shape_.length, 3 * width});
+  attention.heads = static_cast<int>(config_.attn_n_head.value() / sequence_.places);
+  attention.y = layer.y.reshape({shape_.batch, shape_.length, width});
+  attention.log_sum_exp = layer.log_sum_exp;
+  attention.dropout = attention_dropout(index, training);
+  record_rotary(encoder, attention.qkv, false);
+  if (!sequence_.shared()) return encoder.attention(attention);
+  record_to_heads(encoder, layer.qkv_rows, 3, layer.heads_qkv);
+  attention.qkv = layer.heads_qkv;
+  attention.y = layer.heads_y;
+  encoder.attention(attention);
+  record_from_heads(encoder, layer.heads_y, 1, layer.y);
+}
+
+void TrainingModel::record_attention_backward(Encoder& encoder, std::int64_t index, const Tensor& d_y,
+                                              const Tensor& d_qkv) const {
+  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+  const Shape wide = {shape_.batch, shape_.length, 3 * config_.n_embd};
+  const Shape narrow = {shape_.batch, shape_.length, config_.n_embd};
+  AttentionBackwardArgs attention{layer.qkv_rows.reshape(wide),
+                                  static_cast<int>(config_.attn_n_head.value() / sequence_.places),
+                                  attention_dropout(index, true),
+                                  layer.y.reshape(narrow),
+                                  layer.log_sum_exp,
+                                  d_y.reshape(narrow),
+                                  d_qkv.reshape(wide)};
+  if (sequence_.shared()) {
+    record_to_heads(encoder, d_y, 1, d_heads_y_);
+    attention.qkv = layer.heads_qkv;
+    attention.y = layer.heads_y;
+    attention.d_y = d_heads_y_;
+    attention.d_qkv = d_heads_qkv_;
+  }
+  encoder.attention_backward(attention);
+  if (sequence_.shared()) record_from_heads(encoder, d_heads_qkv_, 3, d_qkv);
+  record_rotary(encoder, d_qkv.reshape(wide), true);
+}
+
+void TrainingModel::record_rotary(Encoder& encoder, const Tensor& qkv, bool inverse) const {
+  if (config_.attn_rotary_dim == 0) return;
+  RotaryArgs rotary;
+  rotary.qkv = qkv;
+  rotary.heads = static_cast<int>(config_.attn_n_head.value());
+  rotary.rotary_dim = static_cast<int>(config_.attn_rotary_dim);
+  rotary.slots = slots_;  // empty where sequences are not shared
+  rotary.positions = positions_;
+  rotary.inverse = inverse;
+  encoder.rotary(rotary);
 }
 
 void TrainingModel::record_loss(Encoder& encoder, std::optional<Gradients> gradients) const {
@@ -167,26 +218,27 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index, 
   out.overwrite = gradients == Gradients::written;
   encoder.linear_backward(out);
   if (layer.attention) {
-    const int heads = static_cast<int>(config_.attn_n_head.value());
-    const Shape wide = {shape_.batch, shape_.length, 3 * width};
-    const Shape narrow = {shape_.batch, shape_.length, width};
-    encoder.attention_backward({layer.qkv_rows.reshape(wide), heads, attention_dropout(index, true),
-                                layer.y.reshape(narrow), layer.log_sum_exp, d_y.reshape(narrow),
-                                d_qkv.reshape(wide)});
-    if (config_.attn_rotary_dim > 0) {
-      RotaryArgs rotary;
-      rotary.qkv = d_qkv.reshape(wide);
-      rotary.heads = heads;
-      rotary.rotary_dim = static_cast<int>(config_.attn_rotary_dim);
-      rotary.inverse = true;
-      encoder.rotary(rotary);
-    }
+    record_attention_backward(encoder, index, d_y, d_qkv);
   } else {
-    const Shape wide = {3 * width, shape_.batch, shape_.length};
-    const Shape narrow = {width, shape_.batch, shape_.length};
-    encoder.h3_mixer_backward({layer.qkv_rows.reshape(wide), layer.filter, static_cast<int>(config_.ssm_head_dim),
-                               config_.head_order(), conv_, d_y.reshape(narrow), d_qkv.reshape(wide), layer.d_filter,
-                               layer.entry_states});
+    H3MixerBackwardArgs mixer;
+    mixer.qkv = layer.qkv_rows.reshape({3 * width, shape_.batch, shape_.length});
+    mixer.filter = layer.filter;
+    mixer.head_dim = static_cast<int>(config_.ssm_head_dim);
+    mixer.head_order = config_.head_order();
+    mixer.algorithm = conv_;
+    mixer.d_y = d_y.reshape({width, shape_.batch, shape_.length});
+    mixer.d_qkv = d_qkv.reshape(mixer.qkv.shape);
+    mixer.d_filter = layer.d_filter;
+    mixer.entry_states = layer.entry_states;
+    if (sequence_.shared()) {
+      receive_state_gradient(encoder);
+      mixer.slots = slots_;
+      mixer.positions = positions_;
+      mixer.state = state_of(layer.entry);
+      mixer.d_state = state_of(d_carried_);
+    }
+    encoder.h3_mixer_backward(mixer);
+    if (sequence_.shared()) send_state_gradient(encoder);
     encoder.discretize_backward({layer.ssm, layer.filter, layer.d_filter, layer.d_ssm});
   }
   LinearBackwardArgs in;

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
+#include <vector>
 
 #include "backend/mpi_library.h"
 #include "base/error.h"
@@ -31,8 +32,12 @@ class MpiCommunicator final : public Communicator {
       : Communicator(rank, size, local_rank, local_size) {}
   ~MpiCommunicator() override { MPI_Finalize(); }
 
-  void all_reduce(std::span<float> values, Reduction reduction) override { reduce(values, MPI_FLOAT, reduction); }
-  void all_reduce(std::span<double> values, Reduction reduction) override { reduce(values, MPI_DOUBLE, reduction); }
+  void all_reduce(std::span<float> values, Reduction reduction) override {
+    all_reduce_as(values, MPI_FLOAT, reduction);
+  }
+  void all_reduce(std::span<double> values, Reduction reduction) override {
+    all_reduce_as(values, MPI_DOUBLE, reduction);
+  }
 
   void reduce_scatter(std::span<const float> all, std::span<float> part) override {
     for (int to = 0; to < size(); ++to) {
@@ -72,6 +77,26 @@ class MpiCommunicator final : public Communicator {
       MPI_Recv(piece, count, MPI_BYTE, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
     });
   }
+  void exchange(std::span<const Transfer> transfers) override {
+    std::vector<MPI_Request> requests;
+    for (const Transfer& transfer : transfers) {
+      in_pieces(transfer.received, [&](std::byte* piece, int count, std::size_t) {
+        MPI_Irecv(piece, count, MPI_BYTE, transfer.rank, 0, MPI_COMM_WORLD, &requests.emplace_back());
+      });
+    }
+    for (const Transfer& transfer : transfers) {
+      in_pieces(transfer.sent, [&](const std::byte* piece, int count, std::size_t) {
+        MPI_Isend(piece, count, MPI_BYTE, transfer.rank, 0, MPI_COMM_WORLD, &requests.emplace_back());
+      });
+    }
+    MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
+  }
+  void reduce(std::span<float> values, int to) override {
+    in_pieces(values, [&](float* piece, int count, std::size_t) {
+      const void* sent = rank() == to ? MPI_IN_PLACE : piece;
+      MPI_Reduce(sent, piece, count, MPI_FLOAT, MPI_SUM, to, MPI_COMM_WORLD);
+    });
+  }
   void barrier() override { MPI_Barrier(MPI_COMM_WORLD); }
 
   [[noreturn]] void abort(int status) override {
@@ -81,7 +106,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   template <typename T>
-  static void reduce(std::span<T> values, MPI_Datatype type, Reduction reduction) {
+  static void all_reduce_as(std::span<T> values, MPI_Datatype type, Reduction reduction) {
     const MPI_Op op = reduction == Reduction::sum ? MPI_SUM : MPI_MAX;
     in_pieces(values, [&](T* piece, int count, std::size_t) {
       MPI_Allreduce(MPI_IN_PLACE, piece, count, type, op, MPI_COMM_WORLD);

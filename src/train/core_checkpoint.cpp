@@ -5,7 +5,7 @@ namespace riverhorse {
 TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation, const Ranks& ranks) {
   TrainerCoreOptions core;
   core.ranks = ranks;
-  core.micro_batch = {ranks.part_of(options.batch), options.length};
+  core.micro_batch = {ranks.part_of(options.batch), ranks.tokens_of(options.length)};
   core.dtype = options.dtype;
   core.conv = options.conv;
   core.recompute = options.recompute;

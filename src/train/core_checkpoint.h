@@ -6,7 +6,8 @@
 
 namespace riverhorse {
 
-// `evaluation`: as TrainerCoreOptions. Errors: invalid_argument, as Ranks::part_of.
+// `evaluation`: as TrainerCoreOptions. Errors: invalid_argument, as Ranks::part_of and
+// Ranks::tokens_of.
 TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation = false, const Ranks& ranks = {});
 
 // Puts the moments, of which there are none before the first step, the counts and the loss scale of `checkpoint` into

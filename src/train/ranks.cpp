@@ -1,16 +1,52 @@
 #include "train/ranks.h"
 
+#include <fmt/core.h>
+
+#include <string>
+
 #include "base/error.h"
 
 namespace riverhorse {
 
-std::int64_t Ranks::part_of(std::int64_t batch) const {
-  if (batch % size() != 0) {
+Ranks Ranks::with_places(std::int64_t count) const {
+  if (size() % count != 0) {
     fail(StatusCode::invalid_argument,
-         "a micro-batch of {} sequences (--batch) does not divide among {} ranks; choose a multiple of {}", batch,
-         size(), size());
+         "{} ranks cannot share each sequence among {} (--sequence-parallel); choose a divisor of {}", size(), count,
+         size());
   }
-  return batch / size();
+  Ranks ranks = *this;
+  ranks.places = static_cast<int>(count);
+  return ranks;
+}
+
+std::int64_t Ranks::part_of(std::int64_t batch) const {
+  if (batch % groups() != 0) {
+    const std::string what = places == 1 ? "ranks" : fmt::format("groups of {} ranks", places);
+    fail(StatusCode::invalid_argument,
+         "a micro-batch of {} sequences (--batch) does not divide among {} {}; choose a multiple of {}", batch,
+         groups(), what, groups());
+  }
+  return batch / groups();
+}
+
+std::int64_t Ranks::tokens_of(std::int64_t length) const {
+  if (length % places != 0) {
+    fail(StatusCode::invalid_argument,
+         "a sequence of {} tokens (--length) does not divide among {} ranks (--sequence-parallel); choose a multiple "
+         "of {}",
+         length, places, places);
+  }
+  return length / places;
+}
+
+std::vector<std::int32_t> Ranks::own_tokens(std::span<const std::int32_t> whole, std::int64_t length) const {
+  const std::int64_t own = tokens_of(length);
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t begin = place() * own; begin < static_cast<std::int64_t>(whole.size()); begin += length) {
+    const auto part = whole.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(own));
+    tokens.insert(tokens.end(), part.begin(), part.end());
+  }
+  return tokens;
 }
 
 double Ranks::sum(double value) const {

@@ -111,11 +111,11 @@ class StarCommunicator final : public Communicator {
 
   bool moves_tensors() const override { return false; }
 
-  void all_reduce(std::span<float> values, Reduction reduction) override { reduce(values, reduction); }
-  void all_reduce(std::span<double> values, Reduction reduction) override { reduce(values, reduction); }
+  void all_reduce(std::span<float> values, Reduction reduction) override { reduce_at_first(values, reduction); }
+  void all_reduce(std::span<double> values, Reduction reduction) override { reduce_at_first(values, reduction); }
   void reduce_scatter(std::span<const float> all, std::span<float> part) override {
     std::vector<float> sum(all.begin(), all.end());
-    reduce(std::span(sum), Reduction::sum);
+    reduce_at_first(std::span(sum), Reduction::sum);
     std::copy_n(sum.begin() + static_cast<std::ptrdiff_t>(part.size()) * rank(), part.size(), part.begin());
   }
   void all_gather(std::span<const std::byte> part, std::span<std::byte> all) override {
@@ -146,9 +146,22 @@ class StarCommunicator final : public Communicator {
   void receive(std::span<std::byte> bytes, int from) override {
     if (!socket(from).receive(bytes)) lost(from);
   }
+  // Likewise. The first rank sends first.
+  void exchange(std::span<const Transfer> transfers) override {
+    for (const Transfer& transfer : transfers) {
+      if (transfer.rank == rank()) {
+        std::copy(transfer.sent.begin(), transfer.sent.end(), transfer.received.begin());
+        continue;
+      }
+      if (rank() == 0) send(transfer.sent, transfer.rank);
+      receive(transfer.received, transfer.rank);
+      if (rank() != 0) send(transfer.sent, transfer.rank);
+    }
+  }
+  void reduce(std::span<float> values, int /*to*/) override { reduce_at_first(values, Reduction::sum); }
   void barrier() override {
     double nothing = 0;
-    reduce(std::span(&nothing, 1), Reduction::sum);
+    reduce_at_first(std::span(&nothing, 1), Reduction::sum);
   }
   // Closes the connections, which ends the others.
   [[noreturn]] void abort(int status) override { std::_Exit(status); }
@@ -166,7 +179,7 @@ class StarCommunicator final : public Communicator {
 
   // In the order of the ranks, by the first, for the same sum everywhere.
   template <typename T>
-  void reduce(std::span<T> values, Reduction reduction) {
+  void reduce_at_first(std::span<T> values, Reduction reduction) {
     if (rank() != 0) {
       send(std::as_bytes(values), 0);
     } else {

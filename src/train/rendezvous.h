@@ -23,7 +23,7 @@ struct RendezvousOptions {
   int timeout_seconds = 300;  // until all are there
   // Called once, by a thread of the communicator's own, when rank `other` has ended; without it calls that need that
   // rank fail, but what waits for it elsewhere (NCCL) waits on.
-  std::function<void(int other)> on_lost;
+  std::function<void(int other)> on_lost = {};
 };
 
 // Errors: invalid_argument for numbers that make no sense; io_error, with who is missing, after the time-out.

@@ -54,12 +54,13 @@ Trainer::Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const
                  const TokenSource* validation, std::filesystem::path run, const Ranks& ranks)
     : checkpoint_(std::move(start)),
       core_(std::move(device), checkpoint_.model,
-            core_options(checkpoint_.state.options, validation != nullptr, ranks)),
+            core_options(checkpoint_.state.options, validation != nullptr,
+                         ranks.with_places(checkpoint_.state.options.sequence_parallel))),
       batches_(data, checkpoint_.state.options.length, static_cast<std::uint64_t>(checkpoint_.state.options.seed),
                checkpoint_.state.options.reset_state_at_documents),
       validation_(validation),
       run_(std::move(run)),
-      ranks_(ranks),
+      ranks_(core_.ranks()),
       flops_per_token_(training_flops_per_token(checkpoint_.model.config, checkpoint_.state.options.length)) {
   TrainerState& state = checkpoint_.state;
   if (validation_ != nullptr) {
@@ -85,16 +86,17 @@ StepReport Trainer::step() {
   TrainerState& state = checkpoint_.state;
   const TrainerOptions& options = state.options;
   const std::int64_t part = ranks_.part_of(options.batch);
-  const auto count = static_cast<std::size_t>(part * options.length);  // of a micro-batch
+  const auto count = static_cast<std::size_t>(part * options.length);  // of a micro-batch, sequences whole
   std::vector<std::int32_t> ids(static_cast<std::size_t>(options.accumulation) * count), targets(ids.size());
   const Clock::time_point start = Clock::now();
   for (std::int64_t i = 0; i < options.accumulation; ++i) {
     const std::size_t begin = static_cast<std::size_t>(i) * count;
-    batches_.read(state.samples + i * options.batch + ranks_.rank() * part, std::span(ids).subspan(begin, count),
+    batches_.read(state.samples + i * options.batch + ranks_.group() * part, std::span(ids).subspan(begin, count),
                   std::span(targets).subspan(begin, count));
   }
   const double factor = schedule_factor(options.schedule, options.steps, state.step + 1);
-  const StepResult result = core_.step(ids, targets, factor);
+  const StepResult result =
+      core_.step(ranks_.own_tokens(ids, options.length), ranks_.own_tokens(targets, options.length), factor);
   state.step = core_.steps_done();
   state.micro_batches = core_.micro_batches_done();
   state.samples += options.samples_per_step();
@@ -151,11 +153,12 @@ std::optional<double> Trainer::validate() {
       if (index < samples && left > 0) sample = validation_sample(index++);
       sample.targets = std::min(sample.targets, left);
       left -= sample.targets;
-      if (i / part != ranks_.rank()) continue;
+      if (i / part != ranks_.group()) continue;
       const std::size_t row = static_cast<std::size_t>(i % part) * length;
       read_sample(*validation_, sample, std::span(ids).subspan(row, length), std::span(targets).subspan(row, length));
     }
-    const EvaluationResult result = core_.evaluate(ids, targets);
+    const EvaluationResult result =
+        core_.evaluate(ranks_.own_tokens(ids, options.length), ranks_.own_tokens(targets, options.length));
     sum.loss_sum += result.loss_sum;
     sum.scored += result.scored;
   }
@@ -209,18 +212,19 @@ std::unique_ptr<Trainer> make_trainer(const std::shared_ptr<Device>& device, Tra
                                       const TokenSource& data, const TokenSource* validation,
                                       const std::filesystem::path& run, const Ranks& ranks) {
   TrainerOptions& options = start.state.options;
+  const Ranks groups = ranks.with_places(options.sequence_parallel);
   while (true) {
     std::unique_ptr<Trainer> trainer;
     std::string reason = "on another rank";
     try {
       trainer = std::make_unique<Trainer>(device, start, data, validation, run, ranks);
     } catch (const Error& error) {
-      if (error.code() != StatusCode::out_of_memory || !options.auto_batch || options.batch == ranks.size()) throw;
+      if (error.code() != StatusCode::out_of_memory || !options.auto_batch || options.batch == groups.groups()) throw;
       reason = error.what();
     }
     if (!ranks.any(!trainer)) return trainer;
     trainer.reset();
-    const std::int64_t factor = smallest_factor(ranks.part_of(options.batch));
+    const std::int64_t factor = smallest_factor(groups.part_of(options.batch));
     options.batch /= factor;
     options.accumulation *= factor;
     log_warning(fmt::format("a micro-batch of {} sequences does not fit ({}); --batch {} --accumulation {} instead",

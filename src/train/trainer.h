@@ -29,7 +29,7 @@ class Trainer {
   // and `validation` (null: none) outlive this object; checkpoints and logs go into the folder `run`.
   // Every one of `ranks` has such a trainer, of the same start and data; the first alone writes.
   // Errors: as TrainerCore and Batches; invalid_argument when `data` is not of the size that `start` was trained on,
-  // or a micro-batch does not divide among the ranks.
+  // or micro-batches and sequences do not divide among the ranks.
   Trainer(std::shared_ptr<Device> device, TrainingCheckpoint start, const TokenSource& data,
           const TokenSource* validation, std::filesystem::path run, const Ranks& ranks = {});
 

@@ -17,7 +17,7 @@
 namespace riverhorse {
 
 struct TrainerCoreOptions {
-  TrainingShape micro_batch;  // this rank's part
+  TrainingShape micro_batch;  // this rank's part, of the sequences and of their tokens
   DType dtype = DType::f32;   // of activations and operands; f16 has a loss scale
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;

@@ -182,6 +182,9 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   visit_choice(visitor, "reduce_dtype",
                "Of the gradients between several ranks; bf16 is half the traffic, and rounds them",
                options.reduce_dtype, {"f32", "bf16"});
+  visitor.integer("sequence_parallel",
+                  "Ranks that share each sequence, a part of its tokens each, for longer ones; divides their number",
+                  options.sequence_parallel, 1, 1 << 16);
 }
 
 nlohmann::ordered_json trainer_options_json(const TrainerOptions& options) {

@@ -46,6 +46,7 @@ struct TrainerOptions {
   Recompute recompute = Recompute::none;  // what the backward pass makes again
   Shard shard = Shard::none;              // among several ranks
   ReduceDtype reduce_dtype = ReduceDtype::f32;
+  std::int64_t sequence_parallel = 1;  // ranks that share a sequence
 
   std::int64_t samples_per_step() const { return batch * accumulation; }
 };

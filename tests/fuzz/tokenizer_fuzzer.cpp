@@ -1,8 +1,6 @@
 // Tokenizer files: tokenizer.json, or vocab.json and merges.txt with a line "====" between them.
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <stdexcept>
+#include <limits>
+#include <span>
 #include <string_view>
 
 #include "base/error.h"
@@ -13,33 +11,18 @@ namespace {
 
 constexpr std::string_view separator = "\n====\n";
 
-// A file that lives in memory only, with a path.
-class MemoryFile {
- public:
-  explicit MemoryFile(std::string_view bytes) : descriptor_(::memfd_create("input", MFD_CLOEXEC)) {
-    if (descriptor_ < 0 || ::write(descriptor_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
-      throw std::runtime_error("cannot make a file in memory");
-    }
-  }
-  ~MemoryFile() { ::close(descriptor_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-
-  std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
-
- private:
-  int descriptor_;
-};
-
 std::unique_ptr<riverhorse::Tokenizer> load(std::string_view input) {
+  const auto file = [](const char* name, std::string_view text) {
+    return riverhorse::MemoryFile{name, std::as_bytes(std::span(text))};
+  };
+  std::vector<riverhorse::MemoryFile> files;
   const std::size_t cut = input.find(separator);
   if (cut == std::string_view::npos) {
-    const MemoryFile file(input);
-    return riverhorse::load_gpt2_tokenizer(file.path());
+    files = {file("tokenizer.json", input)};
+  } else {
+    files = {file("vocab.json", input.substr(0, cut)), file("merges.txt", input.substr(cut + separator.size()))};
   }
-  const MemoryFile vocabulary(input.substr(0, cut));
-  const MemoryFile merges(input.substr(cut + separator.size()));
-  return riverhorse::load_gpt2_tokenizer(vocabulary.path(), merges.path());
+  return riverhorse::find_tokenizer(files, std::numeric_limits<std::int32_t>::max());
 }
 
 // The 256 single-byte tokens of GPT-2 as vocab.json entries, ids 0 to 255.
