@@ -1,8 +1,7 @@
-// The C API: sessions, sampling, threads.
+// The C API: sessions and sampling.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <thread>
 
 #include "api_fixture.h"
 
@@ -291,35 +290,6 @@ TEST_F(Api, RefusesNullSessions) {
   EXPECT_FAILS(riverhorse_session_clone(text, nullptr), RIVERHORSE_INVALID_ARGUMENT, "copy");
   EXPECT_FAILS(riverhorse_session_save(text, nullptr), RIVERHORSE_INVALID_ARGUMENT, "path");
   EXPECT_FAILS(riverhorse_session_load(text, nullptr, nullptr), RIVERHORSE_INVALID_ARGUMENT, "path");
-}
-
-// ---------------------------------------------------------------------------------------------------- threads
-
-TEST_F(Api, TwoModelsWorkInTwoThreads) {
-  riverhorse_model* pure = load(pure_path);
-  riverhorse_model* hybrid = load(hybrid_path);
-  const std::vector<std::int32_t> expected_pure = steps(session(pure, {1, 2, 3}), 20);
-  const std::vector<std::int32_t> expected_hybrid = steps(session(hybrid, prompt), 20);
-  riverhorse_session* a = session(pure, {1, 2, 3});
-  riverhorse_session* b = session(hybrid, prompt);
-  std::vector<std::int32_t> drawn_a, drawn_b;
-  std::thread first([&] { drawn_a = steps(a, 20); });
-  std::thread second([&] { drawn_b = steps(b, 20); });
-  first.join();
-  second.join();
-  EXPECT_EQ(drawn_a, expected_pure);
-  EXPECT_EQ(drawn_b, expected_hybrid);
-}
-
-TEST_F(Api, OneModelTakesCallsInTurn) {
-  riverhorse_model* model = load(hybrid_path);
-  const std::vector<std::int32_t> expected = steps(session(model, prompt), 12);
-  riverhorse_session* texts[3] = {session(model, prompt), session(model, prompt), session(model, prompt)};
-  std::vector<std::int32_t> drawn[3];
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 3; ++i) threads.emplace_back([&, i] { drawn[i] = steps(texts[i], 12); });
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& tokens : drawn) EXPECT_EQ(tokens, expected);
 }
 
 }  // namespace

@@ -6,12 +6,14 @@
 
 riverhorse_packages_build=(
   g++ cmake ninja-build pkg-config
-  nlohmann-json3-dev libcli11-dev libfmt-dev libzip-dev libpcre2-dev libopenblas-dev
+  nlohmann-json3-dev libcli11-dev libfmt-dev libzip-dev libpcre2-dev libopenblas-dev libhwy-dev
   libvulkan-dev libvkfft-dev glslang-dev glslang-tools spirv-tools "spirv-tools-dev?"
+  libglfw3-dev libimgui-dev libpng-dev
 )
-# To run on any machine: lavapipe is the Vulkan device where there is no GPU; samples/plot_training is Python.
-riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers python3)
-riverhorse_packages_test=(libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin)
+# To run on any machine: lavapipe is the Vulkan device where there is no GPU; samples/plot_training is Python, and
+# samples/tavern writes with a font.
+riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers python3 fonts-dejavu-core)
+riverhorse_packages_test=(libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin xvfb xauth)
 riverhorse_packages_ci=(ccache git clang-format-14 clang-tidy-14)
 
 say() { printf '== %s\n' "$*"; }

@@ -23,4 +23,15 @@ else()
   set_tests_properties(consumer_add_subdirectory PROPERTIES PROCESSORS 2 COST 200)  # it compiles on all cores
   set_tests_properties(consumer_install PROPERTIES FIXTURES_SETUP installed)
   set_tests_properties(consumer_find_package consumer_pkg_config PROPERTIES FIXTURES_REQUIRED installed)
+
+  find_package(Python3 COMPONENTS Interpreter)
+  set(python none)
+  if(Python3_FOUND)
+    set(python ${Python3_EXECUTABLE})
+  endif()
+  add_test(NAME packages_test
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/packages_test.sh ${PROJECT_BINARY_DIR} ${consumer_dir}/packages
+                   ${PROJECT_VERSION} ${CMAKE_COMMAND} ${CMAKE_BUILD_TYPE} ${CMAKE_C_COMPILER} ${CMAKE_CXX_COMPILER}
+                   ${python})
+  set_tests_properties(packages_test PROPERTIES LABELS consumer TIMEOUT 600 ENVIRONMENT "${riverhorse_one_thread}")
 endif()

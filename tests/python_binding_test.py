@@ -31,8 +31,8 @@ DEFAULT_MODEL = SOURCE / "samples/models/default"
 
 # Of riverhorse.h, what the binding leaves out: work inside a host's own Vulkan device and frames.
 NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free", "session_start", "session_record",
-             "session_poll", "session_enqueue", "session_enqueue_text"}
-STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "poll_result"}
+             "session_enqueue", "session_enqueue_text"}
+STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
                 "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),
                 "stop_reason": (rh.StopReason, "STOP_"), "recipe": (rh.Recipe, "RECIPE_"),
@@ -217,6 +217,8 @@ class Library(unittest.TestCase):
 
 class Models(unittest.TestCase):
     def load(self, name="h3-hybrid", **options):
+        if BACKEND != "cpu":
+            return self.shared  # loading takes a software device seconds
         model = rh.Model(GOLDEN / name / "model.pt", backend=BACKEND, cache_folder="none", **options)
         self.addCleanup(model.close)
         return model
@@ -226,6 +228,9 @@ class Models(unittest.TestCase):
         golden = json.loads((GOLDEN / "h3-hybrid/generation.json").read_text())
         cls.prompt = golden["prompt_tokens"][0]
         cls.expected = golden["vocab_limited"]["tokens"][0]
+        if BACKEND != "cpu":
+            cls.shared = rh.Model(GOLDEN / "h3-hybrid/model.pt", backend=BACKEND, cache_folder="none", max_sessions=8)
+            cls.addClassCleanup(cls.shared.close)
 
     def session(self, **options):
         session = self.load(**options).session()
@@ -256,6 +261,43 @@ class Models(unittest.TestCase):
             self.assertGreater(result.seconds, 0)
             self.assertEqual(session.text, golden["prompt"] + result.text)
             self.assertEqual(model.encode(golden["prompt"]), session.tokens[:-len(result.tokens)])
+
+    @on_cpu_only
+    def test_model_from_memory(self):
+        folder = GOLDEN / "h3-hybrid"
+        files = {name: (folder / name).read_bytes() for name in ("config.json", "model.pt")}
+        with rh.Model(files, backend="cpu", cache_folder="none") as model, model.session() as session:
+            del files
+            session.append(self.prompt)
+            self.assertEqual([session.step() for _ in self.expected], self.expected)
+        with self.assertRaisesRegex(rh.NotFoundError, "config.json"):
+            rh.Model({"model.pt": b""}, backend="cpu", cache_folder="none")
+
+    @on_cpu_only
+    def test_stream_yields_what_generate_gives(self):
+        session = self.load("h3-pure").session()
+        session.append("Hippo")
+        start = session.save_bytes()
+        expected = session.generate(24, ignore_end_of_text=True)
+        session.load_bytes(start)
+        self.assertEqual("".join(session.stream(max_tokens=24, ignore_end_of_text=True)), expected.text)
+        self.assertEqual(session.tokens[-24:], expected.tokens)
+        session.clear()
+        self.assertEqual("".join(session.stream("Hippo", 24, ignore_end_of_text=True)), expected.text)
+        # One that is left early is over, and the session good.
+        stream = session.stream(max_tokens=100000, ignore_end_of_text=True)
+        next(stream)
+        stream.close()
+        session.append([1])
+        self.assertEqual(session.position, len(session.tokens))
+
+    @on_cpu_only
+    def test_cancel_from_a_callback(self):
+        session = self.session()
+        result = session.generate(20, ignore_end_of_text=True, on_token=lambda *_: session.cancel())
+        self.assertEqual(result.stop_reason, rh.StopReason.CANCELLED)
+        self.assertLess(len(result.tokens), 20)
+        self.assertEqual(session.tokens, self.prompt + result.tokens)
 
     @on_cpu_only
     def test_logits_are_of_the_next_token(self):

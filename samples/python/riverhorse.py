@@ -23,11 +23,13 @@ import ctypes
 import enum
 import os
 import pathlib
+import time
 import uuid
 import weakref
 from ctypes import POINTER, c_char, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint8, c_uint32
 from ctypes import c_uint64, c_void_p
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
+from collections.abc import Mapping
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
 
 ABI_VERSION = 0  # of the riverhorse.h that the structures below are those of
 
@@ -111,7 +113,7 @@ DType = _Named("DType", "DEFAULT F32 F16 BF16", start=0)
 Conv = _Named("Conv", "AUTO CHUNKED FFT", start=0)
 Recompute = _Named("Recompute", "NONE MIXER BLOCK", start=0)
 Logits = _Named("Logits", "BITS_32 BITS_16", start=0)
-StopReason = _Named("StopReason", "MAX_TOKENS END_OF_TEXT STRING CALLBACK", start=0)
+StopReason = _Named("StopReason", "MAX_TOKENS END_OF_TEXT STRING CALLBACK CANCELLED", start=0)
 Recipe = _Named("Recipe", "GROUPED SAFARI", start=0)
 Schedule = _Named("Schedule", "CONSTANT LINEAR COSINE WSD", start=0)
 
@@ -160,6 +162,7 @@ _ModelOptions = _struct(
     "u32 struct_size; i32 dtype conv safe_shaders skip_self_test validation check_finite max_sessions; i64 "
     "context_tokens prefill_piece_tokens; f64 submission_limit_ms; text config_path backend device cache_folder; "
     "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes")
+_ModelFile = _struct("text name; pointer data; size size")
 _ModelInfo = _struct(
     "u32 struct_size; i32 dtype; i64 parameter_count embedding_width layer_count attention_layer_count state_size "
     "vocab_size padded_vocab_size; i32 has_tokenizer end_of_text; i64 tokenizer_vocab_size max_sessions; u64 "
@@ -173,6 +176,8 @@ _GenerateOptions = _struct(
     "u32 struct_size; i32 ignore_end_of_text; i64 max_tokens; texts stop_strings; size stop_string_count",
     texts=POINTER(c_char_p))
 _GenerateResult = _struct("u32 struct_size; i32 stop_reason; i64 token_count; f64 seconds")
+_PollResult = _struct(
+    "u32 struct_size; i32 running stop_reason frames_in_flight; i64 token_count; f64 expected_us measured_us; i64 tokens_to_read")
 _DeviceOptions = _struct(
     "u32 struct_size; i32 safe_shaders skip_self_test validation; f64 submission_limit_ms; text backend device "
     "cache_folder")
@@ -209,6 +214,7 @@ _functions: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "device_list_absent_count": (c_size_t, (_handle,)),
     "device_list_get_absent": (Status, (_handle, c_size_t, POINTER(c_char_p), POINTER(c_char_p))),
     "model_load": (Status, (c_char_p, POINTER(_ModelOptions), _out)),
+    "model_load_memory": (Status, (POINTER(_ModelFile), c_size_t, POINTER(_ModelOptions), _out)),
     "model_free": (None, (_handle,)),
     "model_get_info": (Status, (_handle, POINTER(_ModelInfo))),
     "model_encode": (Status, (_handle, c_char_p, c_size_t, c_int, _ids, c_size_t, _size)),
@@ -220,6 +226,9 @@ _functions: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "session_step": (Status, (_handle, _ids)),
     "sessions_step": (Status, (POINTER(c_void_p), c_size_t, _ids)),
     "session_generate": (Status, (_handle, POINTER(_GenerateOptions), _TOKEN, c_void_p, POINTER(_GenerateResult))),
+    "session_start_async": (Status, (_handle, _ids, c_size_t, POINTER(_GenerateOptions), _TOKEN, c_void_p)),
+    "session_poll": (Status, (_handle, _TOKEN, c_void_p, POINTER(_PollResult))),
+    "session_cancel": (Status, (_handle,)),
     "session_position": (c_int64, (_handle,)),
     "session_get_tokens": (Status, (_handle, _ids, c_size_t, _size)),
     "session_get_logits": (Status, (_handle, POINTER(c_float), c_size_t, _size)),
@@ -359,6 +368,10 @@ class _Callback:
         finally:
             if self.raised is not None:
                 raise self.raised
+
+
+def _token_and_text(token: int, text: Any, size: int) -> "tuple[int, str]":
+    return token, ctypes.string_at(text, size).decode()
 
 
 class _Object:
@@ -517,15 +530,16 @@ class Model(_Object):
 
     _free = "model_free"
 
-    def __init__(self, path: Path, *, backend: Optional[str] = None, device: Optional[str] = None,
-                 dtype: Union[DType, str] = DType.DEFAULT, conv: Union[Conv, str] = Conv.AUTO,
-                 config_path: Optional[Path] = None, cache_folder: Optional[Path] = None, max_sessions: int = 0,
-                 context_tokens: int = 0, prefill_piece_tokens: int = 0, submission_limit_ms: float = 0,
-                 memory_budget_bytes: int = 0, safe_shaders: bool = False, skip_self_test: bool = False,
-                 validation: bool = False, check_finite: bool = False,
-                 progress: Optional[ProgressFunction] = None) -> None:
-        """Loads a model folder, a .safetensors or a .pt file. Arguments that are 0 or None mean the defaults of
-        riverhorse_model_options; `progress` counts bytes."""
+    def __init__(self, source: Union[Path, Mapping[str, bytes]], *, backend: Optional[str] = None,
+                 device: Optional[str] = None, dtype: Union[DType, str] = DType.DEFAULT,
+                 conv: Union[Conv, str] = Conv.AUTO, config_path: Optional[Path] = None,
+                 cache_folder: Optional[Path] = None, max_sessions: int = 0, context_tokens: int = 0,
+                 prefill_piece_tokens: int = 0, submission_limit_ms: float = 0, memory_budget_bytes: int = 0,
+                 safe_shaders: bool = False, skip_self_test: bool = False, validation: bool = False,
+                 check_finite: bool = False, progress: Optional[ProgressFunction] = None) -> None:
+        """Loads a model folder, a .safetensors or a .pt file; or from memory, given the bytes of a model folder's files
+        by their names: {"config.json": ..., "model.safetensors": ..., "tokenizer.json": ...}. Arguments that are 0 or
+        None mean the defaults of riverhorse_model_options; `progress` counts bytes."""
         callback = _Callback(_PROGRESS, progress)
         options = _ModelOptions(
             dtype=DType.of(dtype), conv=Conv.of(conv), safe_shaders=safe_shaders, skip_self_test=skip_self_test,
@@ -534,7 +548,14 @@ class Model(_Object):
             submission_limit_ms=submission_limit_ms, config_path=config_path, backend=backend, device=device,
             cache_folder=cache_folder, progress=callback.pointer, memory_budget_bytes=memory_budget_bytes)
         handle = c_void_p()
-        callback.call("model_load", os.fsencode(path), ctypes.byref(options), ctypes.byref(handle))
+        outputs = (ctypes.byref(options), ctypes.byref(handle))
+        if isinstance(source, Mapping):
+            files = (_ModelFile * len(source))(
+                *(_ModelFile(name=name, data=ctypes.cast(c_char_p(data), c_void_p).value, size=len(data))
+                  for name, data in source.items()))
+            callback.call("model_load_memory", files, len(files), *outputs)
+        else:
+            callback.call("model_load", os.fsencode(source), *outputs)
         super().__init__(handle)
 
     @property
@@ -591,10 +612,7 @@ class Session(_Object):
                  on_text: Optional[TextFunction] = None, on_token: Optional[TokenFunction] = None) -> Generation:
         """Draws tokens until something stops it. `on_text` is given whole characters as they are drawn, `on_token`
         every token with the text that it completes; either stops with False. A stop string is in no text."""
-        strings = (c_char_p * len(stop))(*(each.encode() for each in stop))
-        options = _GenerateOptions(max_tokens=max_tokens, ignore_end_of_text=ignore_end_of_text,
-                                   stop_strings=ctypes.cast(strings, POINTER(c_char_p)) if stop else None,
-                                   stop_string_count=len(stop))
+        options = self._generate_options(max_tokens, stop, ignore_end_of_text)
         tokens: "list[int]" = []
         pieces: "list[str]" = []
 
@@ -605,11 +623,49 @@ class Session(_Object):
             go_on = on_token is None or on_token(token, text) is not False
             return (on_text is None or not text or on_text(text) is not False) and go_on
 
-        callback = _Callback(_TOKEN, receive, lambda token, text, size: (token, ctypes.string_at(text, size).decode()))
-        result = _GenerateResult()
+        callback, result = _Callback(_TOKEN, receive, _token_and_text), _GenerateResult()
         callback.call("session_generate", self._handle, ctypes.byref(options), callback.pointer, None,
                       ctypes.byref(result))
         return Generation("".join(pieces), tokens, StopReason(result.stop_reason), result.seconds)
+
+    def stream(self, text_or_ids: Union[str, Ids] = (), max_tokens: int = 128, *, stop: Sequence[str] = (),
+               ignore_end_of_text: bool = False) -> Iterator[str]:
+        """Reads a text or tokens and yields what is drawn after it, which a thread of the library's goes on with
+        meanwhile. Until the last text is out, or the generator is closed, only position and tokens may be used, and
+        cancel()."""
+        ids = _id_array(self.model.encode(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids)
+        options, state = self._generate_options(max_tokens, stop, ignore_end_of_text), _PollResult()
+        pieces: "list[str]" = []
+        callback = _Callback(_TOKEN, lambda _token, text: pieces.append(text), _token_and_text)
+        _call("session_start_async", self._handle, ids, len(ids), ctypes.byref(options), _TOKEN(), None)
+        state.running = 1
+        try:
+            while state.running:
+                callback.call("session_poll", self._handle, callback.pointer, None, ctypes.byref(state))
+                text = "".join(pieces)
+                pieces.clear()
+                if text:
+                    yield text
+                elif state.running:
+                    time.sleep(0.001)
+        finally:
+            if state.running and self._owned is not None:
+                self.cancel()
+                while state.running:
+                    _call("session_poll", self._handle, callback.pointer, None, ctypes.byref(state))
+                    time.sleep(0.001)
+
+    def cancel(self) -> None:
+        """Ends what this session does or waits to do, from any thread: append raises CancelledError, a generation
+        has the stop reason CANCELLED."""
+        _call("session_cancel", self._handle)
+
+    @staticmethod
+    def _generate_options(max_tokens: int, stop: Sequence[str], ignore_end_of_text: bool) -> Any:
+        strings = (c_char_p * len(stop))(*(each.encode() for each in stop))
+        return _GenerateOptions(max_tokens=max_tokens, ignore_end_of_text=ignore_end_of_text,
+                                stop_strings=ctypes.cast(strings, POINTER(c_char_p)) if stop else None,
+                                stop_string_count=len(stop))
 
     @property
     def position(self) -> int:

@@ -4,16 +4,32 @@ include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
 set(riverhorse_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/riverhorse)
+# Components, a package each: runtime, dev, and the plug-ins mpi and cuda (beside their targets).
 install(TARGETS riverhorse EXPORT riverhorse-targets
-        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
-        RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/riverhorse DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(EXPORT riverhorse-targets NAMESPACE riverhorse:: DESTINATION ${riverhorse_package_dir})
-install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
-if(TARGET riverhorse_program)
-  install(TARGETS riverhorse_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT dev
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT dev
+        RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+if(TARGET riverhorse_shared AND NOT BUILD_SHARED_LIBS)
+  # To be loaded at run time; without the name that a linker looks for, which would take it instead of the static one.
+  install(TARGETS riverhorse_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_SKIP)
 endif()
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/riverhorse DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT dev)
+install(EXPORT riverhorse-targets NAMESPACE riverhorse:: DESTINATION ${riverhorse_package_dir} COMPONENT dev)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT runtime)
+if(TARGET riverhorse_program)
+  install(TARGETS riverhorse_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+endif()
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/samples/models/default DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/models
+        COMPONENT runtime PATTERN "*.svg" EXCLUDE)
+install(FILES ${PROJECT_SOURCE_DIR}/samples/python/riverhorse.py DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/python
+        COMPONENT runtime)
+# The licences of what is compiled in, as the distribution has them.
+foreach(package libvkfft-dev glslang-dev spirv-tools nlohmann-json3-dev libcli11-dev)
+  if(EXISTS /usr/share/doc/${package}/copyright)
+    install(FILES /usr/share/doc/${package}/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR}/third_party RENAME ${package}
+            COMPONENT runtime)
+  endif()
+endforeach()
 
 # A static library leaves linking its dependencies to whoever links it, so both files must name them. They are read from
 # the target, so that a dependency that nobody has described here stops the configuration and not a user.
@@ -114,7 +130,7 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/riverhorse-config.cmake.
 # Before 1.0, a minor version may change what exists.
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/riverhorse-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/riverhorse-config.cmake ${PROJECT_BINARY_DIR}/riverhorse-config-version.cmake
-        DESTINATION ${riverhorse_package_dir})
+        DESTINATION ${riverhorse_package_dir} COMPONENT dev)
 
 configure_file(${CMAKE_CURRENT_LIST_DIR}/riverhorse.pc.in ${PROJECT_BINARY_DIR}/riverhorse.pc @ONLY)
-install(FILES ${PROJECT_BINARY_DIR}/riverhorse.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES ${PROJECT_BINARY_DIR}/riverhorse.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)

@@ -1,6 +1,6 @@
 // Causal softmax attention over the cache, or, in training, over the call's own tokens. Each (sequence, head, token)
 // is a task of its own: scores against every key up to the token, softmax with the maximum subtracted, weighted sum
-// of the values in double. With p_ts the probabilities, m_ts what dropout multiplies them by, and c = 1 / sqrt(head
+// of the values, in double. With p_ts the probabilities, m_ts what dropout multiplies them by, and c = 1 / sqrt(head
 // width):
 //   p_ts = exp(c q_t . k_s - log_sum_exp_t),   y_t = sum_s m_ts p_ts v_s
 // Backward. The sum over s that the softmax brings into the gradient of the scores e_ts is a product of what is
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cpu/attention_row.h"
 #include "cpu/cpu_encoder.h"
 #include "cpu/dropout.h"
 
@@ -93,22 +94,14 @@ void attend(std::string_view op, const AttentionArgs& args) {
     const float* values = past.values + head * head_width;
 
     std::vector<double> weights(static_cast<std::size_t>(count));
-    for (std::int64_t s = 0; s < count; ++s) weights[s] = scale * dot(query, keys + s * past.stride, head_width);
-    const double maximum = *std::max_element(weights.begin(), weights.end());
-    double total = 0;
-    for (double& weight : weights) {
-      weight = std::exp(weight - maximum);
-      total += weight;
-    }
+    const AttentionRow attended{query, keys, values, past.stride, count, head_width, scale};
+    const auto [maximum, total] = attention_weights(attended, weights.data());
     const std::int64_t query_index = (b * args.heads + head) * tokens + t;
     if (args.log_sum_exp) floats(args.log_sum_exp)[query_index] = static_cast<float>(maximum + std::log(total));
-    std::vector<double> sums(static_cast<std::size_t>(head_width), 0.0);
-    for (std::int64_t s = 0; s < count; ++s) {
-      const double weight = weights[s] * mask.factor(query_index * tokens + s);
-      add_scaled(sums.data(), weight, values + s * past.stride, head_width);
+    if (args.dropout.p != 0) {
+      for (std::int64_t s = 0; s < count; ++s) weights[s] *= mask.factor(query_index * tokens + s);
     }
-    float* y = floats(args.y) + row * width + head * head_width;
-    for (std::int64_t i = 0; i < head_width; ++i) y[i] = static_cast<float>(sums[i] / total);
+    attention_values(attended, weights.data(), total, floats(args.y) + row * width + head * head_width);
   }
 }
 

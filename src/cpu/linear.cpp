@@ -1,12 +1,13 @@
 // y = activation(x' W^T + bias), or y += that; and backward: d_x = d_y W, d_W += d_y^T x, d_bias += sum of d_y.
 //
-// Few rows (a generation step) are memory bound and go through our own dot products, whose result for a row does
-// not depend on how many rows there are. More rows go to OpenBLAS, which threads by itself: its thread count is a
-// global of the process, which belongs to the host application, so nothing here touches it and no call is made from
+// Few rows (a generation step) are memory bound and go through products of our own (gemv.h), whose result for a row
+// does not depend on how many rows there are. More rows go to OpenBLAS, which threads by itself: its thread count is
+// a global of the process, which belongs to the host application, so nothing here touches it and no call is made from
 // inside an OpenMP region. It is given a quantised weight some rows at a time, in f32. For a given shape a row of
 // sgemm depends on that row of x only, bit for bit; for another number of rows OpenBLAS may block the sums otherwise,
 // so whole and pieces agree within rounding. The backward pass is OpenBLAS's whatever the rows.
 #include <cblas.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +15,8 @@
 
 #include "cpu/column_sums.h"
 #include "cpu/cpu_encoder.h"
+#include "cpu/gelu.h"
+#include "cpu/gemv.h"
 #include "cpu/layer_norm.h"
 #include "cpu/quantised.h"
 
@@ -21,27 +24,14 @@ namespace riverhorse::cpu {
 
 namespace {
 
-constexpr std::int64_t few_rows = 4;
 constexpr std::int64_t panel_elements = std::int64_t{1} << 20;  // of a quantised weight, in f32 at a time
 
 constexpr double sqrt_2_over_pi = 0.7978845608028654;
-
-float gelu_tanh(float x) {
-  const double cubic = sqrt_2_over_pi * (x + 0.044715 * static_cast<double>(x) * x * x);
-  return static_cast<float>(0.5 * x * (1.0 + std::tanh(cubic)));
-}
 
 double gelu_tanh_derivative(double x) {
   const double tanh = std::tanh(sqrt_2_over_pi * (x + 0.044715 * x * x * x));
   const double slope = sqrt_2_over_pi * (1.0 + 3 * 0.044715 * x * x);
   return 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope;
-}
-
-float dot(const float* a, const float* b, std::int64_t count) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 struct Product {
@@ -51,7 +41,7 @@ struct Product {
   float* y;  // (R, M) or, transposed, (M, R)
   bool y_transposed;
 
-  bool few() const { return rows <= few_rows && !x_transposed; }
+  bool few() const { return rows <= most_gemv_rows && !x_transposed; }
 };
 
 // Some rows of W, from `begin` on: y = x W^T, for those columns of y.
@@ -69,33 +59,35 @@ void multiply_part(const Product& product, const float* weight, std::int64_t beg
   }
 }
 
-// `dot_with(row of W, row of x)`
-template <typename Dot>
-void multiply_few(const Product& product, Dot&& dot_with) {
-#pragma omp parallel for
-  for (std::int64_t column = 0; column < product.outputs; ++column) {
-    for (std::int64_t row = 0; row < product.rows; ++row) {
-      product.y[product.y_transposed ? column * product.rows + row : row * product.outputs + column] =
-          dot_with(column, product.x + row * product.inputs);
-    }
+// Each thread has one stretch of the outputs, of whole cache lines of y.
+void multiply_few(const Product& product, DType dtype, const std::byte* weight) {
+  const Gemv whole{dtype,
+                   weight,
+                   product.x,
+                   product.rows,
+                   product.inputs,
+                   product.y,
+                   product.y_transposed ? 1 : product.outputs,
+                   product.y_transposed ? product.rows : 1};
+  constexpr std::int64_t line = 16;
+#pragma omp parallel
+  {
+    const std::int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    const auto begin_of = [&](std::int64_t index) {
+      return index == threads ? product.outputs : product.outputs * index / threads / line * line;
+    };
+    gemv(whole, begin_of(thread), begin_of(thread + 1));
   }
 }
 
-void multiply(const Product& product, const float* weight) {
-  if (!product.few()) return multiply_part(product, weight, 0, product.outputs);
-  multiply_few(product, [&](std::int64_t column, const float* x) {
-    return dot(x, weight + column * product.inputs, product.inputs);
-  });
+void multiply(const Product& product, const Tensor& weight) {
+  if (product.few()) return multiply_few(product, weight.dtype, host_bytes(weight));
+  multiply_part(product, floats(weight), 0, product.outputs);
 }
 
 void multiply_quantised(const Product& product, DType dtype, const std::byte* weight) {
   const std::int64_t row_bytes = row_size_bytes(dtype, product.inputs);
-  if (product.few()) {
-    multiply_few(product, [&](std::int64_t column, const float* x) {
-      return quantised_dot(dtype, weight + column * row_bytes, x, product.inputs);
-    });
-    return;
-  }
+  if (product.few()) return multiply_few(product, dtype, weight);
   const std::int64_t step = std::clamp<std::int64_t>(panel_elements / product.inputs, 1, product.outputs);
   std::vector<float> panel(static_cast<std::size_t>(step * product.inputs));
   for (std::int64_t begin = 0; begin < product.outputs; begin += step) {
@@ -132,20 +124,33 @@ void CpuEncoder::record_linear(const LinearArgs& args) {
     if (is_quantised(args.weight.dtype)) {
       multiply_quantised(whole, args.weight.dtype, host_bytes(args.weight));
     } else {
-      multiply(whole, floats(args.weight));
+      multiply(whole, args.weight);
     }
 
     const float* bias = args.bias ? floats(args.bias) : nullptr;
     float* pre_activation = args.pre_activation ? floats(args.pre_activation) : nullptr;
     if (bias == nullptr && args.activation == Activation::none && !args.accumulate && pre_activation == nullptr)
       return;
-#pragma omp parallel for
-    for (std::int64_t i = 0; i < rows * outputs; ++i) {
-      float value = product[i];
-      if (bias != nullptr) value += bias[args.y_transposed ? i / rows : i % outputs];
-      if (pre_activation != nullptr) pre_activation[i] = value;
-      if (args.activation == Activation::gelu_tanh) value = gelu_tanh(value);
-      y[i] = args.accumulate ? y[i] + value : value;
+    constexpr std::int64_t stretch = 256;
+#pragma omp parallel for schedule(static)
+    for (std::int64_t begin = 0; begin < rows * outputs; begin += stretch) {
+      const std::int64_t count = std::min(stretch, rows * outputs - begin);
+      float values[stretch];
+      std::copy_n(product + begin, count, values);
+      if (bias != nullptr) {
+        // Of row and column in memory; an output's bias is that of its column, or transposed of its row.
+        const std::int64_t width = args.y_transposed ? rows : outputs;
+        std::int64_t row = begin / width, column = begin % width;
+        for (std::int64_t i = 0; i < count; ++i) {
+          values[i] += bias[args.y_transposed ? row : column];
+          if (++column < width) continue;
+          column = 0;
+          ++row;
+        }
+      }
+      if (pre_activation != nullptr) std::copy_n(values, count, pre_activation + begin);
+      if (args.activation == Activation::gelu_tanh) gelu_tanh(values, count);
+      for (std::int64_t i = 0; i < count; ++i) y[begin + i] = args.accumulate ? y[begin + i] + values[i] : values[i];
     }
   });
 }

@@ -1,0 +1,94 @@
+#include "conversation.h"
+
+#include <array>
+#include <stdexcept>
+#include <utility>
+
+namespace tavern {
+
+namespace rh = riverhorse_api;
+
+Conversation::Conversation(const rh::model& model, const Character& character, std::uint64_t seed)
+    : model_(&model), character_(&character), seed_(seed), session_(model.create_session(sampling(seed))) {
+  session_.append(model.encode(character.story));
+  session_.checkpoint();
+}
+
+riverhorse_sampling_options Conversation::sampling(std::uint64_t seed) const {
+  riverhorse_sampling_options options = rh::sampling_options();
+  options.temperature = character_->temperature;
+  options.top_p = 0.9;
+  options.repetition_penalty = 1.05;
+  options.seed = seed;
+  options.vocabulary_limit = model_->info().tokenizer_vocab_size;
+  return options;
+}
+
+void Conversation::say(const std::string& text, std::int64_t reply_tokens) {
+  Turn turn;
+  turn.said = text;
+  turn.begin = session_.position();
+  const bool quote_is_open = !turns_.empty() && !turns_.back().closed_quote;
+  session_.append(model_->encode(std::string(quote_is_open ? "\"" : "") + "\n\n\"" + text +
+                                 "\" said the stranger.\n\n" + "And " + character_->called + " answered, \""));
+  session_.checkpoint();
+  turn.reply_at = session_.position();
+  turns_.push_back(std::move(turn));
+  start(reply_tokens);
+}
+
+void Conversation::start(std::int64_t reply_tokens) {
+  const std::array<const char*, 2> ends{"\"", "\n"};
+  riverhorse_generate_options options = rh::generate_options();
+  options.max_tokens = reply_tokens;
+  options.stop_strings = ends.data();
+  options.stop_string_count = ends.size();
+  session_.start(options);
+  replying_ = true;
+  tokens_seen_ = 0;
+}
+
+double Conversation::record(VkCommandBuffer commands, double budget_us) {
+  if (!replying_ || budget_us <= 0) return 0;
+  return session_.record(commands, budget_us).expected_us;
+}
+
+std::int64_t Conversation::poll() {
+  if (!replying_) return 0;
+  Turn& turn = turns_.back();
+  const riverhorse_poll_result result = session_.poll([&](std::int32_t, std::string_view text) {
+    turn.reply += text;
+    return true;
+  });
+  // Work that was recorded beyond the end must leave the device before the session can do anything else.
+  if (result.running == 0 && result.frames_in_flight == 0) {
+    replying_ = false;
+    turn.closed_quote = result.stop_reason == RIVERHORSE_STOP_STRING;
+  }
+  return result.token_count - std::exchange(tokens_seen_, result.token_count);
+}
+
+bool Conversation::rewind() {
+  if (replying_ || turns_.empty()) return false;
+  session_.rewind(turns_.back().begin);
+  turns_.pop_back();
+  return true;
+}
+
+bool Conversation::retell(std::int64_t reply_tokens) {
+  if (replying_ || turns_.empty()) return false;
+  Turn& turn = turns_.back();
+  session_.rewind(turn.reply_at);
+  session_.set_sampling(sampling(++seed_));
+  turn.reply.clear();
+  start(reply_tokens);
+  return true;
+}
+
+void Conversation::restore(const std::vector<unsigned char>& state, std::vector<Turn> turns) {
+  if (replying_) throw std::logic_error("a conversation cannot be restored while a reply is being drawn");
+  session_.load_bytes(state);
+  turns_ = std::move(turns);
+}
+
+}  // namespace tavern

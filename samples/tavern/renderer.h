@@ -1,0 +1,77 @@
+// Frames: two in flight, each a command buffer with a fence and three timestamps around the model's work and the
+// drawing. Everything is drawn into one picture, which a window shows and a screenshot reads.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "gpu.h"
+
+namespace tavern {
+
+// GPU time of a frame that is done.
+struct FrameTimes {
+  double model_ms = 0;
+  double drawing_ms = 0;
+};
+
+// Where a frame is shown: a swapchain's image, and the semaphores around its use.
+struct ShownImage {
+  VkImage image = VK_NULL_HANDLE;
+  VkExtent2D extent{};
+  VkSemaphore available = VK_NULL_HANDLE;
+  VkSemaphore drawn = VK_NULL_HANDLE;
+};
+
+class Renderer {
+ public:
+  Renderer(const Gpu& gpu, VkExtent2D extent);
+  ~Renderer();
+  Renderer(const Renderer&) = delete;
+  Renderer& operator=(const Renderer&) = delete;
+
+  void resize(VkExtent2D extent);
+
+  // A frame: begin, the model's work, begin_drawing, draw, and finish, which also submits. begin() waits for the
+  // frame before the last. `shown` may be null.
+  VkCommandBuffer begin();
+  void begin_drawing();
+  void finish(const ShownImage* shown);
+
+  // Of the last frame: waits for it. (height, width, 4) bytes: red, green, blue, alpha.
+  std::vector<std::uint8_t> read_pixels();
+  void wait();
+
+  VkRenderPass render_pass() const { return render_pass_; }
+  VkExtent2D extent() const { return extent_; }
+  // Of the newest frame that is known to be done.
+  const FrameTimes& times() const { return times_; }
+
+  static constexpr std::uint32_t frames_in_flight = 2;
+
+ private:
+  struct Frame {
+    VkCommandBuffer commands = VK_NULL_HANDLE;
+    VkFence fence = VK_NULL_HANDLE;
+    VkQueryPool timestamps = VK_NULL_HANDLE;
+    bool submitted = false;
+  };
+
+  void make_picture();
+  void free_picture();
+  void show(VkCommandBuffer commands, const ShownImage& shown) const;
+  Frame& now() { return frames_[now_]; }
+
+  const Gpu& gpu_;
+  VkExtent2D extent_;
+  VkCommandPool pool_ = VK_NULL_HANDLE;
+  VkRenderPass render_pass_ = VK_NULL_HANDLE;
+  Gpu::Image picture_;
+  VkFramebuffer framebuffer_ = VK_NULL_HANDLE;
+  std::array<Frame, frames_in_flight> frames_;
+  std::size_t now_ = 0;
+  FrameTimes times_;
+};
+
+}  // namespace tavern

@@ -1,0 +1,218 @@
+// The sample game, driven by scripts: its pictures are alive, its conversations are saved, loaded and unsaid exactly,
+// and Vulkan's validation layer is silent.
+#include <gtest/gtest.h>
+#include <png.h>
+#include <sys/wait.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct Picture {
+  std::uint32_t width = 0, height = 0;
+  std::vector<std::uint8_t> rgb;
+
+  explicit Picture(const std::string& path) {
+    png_image image{};
+    image.version = PNG_IMAGE_VERSION;
+    if (png_image_begin_read_from_file(&image, path.c_str()) == 0) return;
+    image.format = PNG_FORMAT_RGB;
+    rgb.resize(PNG_IMAGE_SIZE(image));
+    if (png_image_finish_read(&image, nullptr, rgb.data(), 0, nullptr) == 0) return;
+    width = image.width;
+    height = image.height;
+  }
+};
+
+struct Region {  // in parts of the picture
+  double left, top, right, bottom;
+};
+constexpr Region hearth{0.04, 0.60, 0.20, 0.90};
+constexpr Region bar{0.25, 0.70, 0.34, 0.95};
+constexpr Region bubbles{0.25, 0.02, 0.82, 0.33};
+constexpr Region everything{0, 0, 1, 1};
+
+template <typename Use>
+void each_pixel(const Picture& picture, const Region& region, const Use& use) {
+  for (auto y = static_cast<std::uint32_t>(region.top * picture.height); y < region.bottom * picture.height; ++y) {
+    for (auto x = static_cast<std::uint32_t>(region.left * picture.width); x < region.right * picture.width; ++x) {
+      use(std::size_t{3} * (std::size_t{y} * picture.width + x));
+    }
+  }
+}
+
+double brightness(const Picture& picture, const Region& region) {
+  double sum = 0;
+  std::int64_t count = 0;
+  each_pixel(picture, region, [&](std::size_t at) {
+    sum += picture.rgb[at] + picture.rgb[at + 1] + picture.rgb[at + 2];
+    ++count;
+  });
+  return sum / (3.0 * 255 * static_cast<double>(count));
+}
+
+std::size_t colours(const Picture& picture) {
+  std::set<std::uint32_t> seen;
+  each_pixel(picture, everything, [&](std::size_t at) {
+    seen.insert(picture.rgb[at] << 16u | picture.rgb[at + 1] << 8u | picture.rgb[at + 2]);
+  });
+  return seen.size();
+}
+
+// The part of a region's pixels that are another colour.
+double difference(const Picture& one, const Picture& other, const Region& region) {
+  std::int64_t changed = 0, count = 0;
+  each_pixel(one, region, [&](std::size_t at) {
+    int most = 0;
+    for (std::size_t i = at; i < at + 3; ++i) most = std::max(most, std::abs(one.rgb[i] - other.rgb[i]));
+    changed += most > 8 ? 1 : 0;
+    ++count;
+  });
+  return static_cast<double>(changed) / static_cast<double>(count);
+}
+
+class TavernTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::path(testing::TempDir()) /
+              (std::string("tavern_") + testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path(name), std::ios::binary) << text;
+  }
+  std::string read(const std::string& name) const {
+    std::ifstream file(path(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  }
+  // Runs the game in the test's folder; its exit status, and what it said in output_.
+  int run(const std::string& arguments, const std::string& before = "") {
+    const std::string command =
+        "cd '" + folder_.string() + "' && " + before + " '" TAVERN_PROGRAM "' " + arguments + " > output.txt 2>&1";
+    const int status = std::system(command.c_str());
+    output_ = read("output.txt");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+  int play(const std::string& script, const std::string& more = "") {
+    write("script.txt", script);
+    return run("--headless --size 256x144 --budget 500000 --letters 600 --reply-tokens 6 --script script.txt " +
+               more);
+  }
+
+  std::filesystem::path folder_;
+  std::string output_;
+};
+
+const std::string validation = TAVERN_VALIDATION ? "--validation" : "";
+
+TEST_F(TavernTest, the_scene_is_alive_and_replies_appear) {
+  ASSERT_EQ(play("overlay off\nframes 2\nscreenshot first.png\nframes 10\nscreenshot second.png\n"
+                 "say Good evening!\nwait\nframes 1\n",
+                 validation + " --screenshot replies.png"),
+            0)
+      << output_;
+  const Picture first(path("first.png")), second(path("second.png")), replies(path("replies.png"));
+  ASSERT_EQ(first.width, 256u);
+  ASSERT_EQ(first.height, 144u);
+  ASSERT_EQ(second.rgb.size(), first.rgb.size());
+  ASSERT_EQ(replies.rgb.size(), first.rgb.size());
+  EXPECT_GT(colours(first), 3000u);
+  EXPECT_GT(brightness(first, hearth), 0.35);
+  EXPECT_GT(brightness(first, bar), 0.05);
+  EXPECT_LT(brightness(first, bar), 0.6 * brightness(first, hearth));
+  EXPECT_GT(difference(first, second, hearth), 0.05);  // the fire burns
+  // Three bubbles of pale paper cover much of what is above the heads.
+  EXPECT_LT(difference(first, second, bubbles), 0.05);
+  EXPECT_GT(difference(second, replies, bubbles), 0.25);
+  EXPECT_GT(brightness(replies, bubbles), brightness(second, bubbles) + 0.1);
+}
+
+TEST_F(TavernTest, saving_loading_and_unsaying_are_exact) {
+  ASSERT_EQ(play("to Captain\nsay Good evening!\nwait\nsave evening.save\ntranscript saved.txt\n"
+                 "say What of the whale?\nwait\ntranscript once.txt\n"
+                 "unsay\ntranscript unsaid.txt\nsay What of the whale?\nwait\ntranscript again.txt\n"
+                 "retell\nwait\ntranscript retold.txt\n"),
+            0)
+      << output_;
+  EXPECT_NE(read("once.txt").find("> What of the whale?\n"), std::string::npos);
+  EXPECT_EQ(read("unsaid.txt"), read("saved.txt"));
+  EXPECT_EQ(read("again.txt"), read("once.txt"));
+  EXPECT_NE(read("retold.txt"), read("once.txt"));
+
+  ASSERT_EQ(play("load evening.save\ntranscript loaded.txt\nto Captain\nsay What of the whale?\nwait\n"
+                 "transcript after.txt\n",
+                 "--seed 99"),
+            0)
+      << output_;
+  EXPECT_EQ(read("loaded.txt"), read("saved.txt"));
+  EXPECT_EQ(read("after.txt"), read("once.txt"));
+
+  const std::string saved = read("evening.save");
+  write("short.save", saved.substr(0, saved.size() / 2));
+  EXPECT_EQ(play("load short.save\n"), 1);
+  EXPECT_NE(output_.find("in the middle of what was saved"), std::string::npos) << output_;
+  write("other.save", "something else");
+  EXPECT_EQ(play("load other.save\n"), 1);
+  EXPECT_NE(output_.find("other.save is not a game saved by this program"), std::string::npos) << output_;
+}
+
+TEST_F(TavernTest, what_is_not_understood_is_said) {
+  const auto refused = [&](const std::string& arguments, const std::string& message) {
+    EXPECT_EQ(run(arguments), 2) << arguments;
+    EXPECT_NE(output_.find(message), std::string::npos) << output_;
+  };
+  refused("--no-such-option", "there is no option --no-such-option");
+  refused("--budget", "--budget needs a value");
+  refused("--budget 0", "--budget needs a number from 1 to 1000000, not 0");
+  refused("--size 12", "--size needs WIDTHxHEIGHT");
+  refused("--size 12x99999", "the width of --size needs a number from 160 to 7680, not 12");
+  refused("--headless", "--headless needs --frames or --script");
+  refused("--script /does/not/exist", "the script /does/not/exist cannot be opened");
+  write("bad.txt", "frames 1\nshout Hello\n");
+  refused("--script bad.txt", "bad.txt:2: there is no command shout");
+  write("bad.txt", "frames many\n");
+  refused("--script bad.txt", "bad.txt:1: frames needs a number from 1 to 1e9, not many");
+  write("bad.txt", "overlay perhaps\n");
+  refused("--script bad.txt", "bad.txt:1: overlay needs on or off, not perhaps");
+
+  EXPECT_EQ(run("--help"), 0);
+  EXPECT_NE(output_.find("usage: tavern"), std::string::npos);
+  EXPECT_EQ(run("--headless --frames 1 --model /does/not/exist"), 1);
+  EXPECT_NE(output_.find("/does/not/exist"), std::string::npos) << output_;
+  EXPECT_EQ(run("--headless --frames 1 --device nothing-of-this-name"), 1);
+  EXPECT_NE(output_.find("no Vulkan device named nothing-of-this-name"), std::string::npos) << output_;
+  EXPECT_EQ(run("--headless --frames 1 --font output.txt"), 1);
+  EXPECT_NE(output_.find("output.txt is not a TrueType or OpenType font"), std::string::npos) << output_;
+  EXPECT_EQ(run("--frames 1", "env -u DISPLAY -u WAYLAND_DISPLAY"), 1);
+  EXPECT_NE(output_.find("--headless needs no window"), std::string::npos) << output_;
+}
+
+TEST_F(TavernTest, a_window_shows_it) {
+  if (std::string(TAVERN_XVFB).empty()) GTEST_SKIP() << "xvfb-run was not found (xvfb)";
+  write("script.txt", "overlay off\nframes 3\nscreenshot first.png\nto Emma\nsay Good evening!\nwait\nframes 1\n");
+  ASSERT_EQ(run("--size 256x144 --budget 500000 --letters 600 --reply-tokens 6 --script script.txt " + validation +
+                    " --screenshot replies.png",
+                "'" TAVERN_XVFB "' -a -s '-screen 0 640x480x24'"),
+            0)
+      << output_;
+  const Picture first(path("first.png")), replies(path("replies.png"));
+  ASSERT_EQ(first.width, 256u);
+  ASSERT_EQ(replies.rgb.size(), first.rgb.size());
+  EXPECT_GT(colours(first), 3000u);
+  EXPECT_GT(brightness(first, hearth), 0.35);
+  EXPECT_GT(difference(first, replies, bubbles), 0.08);
+  EXPECT_GT(difference(first, replies, hearth), 0.05);
+}
+
+}  // namespace
