@@ -289,10 +289,9 @@ TEST_F(ApiFrames, AreCancelled) {
 
 TEST_F(ApiFrames, OtherFunctionsFinishAHalfDoneToken) {
   riverhorse_model* model = load(hybrid_path, options());
-  const std::vector<std::int32_t> expected = steps(session(model, prompt), 4);
-  riverhorse_session* text = session(model, prompt);
-  const double half_us = token_us(text) / 2;
+  const std::vector<std::int32_t> expected = steps(session(model, prompt), 5);
   riverhorse_session* cut = session(model, prompt);
+  const double half_us = token_us(cut) / 2;  // of this very recording: another one's clock may differ
   riverhorse_generate_options length = generate_options(20);
   ASSERT_OK(riverhorse_session_start(cut, &length));
   VkCommandBuffer commands = frames_->begin();
@@ -304,8 +303,8 @@ TEST_F(ApiFrames, OtherFunctionsFinishAHalfDoneToken) {
   EXPECT_FAILS(riverhorse_session_step(cut, &token), RIVERHORSE_INVALID_ARGUMENT, "submit");
   frames_->submit();
   frames_->wait();
-  EXPECT_EQ(steps(cut, 3), std::vector<std::int32_t>(expected.begin() + 1, expected.end()));
-  EXPECT_EQ(tokens_of(cut).size(), prompt.size() + 4) << "the half done token is one of them";
+  EXPECT_EQ(steps(cut, 3), std::vector<std::int32_t>(expected.begin() + 2, expected.end()));
+  EXPECT_EQ(tokens_of(cut).size(), prompt.size() + 5) << "the half done token is one of them";
 }
 
 TEST_F(ApiFrames, SessionsMayBeFreedWhileFramesAreInFlight) {
@@ -372,6 +371,118 @@ TEST_F(ApiFrames, ManySessionsShareABudget) {
     ASSERT_LT(turn, 100000u);
   }
   for (std::size_t i = 0; i < texts.size(); ++i) EXPECT_EQ(logs[i].tokens, expected[i]) << "session " << i;
+}
+
+// Texts are read in frames in the blocks of riverhorse_session_append: pieces of 8 tokens here, and their rests.
+TEST_F(ApiFrames, ReadWhatIsEnqueuedAsAppendDoes) {
+  riverhorse_model_options pieces = options();
+  pieces.prefill_piece_tokens = 8;
+  riverhorse_model* model = load(hybrid_path, pieces);
+  riverhorse_sampling_options lively = sampling_options();
+  lively.temperature = 1;
+  lively.repetition_penalty = 1.2;
+  lively.seed = 5;
+  std::vector<std::int32_t> line(prompt.rbegin(), prompt.rend() - 5);  // 11 tokens
+
+  riverhorse_session* blocking = session(model, prompt, &lively);
+  const std::vector<float> first_logits = logits_of(blocking);
+  EXPECT_OK(riverhorse_session_append(blocking, line.data(), line.size(), nullptr, nullptr));
+  const std::vector<float> logits = logits_of(blocking);
+  const std::vector<std::int32_t> answer = steps(blocking, 6);
+  EXPECT_OK(riverhorse_session_append(blocking, line.data(), 1, nullptr, nullptr));
+  const std::vector<std::int32_t> second_answer = steps(blocking, 3);
+
+  // A new session, whose first text is read in frames too, cut to a budget; then a line and its answer, at once.
+  riverhorse_session* text = session(model, {}, &lively);
+  EXPECT_OK(riverhorse_session_enqueue(text, prompt.data(), prompt.size()));
+  EXPECT_EQ(riverhorse_session_position(text), static_cast<std::int64_t>(prompt.size()));
+  Log log;
+  const std::uint64_t before = frames_->count();
+  run(text, 2000, log);
+  EXPECT_GT(frames_->count() - before, 2u) << "cut";
+  EXPECT_EQ(log.last.tokens_to_read, 0);
+  EXPECT_EQ(log.last.token_count, 0);
+  frames_->wait();
+  EXPECT_EQ(logits_of(text), first_logits);
+
+  riverhorse_generate_options length = generate_options(6);
+  EXPECT_OK(riverhorse_session_enqueue(text, line.data(), line.size()));
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  poll(text, log);
+  EXPECT_EQ(log.last.running, 1);
+  EXPECT_EQ(log.last.tokens_to_read, static_cast<std::int64_t>(line.size()));
+  run(text, 1e9, log);
+  EXPECT_EQ(log.tokens, answer);
+  // With the last frames still in flight or not: nothing is waited for.
+  EXPECT_OK(riverhorse_session_enqueue(text, line.data(), 1));
+  length.max_tokens = 3;
+  ASSERT_OK(riverhorse_session_start(text, &length));
+  Log second;
+  run(text, 1e9, second);
+  EXPECT_EQ(second.tokens, second_answer);
+
+  // What was enqueued and not yet read, other functions read first.
+  riverhorse_session* settled = session(model, prompt, &lively);
+  EXPECT_OK(riverhorse_session_enqueue(settled, line.data(), line.size()));
+  EXPECT_EQ(logits_of(settled), logits);
+  EXPECT_EQ(steps(settled, 6), answer);
+}
+
+// A player's line while the character speaks: its text ends with what was passed on, though the device is ahead.
+TEST_F(ApiFrames, ALineInterruptsWhatIsBeingDrawn) {
+  riverhorse_model_options pieces = options();
+  pieces.prefill_piece_tokens = 8;
+  riverhorse_model* model = load(hybrid_path, pieces);
+  riverhorse_sampling_options lively = sampling_options();
+  lively.temperature = 1;
+  lively.frequency_penalty = 0.5;
+  lively.seed = 9;
+  const std::vector<std::int32_t> line(prompt.begin() + 3, prompt.begin() + 9);
+  for (const int heard : {1, 21}) {  // with the first copy of the state, and with a later one
+    riverhorse_session* blocking = session(model, prompt, &lively);
+    const std::vector<std::int32_t> said = steps(blocking, heard);
+    EXPECT_OK(riverhorse_session_append(blocking, line.data(), line.size(), nullptr, nullptr));
+    const std::vector<std::int32_t> answer = steps(blocking, 5);
+
+    riverhorse_session* text = session(model, prompt, &lively);
+    riverhorse_generate_options length = generate_options(40);
+    ASSERT_OK(riverhorse_session_start(text, &length));
+    Log log;
+    log.stop_after = static_cast<std::size_t>(heard);
+    frame(text, 1e9);  // all 40 are ahead
+    frames_->wait();
+    poll(text, log);
+    EXPECT_EQ(log.last.running, 0);
+    EXPECT_EQ(log.tokens, said);
+    EXPECT_OK(riverhorse_session_enqueue(text, line.data(), line.size()));
+    length.max_tokens = 5;
+    ASSERT_OK(riverhorse_session_start(text, &length));
+    Log second;
+    run(text, 1e9, second);
+    EXPECT_EQ(second.tokens, answer) << "after " << heard;
+    EXPECT_EQ(tokens_of(text).size(), prompt.size() + static_cast<std::size_t>(heard) + line.size() + 5);
+    riverhorse_session_free(text);
+    riverhorse_session_free(blocking);
+    sessions_.clear();
+  }
+}
+
+TEST_F(ApiFrames, EnqueueTextAndRefuseWhatIsNone) {
+  riverhorse_model* model = load(pure_path, options());
+  const std::string words = "a line";
+  riverhorse_session* text = session(model);
+  EXPECT_OK(riverhorse_session_enqueue_text(text, words.data(), words.size()));
+  std::vector<std::int32_t> bytes(words.begin(), words.end());
+  EXPECT_EQ(tokens_of(text), bytes);
+  EXPECT_FAILS(riverhorse_session_enqueue_text(text, nullptr, 1), RIVERHORSE_INVALID_ARGUMENT, "text");
+  EXPECT_FAILS(riverhorse_session_enqueue(text, nullptr, 1), RIVERHORSE_INVALID_ARGUMENT, "ids");
+  const std::int32_t wrong = 512;
+  EXPECT_FAILS(riverhorse_session_enqueue(text, &wrong, 1), RIVERHORSE_INVALID_ARGUMENT, "512");
+  EXPECT_EQ(tokens_of(text), bytes);
+  EXPECT_EQ(logits_of(text), logits_of(session(model, bytes)));
+  riverhorse_session* on_cpu = session(load(hybrid_path), prompt);
+  EXPECT_FAILS(riverhorse_session_enqueue(on_cpu, prompt.data(), 1), RIVERHORSE_UNSUPPORTED, "vulkan");
+  EXPECT_FAILS(riverhorse_session_enqueue_text(on_cpu, words.data(), 1), RIVERHORSE_UNSUPPORTED, "vulkan");
 }
 
 TEST_F(ApiFrames, RefuseWrongCalls) {

@@ -30,7 +30,8 @@ GOLDEN = SOURCE / "tests/golden/lm"
 DEFAULT_MODEL = SOURCE / "samples/models/default"
 
 # Of riverhorse.h, what the binding leaves out: work inside a host's own Vulkan device and frames.
-NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free", "session_start", "session_record"}
+NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free", "session_start", "session_record",
+             "session_enqueue", "session_enqueue_text"}
 STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
                 "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),

@@ -431,12 +431,26 @@ RIVERHORSE_API riverhorse_status riverhorse_session_generate(riverhorse_session*
  * the session may be freed (its memory goes when the device is done with it), but not its model's device.
  *
  * start: draws up to options.max_tokens tokens, from here on. Slow the first time, when it records and measures a
- * step; call it where a short stall does no harm. Other functions of the session but position and tokens end what was
- * started: they finish a token that is half done, which waits, and fail with INVALID_ARGUMENT while frames are in
- * flight. The attention cache cannot grow meanwhile, so load the model with context_tokens large enough.
- * INVALID_ARGUMENT: an empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. */
+ * step; call it where a short stall does no harm. What is still being drawn then ends with the token that was passed
+ * on last. Other functions of the session but enqueue, position and tokens end what was started: they finish what is
+ * half done and read what was enqueued, which waits, and fail with INVALID_ARGUMENT while its frames are in flight.
+ * The attention cache cannot grow meanwhile, so load the model with context_tokens large enough. INVALID_ARGUMENT: an
+ * empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. */
 RIVERHORSE_API riverhorse_status riverhorse_session_start(riverhorse_session* session,
                                                           const riverhorse_generate_options* options);
+
+/* What the session reads next, recorded into frames too: behind all that it has to read already, in the pieces that
+ * riverhorse_session_append would read, so that tokens and logits are the same to the last bit. A player's line
+ * stalls no frame. The tokens belong to the text at once. What was being drawn ends with the token that was passed on
+ * last; riverhorse_session_start then draws the answer, and may be called before all is read. Slow the first time (as
+ * start, of which it needs none before it), and for a text that is longer than all before and than 256 tokens. A
+ * single dispatch grows with the piece: load the model with a prefill_piece_tokens of 64, say, for budgets below a
+ * millisecond. INVALID_ARGUMENT: an id out of range. UNSUPPORTED: as start. */
+RIVERHORSE_API riverhorse_status riverhorse_session_enqueue(riverhorse_session* session, const int32_t* ids,
+                                                            size_t count);
+/* The same for UTF-8 text, without special tokens. UNSUPPORTED: as start, and for a model without a tokenizer. */
+RIVERHORSE_API riverhorse_status riverhorse_session_enqueue_text(riverhorse_session* session, const char* text,
+                                                                 size_t text_bytes);
 
 typedef struct riverhorse_record_result {
   uint32_t struct_size;
@@ -452,16 +466,17 @@ RIVERHORSE_API riverhorse_status riverhorse_session_record(riverhorse_session* s
 
 typedef struct riverhorse_poll_result {
   uint32_t struct_size;
-  int32_t running;                    /* 1: tokens are still to come; record more */
+  int32_t running;                    /* 1: tokens are still to be read or to come; record more */
   riverhorse_stop_reason stop_reason; /* when it is 0 */
   int32_t frames_in_flight;           /* recorded, and not seen to be executed */
   int64_t token_count;                /* since the start */
   double expected_us;                 /* of the newest frame that was executed since the last poll; 0: none was */
   double measured_us;                 /* what it took */
+  int64_t tokens_to_read;             /* of what was enqueued */
 } riverhorse_poll_result;
 
 /* Passes on the tokens that executed frames, or the library's thread, have brought, as riverhorse_session_generate
- * does; never waits for the device. `result` may be null. INVALID_ARGUMENT when nothing was started. */
+ * does; never waits for the device. `result` may be null. INVALID_ARGUMENT when nothing was started or enqueued. */
 RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* session,
                                                          riverhorse_token_callback callback, void* user,
                                                          riverhorse_poll_result* result);

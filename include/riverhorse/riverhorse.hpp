@@ -235,6 +235,11 @@ class session {
     check(riverhorse_session_start(get(), &options));
   }
 
+  void enqueue(const std::vector<std::int32_t>& ids) {
+    check(riverhorse_session_enqueue(get(), ids.data(), ids.size()));
+  }
+  void enqueue(std::string_view text) { check(riverhorse_session_enqueue_text(get(), text.data(), text.size())); }
+
   riverhorse_record_result record(void* command_buffer, double budget_us) {
     auto result = make<riverhorse_record_result>();
     check(riverhorse_session_record(get(), command_buffer, budget_us, &result));

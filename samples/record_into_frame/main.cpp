@@ -70,11 +70,11 @@ void run(const char* path, const char* prompt, double budget_us) {
   options.adopted_device = adopted.get();
   const rh::model model(path, options);
   rh::session session = model.create_session();
-  session.append(model.encode(prompt));
+  session.enqueue(prompt);  // read in frames too
 
   riverhorse_generate_options length = rh::generate_options();
   length.max_tokens = 32;
-  session.start(length);  // here it is measured what a step costs
+  session.start(length);  // when all is read
   Frames frames(host);
   int frame_count = 0;
   double longest_us = 0;

@@ -1,5 +1,7 @@
 // Sessions whose steps are recorded into the application's own command buffers.
 #include <memory>
+#include <span>
+#include <string_view>
 
 #include "api/async.h"
 #include "api/guard.h"
@@ -22,6 +24,12 @@ std::shared_ptr<AsyncJob> last_job(const riverhorse_session* session) {
   return session->job;
 }
 
+// What is polled from then on is of frames.
+void forget_job(riverhorse_session& session) {
+  const std::scoped_lock lock(session.job_mutex);
+  session.job.reset();
+}
+
 }  // namespace
 
 riverhorse_status riverhorse_session_start(riverhorse_session* session, const riverhorse_generate_options* options) {
@@ -30,8 +38,30 @@ riverhorse_status riverhorse_session_start(riverhorse_session* session, const ri
                                             riverhorse::api::Cancellation(session->cancels));
     text.start_frames(sink->limit());
     session->sink = std::move(sink);
-    const std::scoped_lock lock(session->job_mutex);
-    session->job.reset();
+    forget_job(*session);
+  });
+}
+
+riverhorse_status riverhorse_session_enqueue(riverhorse_session* session, const int32_t* ids, size_t count) {
+  return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
+    if (count == 0) return;
+    require(ids, "ids");
+    text.enqueue_frames(std::span(ids, count));
+    session->enqueued = true;
+    forget_job(*session);
+  });
+}
+
+riverhorse_status riverhorse_session_enqueue_text(riverhorse_session* session, const char* text, size_t text_bytes) {
+  return with_session(__func__, session, [&](ModelState& model, riverhorse::Session& into) {
+    if (text_bytes == 0) return;
+    require(text, "text");
+    if (model.tokenizer == nullptr) {
+      fail(StatusCode::unsupported, "the model has no tokenizer: pass tokens to riverhorse_session_enqueue");
+    }
+    into.enqueue_frames(model.tokenizer->encode(std::string_view(text, text_bytes), false));
+    session->enqueued = true;
+    forget_job(*session);
   });
 }
 
@@ -61,15 +91,20 @@ riverhorse_status riverhorse_session_poll(riverhorse_session* session, riverhors
   return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
     if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
     TokenSink* const sink = session->sink.get();
-    if (sink == nullptr)
-      fail(StatusCode::invalid_argument, "nothing was started: riverhorse_session_start or _start_async comes first");
+    if (sink == nullptr && !session->enqueued) {
+      fail(StatusCode::invalid_argument,
+           "nothing was started: riverhorse_session_start, _start_async or _enqueue comes first");
+    }
     const riverhorse::Session::FrameReport report =
         text.poll_frames([&](std::int32_t token) { return sink->push(token, callback, user); });
-    if (!report.running) sink->finish(callback, user);
+    if (!report.running && sink != nullptr) sink->finish(callback, user);
     riverhorse_poll_result value{};
     value.running = report.running ? 1 : 0;
-    value.stop_reason = sink->reason();
-    value.token_count = sink->token_count();
+    if (sink != nullptr) {
+      value.stop_reason = sink->reason();
+      value.token_count = sink->token_count();
+    }
+    value.tokens_to_read = report.tokens_to_read;
     value.frames_in_flight = static_cast<std::int32_t>(report.frames_in_flight);
     value.expected_us = report.expected_us;
     value.measured_us = report.measured_us;

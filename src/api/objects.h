@@ -65,6 +65,7 @@ struct riverhorse_session {
   std::shared_ptr<riverhorse::api::ModelState> model;
   std::unique_ptr<riverhorse::Session> session;
   std::shared_ptr<riverhorse::api::TokenSink> sink = {};  // of what was started for frames; null: nothing yet
+  bool enqueued = false;                                  // for frames, ever
   mutable std::mutex job_mutex = {};                      // of the next one, which polls read without the model's
   std::shared_ptr<riverhorse::api::AsyncJob> job = {};    // the last one that was started; null: none was
   riverhorse::api::CancelCount cancels = std::make_shared<std::atomic<std::uint64_t>>(0);

@@ -93,6 +93,7 @@ class EngineCore;
 
 class Session {
  public:
+  struct Impl;  // session_impl.h
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -141,33 +142,37 @@ class Session {
   std::uint64_t saved_size_bytes() const;  // of save_bytes() now, without making them
   LoadReport load_bytes(std::span<const std::byte> bytes);
 
-  // Steps that the host runs: recorded into its command buffers, so much a frame as its time allows. Needs a device
-  // that was adopted, or another whose queue the host submits to.
-  // start: draws up to `max_tokens` tokens from here on. Slow the first time, and after the KV cache has grown.
-  // Errors: invalid_argument for an empty text, unsupported.
+  // Work that the host runs: recorded into its command buffers, so much a frame as its time allows. Needs a device
+  // that was adopted, or another whose queue the host submits to. A session has frames of its own unless it is in a
+  // FrameBatch.
+  // enqueue: reads `tokens` behind the text, cut into the pieces of append(), and ends what was being drawn with what
+  // was handed out. start: draws up to `max_tokens` tokens once all is read. Slow the first time, after the KV cache
+  // has grown, and for a text longer than all before. Errors: invalid_argument for an id outside the vocabulary, or
+  // an empty text; unsupported.
+  void enqueue_frames(std::span<const std::int32_t> tokens);
   void start_frames(std::int64_t max_tokens);
   struct FrameWork {
     double expected_us = 0;  // device time
     std::int64_t pieces = 0;
-    std::int64_t tokens_finished = 0;
   };
-  // Appends work to an open VkCommandBuffer, as FrameRecording::append; nothing when there is none to do.
+  // Appends work to an open VkCommandBuffer, as FrameQueue::append; nothing when there is none to do. Errors:
+  // invalid_argument for a session in a FrameBatch.
   FrameWork record_frame(void* commands, double budget_us);
   struct FrameReport {
-    bool running = false;     // tokens are still to come
+    bool running = false;     // tokens are still to be read or to come
     std::int64_t frames = 0;  // executed since the last report
     std::int64_t frames_in_flight = 0;
+    std::int64_t tokens_to_read = 0;
     double expected_us = 0;  // of the newest of them
     double measured_us = 0;
   };
   // Takes the tokens of frames that the device has executed; never waits. `on_token` ends the text after a token by
-  // returning false: what was recorded ahead is dropped, and undone when the session is next used in another way.
+  // returning false: what was recorded ahead is dropped.
   FrameReport poll_frames(const std::function<bool(std::int32_t token)>& on_token);
 
  private:
   friend class Engine;
   friend class EngineCore;
-  struct Impl;
   void settle();  // of what is recorded, before anything else
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

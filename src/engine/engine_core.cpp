@@ -164,7 +164,7 @@ void EngineCore::reserve(std::int64_t tokens) {
   capacity_ = capacity;
 }
 
-void EngineCore::upload_sampler(std::int64_t slot, const SamplingOptions& options, std::uint32_t draws) {
+SamplerRow EngineCore::sampler_row(const SamplingOptions& options, std::uint32_t draws) const {
   SamplerRow row;
   row.temperature = static_cast<float>(options.temperature);
   row.top_k = static_cast<std::int32_t>(options.top_k);
@@ -179,27 +179,47 @@ void EngineCore::upload_sampler(std::int64_t slot, const SamplingOptions& option
   row.seed_low = static_cast<std::uint32_t>(options.seed);
   row.seed_high = static_cast<std::uint32_t>(options.seed >> 32);
   row.draws = draws;
-  device_->upload(tensors_.sampler.slice(slot, 1), std::as_bytes(std::span(&row, 1)));
+  return row;
+}
 
-  const auto slots = static_cast<std::int64_t>(slot_used_.size());
-  if (!options.logit_bias.empty() && !tensors_.bias) {
-    require_available(*device_, options_, static_cast<std::uint64_t>(4 * slots * vocabulary()), "the logit bias");
-    tensors_.bias = device_->allocate_tensor(DType::f32, {slots, vocabulary()});
-  }
-  if (!tensors_.bias) return;  // a row of zeros when only others have a bias
+std::vector<float> EngineCore::bias_row(const SamplingOptions& options) const {
   std::vector<float> bias(static_cast<std::size_t>(vocabulary()));
   for (const auto& [token, value] : options.logit_bias) bias[static_cast<std::size_t>(token)] = value;
+  return bias;
+}
+
+std::vector<std::int32_t> EngineCore::counts_row(std::span<const std::int32_t> tokens) const {
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(vocabulary()));
+  for (const std::int32_t token : tokens) ++counts[static_cast<std::size_t>(token)];
+  return counts;
+}
+
+void EngineCore::require_bias() {
+  if (tensors_.bias) return;
+  const auto slots = static_cast<std::int64_t>(slot_used_.size());
+  require_available(*device_, options_, static_cast<std::uint64_t>(4 * slots * vocabulary()), "the logit bias");
+  tensors_.bias = device_->allocate_tensor(DType::f32, {slots, vocabulary()});
+}
+
+void EngineCore::require_counts() {
+  if (tensors_.counts) return;
+  const auto slots = static_cast<std::int64_t>(slot_used_.size());
+  require_available(*device_, options_, static_cast<std::uint64_t>(4 * slots * vocabulary()), "counting tokens");
+  tensors_.counts = device_->allocate_tensor(DType::i32, {slots, vocabulary()});
+}
+
+void EngineCore::upload_sampler(std::int64_t slot, const SamplingOptions& options, std::uint32_t draws) {
+  const SamplerRow row = sampler_row(options, draws);
+  device_->upload(tensors_.sampler.slice(slot, 1), std::as_bytes(std::span(&row, 1)));
+  if (!options.logit_bias.empty()) require_bias();
+  if (!tensors_.bias) return;  // a row of zeros when only others have a bias
+  const std::vector<float> bias = bias_row(options);
   device_->upload(tensors_.bias.slice(slot, 1), std::as_bytes(std::span(bias)));
 }
 
 void EngineCore::upload_counts(std::int64_t slot, std::span<const std::int32_t> tokens) {
-  const auto slots = static_cast<std::int64_t>(slot_used_.size());
-  if (!tensors_.counts) {
-    require_available(*device_, options_, static_cast<std::uint64_t>(4 * slots * vocabulary()), "counting tokens");
-    tensors_.counts = device_->allocate_tensor(DType::i32, {slots, vocabulary()});
-  }
-  std::vector<std::int32_t> counts(static_cast<std::size_t>(vocabulary()));
-  for (const std::int32_t token : tokens) ++counts[static_cast<std::size_t>(token)];
+  require_counts();
+  const std::vector<std::int32_t> counts = counts_row(tokens);
   device_->upload(tensors_.counts.slice(slot, 1), std::as_bytes(std::span(counts)));
 }
 

@@ -18,13 +18,15 @@
 #include <tuple>
 #include <vector>
 
+#include "backend/frame_recording.h"
 #include "engine/engine.h"
 #include "engine/engine_memory.h"
 #include "model/h3_model.h"
 
 namespace riverhorse {
 
-struct FrameStep;  // session_impl.h
+class FrameGroup;  // frame_group.h
+struct FrameMember;
 
 class EngineCore {
  public:
@@ -53,6 +55,12 @@ class EngineCore {
   // The sampler of a slot. `counts`: of all tokens in the vocabulary.
   void upload_sampler(std::int64_t slot, const SamplingOptions& options, std::uint32_t draws);
   void upload_counts(std::int64_t slot, std::span<const std::int32_t> tokens);
+  SamplerRow sampler_row(const SamplingOptions& options, std::uint32_t draws) const;
+  std::vector<float> bias_row(const SamplingOptions& options) const;                 // (V)
+  std::vector<std::int32_t> counts_row(std::span<const std::int32_t> tokens) const;  // (V)
+  void require_counts();  // makes them where they are not; errors: out_of_memory
+  void require_bias();
+  const EngineTensors& tensors() const { return tensors_; }
 
   // Reads one piece, at most prefill_piece_tokens, into a slot; returns when it is done.
   void read_piece(std::int64_t slot, std::span<const std::int32_t> ids);
@@ -68,10 +76,14 @@ class EngineCore {
   std::vector<float> last_step_logits();
   void prepare(const StepKind& kind, bool prefill);
 
-  // A step of the sequence in `slot` alone, for the host's frames. Errors: unsupported.
-  std::shared_ptr<FrameStep> make_frame_step(std::int64_t slot, const StepKind& kind);
-  // Keeps a slot that frames in flight still work on, until they are done.
-  void retire(std::int64_t slot, std::shared_ptr<FrameStep> step);
+  // Work for the host's frames: what is recorded writes to the caches as they are. Errors of the check: unsupported
+  // for a device that cannot.
+  FrameDevice& frame_device() const;
+  void add_frames(const std::shared_ptr<FrameGroup>& group);
+  // Keeps a group, and a slot that its frames in flight still work on, until they are done. `member` may be null.
+  void retire(std::shared_ptr<FrameMember> member, std::shared_ptr<FrameGroup> group);
+  // Slots that no frame works on, free ones first.
+  std::vector<std::int64_t> quiet_slots() const;
   std::int64_t capacity() const { return capacity_; }
 
   void forward(std::span<const std::int32_t> ids, std::int64_t batch, std::int64_t length,
@@ -89,8 +101,8 @@ class EngineCore {
   };
 
   struct Retired {
-    std::int64_t slot;  // -1: released, and only the recording waits for the end of its command buffers
-    std::shared_ptr<FrameStep> step;
+    std::shared_ptr<FrameMember> member;  // null: its slot was released
+    std::shared_ptr<FrameGroup> group;
   };
 
   void collect_retired();
@@ -122,7 +134,7 @@ class EngineCore {
   std::map<std::int64_t, std::shared_ptr<Recording>> bring_back_recordings_;  // by slot
   std::shared_ptr<Recording> peek_recording_;
   std::vector<Retired> retired_;
-  std::vector<std::weak_ptr<FrameStep>> frame_steps_;
+  std::vector<std::weak_ptr<FrameGroup>> frame_groups_;
   std::uint64_t use_counter_ = 0;
   std::shared_ptr<Recording> last_recording_;
   std::int64_t last_tokens_ = 0;

@@ -1,10 +1,4 @@
-// A session whose steps are recorded into the host's frames (backend/frame_recording.h).
-//
-// Each such session has a recording of one step of its own, with its own workspace, token and logits, because a token
-// may be half done in one frame while another session's goes on in the same. The token that is drawn is the next
-// run's input on the device, so runs follow each other without the host; what was drawn is read from the history once
-// the frame has been executed. What lies behind an end that the host saw late is undone when the session is used
-// next.
+// A session's side of the host's frames (frame_group.h).
 #include <algorithm>
 #include <utility>
 
@@ -12,47 +6,25 @@
 
 namespace riverhorse {
 
-namespace {
-
-// Runs that the host has not seen the tokens of; less than the ring holds.
-constexpr std::int64_t most_unseen = 48;
-static_assert(most_unseen < EngineTensors::history_length);
-
-}  // namespace
-
-bool FrameStep::idle() {
-  while (recording->poll()) {
-  }
-  return recording->appends_in_flight() == 0;
-}
-
-std::shared_ptr<FrameStep> EngineCore::make_frame_step(std::int64_t slot, const StepKind& kind) {
+FrameDevice& EngineCore::frame_device() const {
   auto* const frames = dynamic_cast<FrameDevice*>(device_.get());
   if (frames == nullptr) {
     fail(StatusCode::unsupported, "{} ({}) cannot be recorded into command buffers: use the vulkan backend",
          device_->info().name, device_->info().id());
   }
-  auto step = std::make_shared<FrameStep>();
-  step->kind = kind;
-  step->capacity = capacity_;
-  const auto number = static_cast<std::int32_t>(slot);
-  EngineTensors tensors = tensors_;
-  tensors.slots = device_->allocate_tensor(DType::i32, {1});
-  device_->upload(tensors.slots, std::as_bytes(std::span(&number, 1)));
-  tensors.tokens = step->token = device_->allocate_tensor(DType::i32, {1}, MemoryUse::upload);
-  tensors.logits = device_->allocate_tensor(DType::f32, {1, vocabulary()});
-  step->recording =
-      frames->record_for_frames([&](Encoder& encoder) { record_step(encoder, *model_, state_, tensors, kind); });
-  std::erase_if(frame_steps_, [](const std::weak_ptr<FrameStep>& each) { return each.expired(); });
-  frame_steps_.push_back(step);
-  return step;
+  return *frames;
+}
+
+void EngineCore::add_frames(const std::shared_ptr<FrameGroup>& group) {
+  std::erase_if(frame_groups_, [](const std::weak_ptr<FrameGroup>& each) { return each.expired(); });
+  frame_groups_.push_back(group);
 }
 
 // Their recordings write to the caches as they are.
 void EngineCore::require_no_frames(std::int64_t tokens) const {
-  for (const std::weak_ptr<FrameStep>& each : frame_steps_) {
-    const std::shared_ptr<FrameStep> step = each.lock();
-    if (step == nullptr || !step->in_progress()) continue;
+  for (const std::weak_ptr<FrameGroup>& each : frame_groups_) {
+    const std::shared_ptr<FrameGroup> group = each.lock();
+    if (group == nullptr || !group->in_progress()) continue;
     fail(StatusCode::invalid_argument,
          "the attention cache has room for {} tokens and must grow to {}, which it cannot while steps "
          "of a session are recorded into frames: load the model with context_tokens large enough",
@@ -60,101 +32,116 @@ void EngineCore::require_no_frames(std::int64_t tokens) const {
   }
 }
 
-void EngineCore::retire(std::int64_t slot, std::shared_ptr<FrameStep> step) {
-  retired_.push_back({slot, std::move(step)});
+void EngineCore::retire(std::shared_ptr<FrameMember> member, std::shared_ptr<FrameGroup> group) {
+  retired_.push_back({std::move(member), std::move(group)});
   collect_retired();
 }
 
 void EngineCore::collect_retired() {
   std::erase_if(retired_, [&](Retired& each) {
-    if (!each.step->idle()) return false;
-    if (each.slot >= 0) release_slot(std::exchange(each.slot, -1));
-    return each.step->recording->is_released();
+    if (each.member != nullptr) {
+      if (!each.group->lets_go(*each.member)) return false;
+      release_slot(each.member->slot);
+      each.member.reset();
+    }
+    return !each.group->is_abandoned() || each.group->is_released();
   });
+}
+
+std::vector<std::int64_t> EngineCore::quiet_slots() const {
+  std::vector<std::int64_t> slots;
+  for (const bool used : {false, true}) {
+    for (std::size_t i = 0; i < slot_used_.size(); ++i) {
+      const auto slot = static_cast<std::int64_t>(i);
+      const bool retired = std::any_of(retired_.begin(), retired_.end(), [&](const Retired& each) {
+        return each.member != nullptr && each.member->slot == slot;
+      });
+      const bool worked_on = std::any_of(frame_groups_.begin(), frame_groups_.end(), [&](const auto& each) {
+        const std::shared_ptr<FrameGroup> group = each.lock();
+        return group != nullptr && group->works_on(slot);
+      });
+      if (slot_used_[i] == used && !retired && !worked_on) slots.push_back(slot);
+    }
+  }
+  return slots;
+}
+
+// The group may belong to others; the slot is given back when none of its frames works on it any more.
+void Session::Impl::leave_frames() {
+  const std::shared_ptr<FrameMember> member = std::exchange(frames, nullptr);
+  std::shared_ptr<FrameGroup> group = member->group;
+  group->leave(*member);
+  group->remove(*member);
+  member->session = nullptr;
+  core->retire(member, std::move(group));
+}
+
+FrameMember& Session::Impl::in_frames() {
+  if (frames != nullptr && !frames->group->is_open && frames->group->kind() != kind()) {
+    frames->group->settle(*frames);
+    const std::shared_ptr<FrameGroup> group = frames->group;
+    group->remove(*frames);
+    frames.reset();
+    core->retire(nullptr, group);
+  }
+  if (frames == nullptr) {
+    const auto group = std::make_shared<FrameGroup>(*core, kind());
+    core->add_frames(group);
+    frames = group->join(*this, 1);
+  }
+  frames->group->refresh();
+  return *frames;
+}
+
+void Session::enqueue_frames(std::span<const std::int32_t> tokens) {
+  check_token_ids(tokens, impl_->core->vocabulary());
+  impl_->core->reserve(position() + static_cast<std::int64_t>(tokens.size()));
+  FrameMember& member = impl_->in_frames();
+  member.group->enqueue(member, tokens);
 }
 
 void Session::start_frames(std::int64_t max_tokens) {
   if (max_tokens < 1) fail(StatusCode::invalid_argument, "max_tokens is {}; it must be at least 1", max_tokens);
-  settle();
-  Impl& impl = *impl_;
-  impl.ready();
-  EngineCore& core = *impl.core;
-  core.reserve(impl.state_position() + max_tokens);
-  std::shared_ptr<FrameStep>& step = impl.frames;
-  if (step == nullptr || step->kind != impl.kind() || step->capacity != core.capacity()) {
-    step = core.make_frame_step(impl.slot, impl.kind());
-    // Measured, so that the first frame keeps its budget; then all is as it was.
-    core.device().mapped_as<std::int32_t>(step->token)[0] = impl.tokens.back();
-    core.back_up(impl.slot);
-    for (int run = 0; run < 2; ++run) {
-      step->recording->forget_times();
-      step->recording->run_here(1);
-      step->idle();
-    }
-    core.bring_back(impl.slot);
-    core.set_position(impl.slot, impl.state_position());
-    impl.sampler_stale = impl.counts_stale = true;
-    impl.ready();
+  if (impl_->tokens.empty()) {
+    fail(StatusCode::invalid_argument, "there is nothing to continue: append at least one token first");
   }
-  core.device().mapped_as<std::int32_t>(step->token)[0] = impl.tokens.back();
-  step->to_begin = max_tokens;
-  step->unseen = step->unwanted = 0;
+  impl_->core->reserve(impl_->state_position() + max_tokens);
+  FrameMember& member = impl_->in_frames();
+  member.group->start(member, max_tokens);
 }
 
 Session::FrameWork Session::record_frame(void* commands, double budget_us) {
-  FrameStep* const step = impl_->frames.get();
-  if (step == nullptr) return {};
-  const std::int64_t most = std::max<std::int64_t>(0, std::min(step->to_begin, most_unseen - step->unseen));
-  const FrameRecording::Appended done = step->recording->append(commands, budget_us, most);
-  step->to_begin -= done.runs_begun;
-  step->unseen += done.runs_begun;
-  return {done.expected_us, done.pieces, done.runs_finished};
+  if (impl_->frames == nullptr) return {};
+  if (impl_->frames->group->is_open) {
+    fail(StatusCode::invalid_argument, "the session is in a batch: record that");
+  }
+  const FrameQueue::Appended done = impl_->frames->group->record(commands, budget_us);
+  return {done.expected_us, done.pieces};
 }
 
 Session::FrameReport Session::poll_frames(const std::function<bool(std::int32_t token)>& on_token) {
   FrameReport report;
-  FrameStep* const step = impl_->frames.get();
-  if (step == nullptr) return report;
-  while (const std::optional<FrameRecording::Executed> frame = step->recording->poll()) {
-    ++report.frames;
-    report.measured_us = frame->measured_us;
-    report.expected_us = frame->expected_us;
-    for (std::int64_t i = 0; i < frame->runs_finished; ++i) {
-      --step->unseen;
-      if (step->unwanted > 0) continue;
-      impl_->take_drawn(impl_->core->drawn(impl_->slot, impl_->draws));
-      if (on_token && !on_token(impl_->tokens.back())) {
-        step->to_begin = 0;
-        step->unwanted = step->unseen;
-      }
-    }
+  if (impl_->frames == nullptr) return report;
+  FrameMember& member = *impl_->frames;
+  FrameGroup& group = *member.group;
+  group.drain();
+  while (group.take(member)) {
+    if (on_token && !on_token(impl_->tokens.back())) group.end(member);
   }
-  report.running = step->to_begin > 0 || step->unseen > step->unwanted;
-  report.frames_in_flight = step->recording->appends_in_flight();
+  const FrameGroup::Frames frames = group.frames();
+  report.frames = frames.executed - std::exchange(member.frames_reported, frames.executed);
+  report.frames_in_flight = frames.in_flight;
+  report.tokens_to_read = group.tokens_to_read(member);
+  report.running = member.to_draw > 0 || member.unseen > 0 || report.tokens_to_read > 0;
+  if (report.frames == 0) return report;
+  report.expected_us = frames.expected_us;
+  report.measured_us = frames.measured_us;
   return report;
 }
 
 // Ends what is recorded, so that the state is that of `tokens`, as all other functions expect it.
 void Session::settle() {
-  FrameStep* const step = impl_->frames.get();
-  if (step == nullptr || (step->to_begin == 0 && step->unseen == 0 && step->unwanted == 0)) return;
-  poll_frames({});
-  if (step->recording->appends_in_flight() > 0) {
-    fail(StatusCode::invalid_argument,
-         "{} command buffers with this session's work have not been executed: submit them, and call again when they "
-         "are done",
-         step->recording->appends_in_flight());
-  }
-  step->to_begin = 0;
-  const bool undo = step->unwanted > 0;
-  if (step->recording->is_part_done()) step->recording->run_here(0);
-  poll_frames({});
-  step->unseen = step->unwanted = 0;
-  if (!undo) return;
-  // The device is ahead of `tokens`; rewinding goes through an earlier state.
-  const std::vector<std::int32_t> kept = impl_->tokens;
-  impl_->add_token(kept.back());
-  rewind(static_cast<std::int64_t>(kept.size()));
+  if (impl_->frames != nullptr) impl_->frames->group->settle(*impl_->frames);
 }
 
 }  // namespace riverhorse

@@ -7,31 +7,17 @@
 #include <utility>
 #include <vector>
 
-#include "backend/frame_recording.h"
 #include "base/error.h"
 #include "engine/engine_core.h"
+#include "engine/frame_group.h"
 
 namespace riverhorse {
-
-// One step of one session, recorded for the host's frames.
-struct FrameStep {
-  StepKind kind;
-  std::int64_t capacity = 0;  // of the KV cache that was recorded
-  Tensor token;               // (1) i32: input and output of a run; the host writes it when nothing is in progress
-  std::unique_ptr<FrameRecording> recording;
-  std::int64_t to_begin = 0;  // runs that are still to be begun
-  std::int64_t unseen = 0;    // begun, and their tokens not taken yet
-  std::int64_t unwanted = 0;  // of those, behind an end that was seen late
-
-  bool idle();  // no frame is in flight any more; forgets what those brought
-  bool in_progress() const { return to_begin > 0 || unseen > 0 || recording->appends_in_flight() > 0; }
-};
 
 struct Session::Impl {
   explicit Impl(std::shared_ptr<EngineCore> engine) : core(std::move(engine)), slot(core->acquire_slot()) {}
   ~Impl() {
     if (frames != nullptr) {
-      core->retire(slot, std::move(frames));  // the host's frames may still work on the slot
+      leave_frames();  // which may still work on the slot
     } else {
       core->release_slot(slot);
     }
@@ -48,7 +34,7 @@ struct Session::Impl {
   bool sampler_stale = true;                                 // the device's sampler row is not this session's
   bool counts_stale = true;                                  // the device's counts are not those of `tokens`
   std::vector<std::shared_ptr<const Snapshot>> checkpoints;  // by rising position
-  std::shared_ptr<FrameStep> frames;                         // null: never recorded into frames
+  std::shared_ptr<FrameMember> frames;                       // null: not recorded into frames
 
   std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
 
@@ -111,6 +97,8 @@ struct Session::Impl {
     counts_stale = true;
   }
 
+  void leave_frames();       // for good, with the slot
+  FrameMember& in_frames();  // alone, unless the session is in a group
   Snapshot describe() const;
   void apply(const Snapshot& snapshot);
 };

@@ -268,6 +268,11 @@ std::vector<H3State> H3Model::allocate_h3_states(std::int64_t slots, bool memory
   return states;
 }
 
+std::uint64_t H3Model::h3_state_bytes() const {
+  const std::int64_t layers = config_.n_layer - static_cast<std::int64_t>(config_.attn_layer_idx.size());
+  return static_cast<std::uint64_t>(4 * layers * config_.n_embd * config_.ssm_d_state * (1 + config_.ssm_head_dim));
+}
+
 ModelState H3Model::allocate_state(std::int64_t slots, std::int64_t capacity, bool memory) const {
   ModelState state;
   state.positions = allocate(DType::i32, {slots}, memory);

@@ -72,6 +72,7 @@ class H3Model {
   // Zero-filled: every slot is the start of a text. `capacity`: tokens in the KV caches. Without `memory`, shapes.
   ModelState allocate_state(std::int64_t slots, std::int64_t capacity, bool memory = true) const;
   std::vector<H3State> allocate_h3_states(std::int64_t slots, bool memory = true) const;
+  std::uint64_t h3_state_bytes() const;  // of one slot
   AttentionCache allocate_cache(std::int64_t slots, std::int64_t capacity, bool memory = true) const;
 
   // For tests: called while recording with r after "embed", "mixer" and "mlp" of each layer, and with norm_f(r) as

@@ -64,7 +64,10 @@ class VulkanDevice final : public Device, public FrameDevice {
   void prepare(const RecordFunction& function, const ProgressFunction& progress) override;
   std::uint64_t scratch_bytes(const RecordFunction& function) override;  // compiles nothing
   std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) override;
-  std::unique_ptr<FrameRecording> record_for_frames(const RecordFunction& function) override;
+  std::unique_ptr<FrameQueue> make_frame_queue() override;
+  std::shared_ptr<FrameRecording> record_for_frames(const RecordFunction& function,
+                                                    const std::shared_ptr<Buffer>& workspace,
+                                                    const FrameRecording* like) override;
   std::uint64_t submit(Recording& recording) override;
   void wait(std::uint64_t ticket) override;
   DeviceCounters counters() const override;

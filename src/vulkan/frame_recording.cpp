@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -13,16 +14,61 @@
 
 namespace riverhorse::vulkan {
 
-std::unique_ptr<FrameRecording> VulkanDevice::record_for_frames(const RecordFunction& function) {
+namespace {
+
+constexpr std::uint64_t many_bytes = 65536;       // of those copied before a run; also the most of one update
+constexpr double likely_share = 0.9;              // of the pieces that took at most what is expected of others
+constexpr double nothing_known_of_copies_us = 0;  // they are few against a piece
+
+}  // namespace
+
+std::unique_ptr<FrameQueue> VulkanDevice::make_frame_queue() {
   if (impl_->core->profile.timestamp_bits == 0) {
     fail(StatusCode::unsupported, "queue family {} of {} has no timestamps, so work cannot be measured for a budget",
          queue_family(), info().name);
   }
-  return std::make_unique<VulkanFrameRecording>(impl_->core, make_recording(function, {}, true));
+  return std::make_unique<VulkanFrameQueue>(*this);
 }
 
-VulkanFrameRecording::VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces)
-    : core_(std::move(core)), recording_(std::move(pieces)), measured_us_(recording_->segment_count(), -1) {
+std::shared_ptr<FrameRecording> VulkanDevice::record_for_frames(const RecordFunction& function,
+                                                                const std::shared_ptr<Buffer>& workspace,
+                                                                const FrameRecording* like) {
+  RecordOptions options;
+  options.workspace = workspace;
+  const auto* known = dynamic_cast<const VulkanFrameRecording*>(like);
+  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, true),
+                                                known != nullptr ? known->scale() : impl_->core->time_scale);
+}
+
+void KnownTime::add(double now) {
+  const double weight = us_ < 0 ? 1 : now > us_ ? 0.5 : 0.1;
+  us_ = us_ < 0 ? now : us_ + weight * (now - us_);
+}
+
+VulkanFrameRecording::VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces,
+                                           double scale)
+    : core_(std::move(core)), recording_(std::move(pieces)), scale_(scale), times_(recording_->segment_count()) {}
+
+double VulkanFrameRecording::expected_us(std::uint32_t index) const {
+  return times_[index].known() ? times_[index].us() : recording_->estimate_ms(index) * scale_ * 1000;
+}
+
+double VulkanFrameRecording::scale() const {
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < times_.size(); ++i) {
+    const double estimate_us = recording_->estimate_ms(i) * 1000;
+    if (times_[i].known() && estimate_us > 0) ratios.push_back(times_[i].us() / estimate_us);
+  }
+  if (ratios.empty()) return scale_;
+  std::sort(ratios.begin(), ratios.end());
+  return ratios[static_cast<std::size_t>(likely_share * static_cast<double>(ratios.size() - 1))];
+}
+
+void VulkanFrameRecording::forget_times() {
+  for (KnownTime& time : times_) time.forget();
+}
+
+VulkanFrameQueue::VulkanFrameQueue(const VulkanDevice& device) : device_(device), core_(device.impl().core) {
   const DeviceFunctions& vk = core_->table;
   for (Append& append : appends_) {
     VkEventCreateInfo event{};
@@ -52,7 +98,7 @@ VulkanFrameRecording::VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std
 }
 
 // Frames that were submitted are waited for, by a submission of nothing behind them. What is not done then never was.
-VulkanFrameRecording::~VulkanFrameRecording() {
+VulkanFrameQueue::~VulkanFrameQueue() {
   if (was_appended_ && !core_->lost()) {
     try {
       core_->wait(core_->submit_final_group({}));
@@ -74,21 +120,66 @@ VulkanFrameRecording::~VulkanFrameRecording() {
   vk.vkDestroyCommandPool(core_->device, own_pool_, core_->allocator);
 }
 
-double VulkanFrameRecording::expected_us(std::uint32_t piece) const {
-  if (measured_us_[piece] >= 0) return measured_us_[piece];
-  return recording_->estimate_ms(piece) * core_->time_scale * 1000;
+KnownTime& VulkanFrameQueue::time_before(std::uint64_t bytes) { return bytes > many_bytes ? long_before_ : before_; }
+
+void VulkanFrameQueue::record_copies(VkCommandBuffer primary, const std::vector<FrameCopy>& copies) {
+  for (const FrameCopy& copy : copies) {
+    const VulkanDevice::BufferRange from = device_.range(copy.from);
+    const VulkanDevice::BufferRange to = device_.range(copy.to);
+    const VkBufferCopy region{from.offset, to.offset, copy.from.size_bytes()};
+    core_->table.vkCmdCopyBuffer(primary, from.buffer, to.buffer, 1, &region);
+  }
 }
 
-FrameRecording::Appended VulkanFrameRecording::append(void* commands, double budget_us, std::int64_t most_runs) {
+void VulkanFrameQueue::begin_run(VkCommandBuffer primary, FrameSource& source) {
+  const DeviceFunctions& vk = core_->table;
+  FrameRun run = source.begin();
+  barrier(vk, primary, work_stages, work_writes, work_stages, work_accesses);
+  for (const FrameWrite& write : run.writes) {
+    const VulkanDevice::BufferRange to = device_.range(write.to);
+    for (std::uint64_t done = 0; done < write.bytes.size(); done += many_bytes) {
+      const std::uint64_t size = std::min(many_bytes, write.bytes.size() - done);
+      vk.vkCmdUpdateBuffer(primary, to.buffer, to.offset + done, size, write.bytes.data() + done);
+    }
+  }
+  if (!run.copies_before.empty()) {
+    barrier(vk, primary, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT,
+            VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
+    record_copies(primary, run.copies_before);
+  }
+  current_ = std::dynamic_pointer_cast<VulkanFrameRecording>(run.recording);
+  if (current_ == nullptr || current_->core() != core_.get()) {
+    fail(StatusCode::internal, "a frame recording of another device");
+  }
+  copies_after_ = std::move(run.copies_after);
+}
+
+FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, FrameSource* source) {
   Appended result;
   if (in_flight_ == most_appends) return result;
   const DeviceFunctions& vk = core_->table;
   auto* const primary = static_cast<VkCommandBuffer>(commands);
   Append& append = appends_[static_cast<std::size_t>((oldest_ + in_flight_) % most_appends)];
   append.pieces.clear();
-  while (append.pieces.size() < most_pieces) {
-    if (next_piece_ == 0 && result.runs_begun >= most_runs) break;
-    const double cost_us = expected_us(next_piece_);
+  std::int64_t runs_finished = 0;
+  const auto took = [&](Piece piece, double expected_us) {
+    append.pieces.push_back(std::move(piece));
+    vk.vkCmdWriteTimestamp(primary, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, append.queries,
+                           static_cast<std::uint32_t>(append.pieces.size()));
+    result.expected_us += expected_us;
+  };
+  while (append.pieces.size() + 2 <= most_pieces) {
+    const VulkanFrameRecording* recording = current_.get();
+    double before_us = 0;
+    KnownTime* before = nullptr;
+    if (recording == nullptr) {
+      const FrameSource::Next next = source == nullptr ? FrameSource::Next{} : source->next();
+      recording = dynamic_cast<VulkanFrameRecording*>(next.recording);
+      if (recording == nullptr) break;
+      before = &time_before(next.bytes_before);
+      before_us = before->known() ? before->us() : nothing_known_of_copies_us;
+    }
+    const double cost_us = before_us + recording->expected_us(next_piece_);
     if (result.expected_us + cost_us > budget_us) {
       if (!append.pieces.empty()) break;
       saved_us_ += budget_us;
@@ -99,21 +190,30 @@ FrameRecording::Appended VulkanFrameRecording::append(void* commands, double bud
       vk.vkCmdWriteTimestamp(primary, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, append.queries, 0);
     }
     saved_us_ = 0;
-    if (next_piece_ == 0) ++result.runs_begun;
-    const VkCommandBuffer piece = recording_->segment(next_piece_);
+    if (before != nullptr) {
+      begin_run(primary, *source);
+      took({nullptr, 0, before}, before_us);
+    }
+    const VkCommandBuffer piece = current_->piece(next_piece_);
     vk.vkCmdExecuteCommands(primary, 1, &piece);
-    append.pieces.push_back(next_piece_);
-    vk.vkCmdWriteTimestamp(primary, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, append.queries,
-                           static_cast<std::uint32_t>(append.pieces.size()));
-    result.expected_us += cost_us;
-    next_piece_ = (next_piece_ + 1) % static_cast<std::uint32_t>(recording_->segment_count());
-    if (next_piece_ == 0) ++result.runs_finished;
+    ++result.pieces;
+    const std::uint32_t index = next_piece_++;
+    const bool finished = next_piece_ == current_->pieces();
+    if (finished && !copies_after_.empty()) {
+      barrier(vk, primary, work_stages, work_writes, VK_PIPELINE_STAGE_TRANSFER_BIT,
+              VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
+      record_copies(primary, copies_after_);
+    }
+    took({current_, index, nullptr}, current_->expected_us(index));
+    if (!finished) continue;
+    ++runs_finished;
+    next_piece_ = 0;
+    current_.reset();
   }
-  result.pieces = static_cast<std::int64_t>(append.pieces.size());
   if (append.pieces.empty()) return result;
   barrier(vk, primary, work_stages, work_writes, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
   vk.vkCmdSetEvent(primary, append.event, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT);
-  append.executed = {result.expected_us, 0, result.runs_finished};
+  append.executed = {result.expected_us, 0, runs_finished};
   ++in_flight_;
   was_appended_ = true;
   release_ticket_ = 0;
@@ -122,14 +222,19 @@ FrameRecording::Appended VulkanFrameRecording::append(void* commands, double bud
 
 // An event says that our commands are done, not that the command buffer is, which the host may have filled further. A
 // submission of nothing is: what it signals comes after all that was submitted before.
-bool VulkanFrameRecording::is_released() {
+bool VulkanFrameQueue::is_released() {
   if (!was_appended_ || core_->lost()) return true;
   if (in_flight_ > 0) return false;
   if (release_ticket_ == 0) release_ticket_ = core_->submit_final_group({});
   return core_->finished(release_ticket_);
 }
 
-std::optional<FrameRecording::Executed> VulkanFrameRecording::poll() {
+void VulkanFrameQueue::retire(std::shared_ptr<FrameRecording> recording) {
+  retired_.push_back(std::move(recording));
+  if (is_released()) retired_.clear();
+}
+
+std::optional<FrameQueue::Executed> VulkanFrameQueue::poll() {
   if (in_flight_ == 0) return std::nullopt;
   const DeviceFunctions& vk = core_->table;
   Append& append = appends_[static_cast<std::size_t>(oldest_)];
@@ -143,8 +248,7 @@ std::optional<FrameRecording::Executed> VulkanFrameRecording::poll() {
   return append.executed;
 }
 
-// Longer times count at once, shorter ones slowly: a budget is kept rather than filled.
-void VulkanFrameRecording::measure(Append& append) {
+void VulkanFrameQueue::measure(Append& append) {
   const auto count = static_cast<std::uint32_t>(append.pieces.size()) + 1;
   std::vector<std::uint64_t> values(2 * std::size_t{count});
   const VkResult result = core_->table.vkGetQueryPoolResults(
@@ -163,31 +267,31 @@ void VulkanFrameRecording::measure(Append& append) {
   };
   append.executed.measured_us = between_us(0, count - 1);
   for (std::size_t i = 0; i + 1 < count; ++i) {
-    double& known = measured_us_[append.pieces[i]];
-    const double now = between_us(i, i + 1);
-    const double weight = known < 0 ? 1 : now > known ? 0.5 : 0.1;
-    known = known < 0 ? now : known + weight * (now - known);
+    const Piece& piece = append.pieces[i];
+    const double now_us = between_us(i, i + 1);
+    if (piece.before != nullptr) {
+      piece.before->add(now_us);
+    } else {
+      piece.recording->add_time(piece.index, now_us);
+    }
   }
 }
 
-void VulkanFrameRecording::forget_times() { std::fill(measured_us_.begin(), measured_us_.end(), -1); }
-
-void VulkanFrameRecording::run_here(std::int64_t more_runs) {
-  const DeviceFunctions& vk = core_->table;
-  while (more_runs > 0 || next_piece_ != 0) {
-    if (in_flight_ == most_appends) {
-      fail(StatusCode::invalid_argument, "{} command buffers with recorded work have not been executed: submit them",
-           in_flight_);
-    }
-    VkCommandBufferBeginInfo begin{};
-    begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
-    begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-    core_->check_device(vk.vkBeginCommandBuffer(own_commands_, &begin), "beginning a command buffer");
-    const Appended done = append(own_commands_, std::numeric_limits<double>::infinity(), more_runs);
-    core_->check_device(vk.vkEndCommandBuffer(own_commands_), "ending a command buffer");
-    more_runs -= done.runs_begun;
-    core_->wait(core_->submit_final_group(std::span(&own_commands_, 1)));
+bool VulkanFrameQueue::run_here(FrameSource* source) {
+  if (in_flight_ == most_appends) {
+    fail(StatusCode::invalid_argument, "{} command buffers with recorded work have not been executed: submit them",
+         in_flight_);
   }
+  const DeviceFunctions& vk = core_->table;
+  VkCommandBufferBeginInfo begin{};
+  begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
+  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
+  core_->check_device(vk.vkBeginCommandBuffer(own_commands_, &begin), "beginning a command buffer");
+  const Appended done = append(own_commands_, std::numeric_limits<double>::infinity(), source);
+  core_->check_device(vk.vkEndCommandBuffer(own_commands_), "ending a command buffer");
+  if (done.pieces == 0) return false;
+  core_->wait(core_->submit_final_group(std::span(&own_commands_, 1)));
+  return true;
 }
 
 }  // namespace riverhorse::vulkan

@@ -1,6 +1,7 @@
 // Pieces are secondary command buffers, recorded once and executed by the host's primary ones; between them the
-// primary takes timestamps, so that the time of each piece is known however many frames are in flight. An event at
-// the end of an append tells the host, without waiting, that its results are there.
+// primary takes timestamps, so that the time of each piece is known however many frames are in flight. What a run
+// writes and copies goes into the primary itself. An event at the end of an append tells the host, without waiting,
+// that its results are there.
 #pragma once
 
 #include <array>
@@ -9,47 +10,91 @@
 
 #include "backend/frame_recording.h"
 #include "vulkan/core.h"
+#include "vulkan/device.h"
 #include "vulkan/recording.h"
 
 namespace riverhorse::vulkan {
 
+// Microseconds of something that is done again and again. Longer times count at once, shorter ones slowly: a budget
+// is kept rather than filled.
+class KnownTime {
+ public:
+  bool known() const { return us_ >= 0; }
+  double us() const { return us_; }
+  void add(double now);
+  void forget() { us_ = -1; }
+
+ private:
+  double us_ = -1;
+};
+
 class VulkanFrameRecording final : public FrameRecording {
  public:
-  VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces);
-  ~VulkanFrameRecording() override;
+  // `scale`: from estimates to times.
+  VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces, double scale);
 
-  Appended append(void* commands, double budget_us, std::int64_t most_runs) override;
+  void forget_times() override;
+
+  const DeviceCore* core() const { return core_.get(); }
+  std::uint32_t pieces() const { return static_cast<std::uint32_t>(times_.size()); }
+  VkCommandBuffer piece(std::uint32_t index) const { return recording_->segment(index); }
+  double expected_us(std::uint32_t index) const;
+  void add_time(std::uint32_t index, double now_us) { times_[index].add(now_us); }
+  double scale() const;  // as measured: few pieces take more
+
+ private:
+  std::shared_ptr<DeviceCore> core_;
+  std::unique_ptr<VulkanRecording> recording_;
+  double scale_;
+  std::vector<KnownTime> times_;  // of each piece
+};
+
+class VulkanFrameQueue final : public FrameQueue {
+ public:
+  explicit VulkanFrameQueue(const VulkanDevice& device);
+  ~VulkanFrameQueue() override;
+
+  Appended append(void* commands, double budget_us, FrameSource* source) override;
   std::optional<Executed> poll() override;
   std::int64_t appends_in_flight() const override { return in_flight_; }
+  bool is_part_done() const override { return current_ != nullptr; }
   bool is_released() override;
-  bool is_part_done() const override { return next_piece_ != 0; }
-  void run_here(std::int64_t more_runs) override;
-  void forget_times() override;
+  void retire(std::shared_ptr<FrameRecording> recording) override;
+  bool run_here(FrameSource* source) override;
 
  private:
   static constexpr int most_appends = 8;             // in flight
   static constexpr std::uint32_t most_pieces = 512;  // an append
 
+  struct Piece {
+    std::shared_ptr<VulkanFrameRecording> recording;
+    std::uint32_t index;
+    KnownTime* before = nullptr;  // instead: of what is written and copied before a run
+  };
   struct Append {
     VkEvent event = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
-    std::vector<std::uint32_t> pieces;
+    std::vector<Piece> pieces;
     Executed executed;
   };
-
-  double expected_us(std::uint32_t piece) const;
+  void begin_run(VkCommandBuffer primary, FrameSource& source);
+  void record_copies(VkCommandBuffer primary, const std::vector<FrameCopy>& copies);
   void measure(Append& append);
+  KnownTime& time_before(std::uint64_t bytes);
 
+  const VulkanDevice& device_;
   std::shared_ptr<DeviceCore> core_;
-  std::unique_ptr<VulkanRecording> recording_;
   std::array<Append, most_appends> appends_;  // a ring
   int oldest_ = 0;
   int in_flight_ = 0;
+  std::shared_ptr<VulkanFrameRecording> current_;  // of the run that was begun; null: none
+  std::vector<FrameCopy> copies_after_;            // it
   std::uint32_t next_piece_ = 0;
   bool was_appended_ = false;
   std::uint64_t release_ticket_ = 0;  // of an empty submission behind the last append; 0: none since
   double saved_us_ = 0;               // for a piece longer than the budget
-  std::vector<double> measured_us_;   // of each piece; negative: not yet
+  KnownTime before_, long_before_;    // of what is written and copied before a run: words, or states
+  std::vector<std::shared_ptr<FrameRecording>> retired_;
   VkCommandPool own_pool_ = VK_NULL_HANDLE;
   VkCommandBuffer own_commands_ = VK_NULL_HANDLE;
 };
