@@ -2,6 +2,8 @@
  * Prints what failed and returns 1; the arguments are the folder of the golden models and a folder for temporary
  * files. */
 #include <riverhorse/riverhorse.h>
+#include <riverhorse/training.h>
+#include <riverhorse/vulkan.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -321,8 +321,10 @@ std::string read_file(const std::string& path) {
 }
 
 TEST(ApiDoors, EveryPublicFunctionIsTested) {
-  const std::string header = read_file(RIVERHORSE_SOURCE_DIR "/include/riverhorse/riverhorse.h");
-  std::string tests;
+  std::string header, tests;
+  for (const auto& entry : std::filesystem::directory_iterator(RIVERHORSE_SOURCE_DIR "/include/riverhorse")) {
+    if (entry.path().extension() == ".h") header += read_file(entry.path().string());
+  }
   for (const auto& entry : std::filesystem::directory_iterator(RIVERHORSE_SOURCE_DIR "/tests")) {
     if (entry.path().filename().string().starts_with("api_")) tests += read_file(entry.path().string());
   }

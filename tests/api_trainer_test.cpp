@@ -1,4 +1,6 @@
 // Training through the C API: what a step does and says, going on from a checkpoint, and what is refused.
+#include <riverhorse/training.h>
+
 #include <cmath>
 #include <functional>
 #include <limits>

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <riverhorse/riverhorse.h>
+#include <riverhorse/vulkan.h>
 #include <vulkan/vulkan.h>
 
 #include <algorithm>

@@ -1,4 +1,6 @@
-/* Riverhorse: H3 state-space language models on the CPU and on any Vulkan device. The public interface, in C99.
+/* Riverhorse: H3 state-space language models on the CPU, on NVIDIA GPUs and on any Vulkan device. The public
+ * interface, in C99: devices, models and sessions. Beside it, riverhorse/vulkan.h runs models on a Vulkan device of
+ * the application's and inside its frames, and riverhorse/training.h trains. What follows holds for all three.
  *
  * Errors. Every function that can fail returns a riverhorse_status; 0 is success. riverhorse_last_error() has the
  * message of the last failure on the calling thread. No C++ exception leaves the library, and it never ends the
@@ -92,20 +94,6 @@ RIVERHORSE_ENUM(riverhorse_conv) {
   RIVERHORSE_CONV_FFT = 2
 };
 
-/* Activation recomputation: what the backward pass of a training makes again instead of keeping it. Less memory for
- * more time, and the same gradients bit for bit. */
-RIVERHORSE_ENUM(riverhorse_recompute) {
-  RIVERHORSE_RECOMPUTE_NONE = 0,
-  RIVERHORSE_RECOMPUTE_MIXER = 1, /* all of a layer before its MLP: norms, projections, mixer */
-  RIVERHORSE_RECOMPUTE_BLOCK = 2  /* all of a layer; only the residual stream that it begins with is kept */
-};
-
-/* Of a training in F16 or BF16, before the softmax of its loss. */
-RIVERHORSE_ENUM(riverhorse_logits) {
-  RIVERHORSE_LOGITS_32_BITS = 0,
-  RIVERHORSE_LOGITS_16_BITS = 1 /* faster; each is rounded, and by as much its gradient */
-};
-
 RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
@@ -113,28 +101,12 @@ RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_CALLBACK = 3,    /* the callback asked to stop */
   RIVERHORSE_STOP_CANCELLED = 4    /* riverhorse_session_cancel */
 };
-
-/* What decays, and how fast the dynamics of the SSMs learn. */
-RIVERHORSE_ENUM(riverhorse_recipe) {
-  RIVERHORSE_RECIPE_GROUPED = 0, /* decay of the weights only; the dynamics learn as all else */
-  RIVERHORSE_RECIPE_SAFARI = 1   /* decay of weights and vectors; the dynamics learn at most at 1e-3 */
-};
-
-/* Of the learning rate, after the warm-up. */
-RIVERHORSE_ENUM(riverhorse_schedule) {
-  RIVERHORSE_SCHEDULE_CONSTANT = 0,
-  RIVERHORSE_SCHEDULE_LINEAR = 1, /* a straight line to the final fraction at the last step */
-  RIVERHORSE_SCHEDULE_COSINE = 2, /* half a wave to it */
-  RIVERHORSE_SCHEDULE_WSD = 3     /* constant, then a straight line over the last part */
-};
 /* clang-format on */
 
 typedef struct riverhorse_device_list riverhorse_device_list;
 typedef struct riverhorse_model riverhorse_model;
 typedef struct riverhorse_session riverhorse_session;
-typedef struct riverhorse_device riverhorse_device;
-typedef struct riverhorse_adopted_device riverhorse_adopted_device;
-typedef struct riverhorse_trainer riverhorse_trainer;
+typedef struct riverhorse_adopted_device riverhorse_adopted_device; /* of riverhorse/vulkan.h */
 
 /* Called now and then with the work done so far, in units of its own (bytes, tokens). Nonzero cancels the call in
  * progress, which then returns RIVERHORSE_CANCELLED. */
@@ -192,66 +164,6 @@ RIVERHORSE_API riverhorse_status riverhorse_device_list_get(const riverhorse_dev
 RIVERHORSE_API size_t riverhorse_device_list_absent_count(const riverhorse_device_list* list);
 RIVERHORSE_API riverhorse_status riverhorse_device_list_get_absent(const riverhorse_device_list* list, size_t index,
                                                                    const char** backend, const char** reason);
-
-/* ----------------------------------------------------------------------------------------- a host's Vulkan device */
-
-/* Features of a Vulkan device that Riverhorse makes use of, by Vulkan's own names. None is needed; each that is there
- * makes models faster or smaller. */
-typedef struct riverhorse_vulkan_features {
-  int32_t storage_buffer_16bit_access; /* needed for F16 */
-  int32_t shader_float16;
-  int32_t timeline_semaphore;
-  int32_t subgroup_size_control; /* with the next: only both are of use */
-  int32_t compute_full_subgroups;
-  int32_t vulkan_memory_model; /* with the next: only both are of use */
-  int32_t vulkan_memory_model_device_scope;
-  int32_t cooperative_matrix; /* of VK_KHR_cooperative_matrix, with all of the above but timeline semaphores */
-} riverhorse_vulkan_features;
-
-/* A Vulkan device that the application made. Handles are those of vulkan.h, given as pointers. */
-typedef struct riverhorse_vulkan_device {
-  uint32_t struct_size;
-  uint32_t api_version;  /* VkApplicationInfo::apiVersion of the instance; at least 1.1 */
-  void* instance;        /* VkInstance */
-  void* physical_device; /* VkPhysicalDevice */
-  void* device;          /* VkDevice */
-  void* queue;           /* VkQueue: it computes */
-  uint32_t queue_family; /* that it is of */
-  uint32_t extension_count;
-  const char* const* extensions;        /* (extension_count) enabled on the device; copied */
-  riverhorse_vulkan_features features;  /* enabled on the device */
-  void (*get_instance_proc_addr)(void); /* PFN_vkGetInstanceProcAddr, cast */
-  const void* allocation_callbacks; /* VkAllocationCallbacks for all that is made on the device; copied. Null: none */
-  /* Called around every use of the queue, when other threads use it too; both or none. The application must not hold
-   * its lock while it calls Riverhorse. */
-  void (*lock_queue)(void* user);
-  void (*unlock_queue)(void* user);
-  void* lock_user;
-} riverhorse_vulkan_device;
-
-typedef struct riverhorse_vulkan_requirements {
-  uint32_t struct_size;
-  uint32_t queue_family;               /* the one that Riverhorse would choose; any other that computes will do */
-  riverhorse_vulkan_features features; /* 1: the device has it; enable it */
-  uint32_t extension_count;
-  const char* extensions[16]; /* (extension_count) that the device has, to be enabled too; static texts */
-} riverhorse_vulkan_requirements;
-
-/* What to enable when making a device on `device->physical_device`, so that Riverhorse can make the best of it. Of
- * `device`, api_version, instance, physical_device and get_instance_proc_addr are read.
- * UNSUPPORTED: Vulkan below 1.1, no queue that computes, or a library without Vulkan. */
-RIVERHORSE_API riverhorse_status riverhorse_vulkan_query_requirements(const riverhorse_vulkan_device* device,
-                                                                      riverhorse_vulkan_requirements* requirements);
-
-/* Lets models run on a device of the application's: riverhorse_model_options.adopted_device. Its handles must stay
- * valid until the adopted device and all models on it are freed; until then their work may be in flight on the queue,
- * and after that nothing of theirs is left on it. What the application made is never destroyed or changed. Several
- * models may run on one adopted device, from several threads: their uses of the queue take turns.
- * INVALID_ARGUMENT: a handle is null. UNSUPPORTED: as above, and a queue family that does not compute. */
-RIVERHORSE_API riverhorse_status riverhorse_adopt_vulkan(const riverhorse_vulkan_device* device,
-                                                         riverhorse_adopted_device** adopted);
-/* Models keep it alive. */
-RIVERHORSE_API void riverhorse_adopted_device_free(riverhorse_adopted_device* adopted);
 
 /* -------------------------------------------------------------------------------------------------------- model */
 
@@ -417,53 +329,6 @@ RIVERHORSE_API riverhorse_status riverhorse_session_generate(riverhorse_session*
                                                              riverhorse_token_callback callback, void* user,
                                                              riverhorse_generate_result* result);
 
-/* A generation that the application runs itself, on a device that it lends (riverhorse_adopt_vulkan): recorded into
- * the command buffers of its frames, so much a frame as there is time for, and read when a frame is done. Nothing is
- * submitted and nothing waits.
- *
- *   riverhorse_session_start(session, &options);
- *   each frame:  riverhorse_session_record(session, commands, budget_us, NULL);   outside a render pass
- *                vkQueueSubmit, on the adopted queue
- *                riverhorse_session_poll(session, on_token, user, &result);       what earlier frames have brought
- *
- * Each command buffer with recorded work is submitted once, to the adopted queue, in the order of recording; the
- * application's semaphores and fences are its own business, and none is needed for ours. Until it has been executed,
- * the session may be freed (its memory goes when the device is done with it), but not its model's device.
- *
- * start: draws up to options.max_tokens tokens, from here on. Slow the first time, when it records and measures a
- * step; call it where a short stall does no harm. What is still being drawn then ends with the token that was passed
- * on last. Other functions of the session but enqueue, position and tokens end what was started: they finish what is
- * half done and read what was enqueued, which waits, and fail with INVALID_ARGUMENT while its frames are in flight.
- * The attention cache cannot grow meanwhile, so load the model with context_tokens large enough. INVALID_ARGUMENT: an
- * empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. */
-RIVERHORSE_API riverhorse_status riverhorse_session_start(riverhorse_session* session,
-                                                          const riverhorse_generate_options* options);
-
-/* What the session reads next, recorded into frames too: behind all that it has to read already, in the pieces that
- * riverhorse_session_append would read, so that tokens and logits are the same to the last bit. A player's line
- * stalls no frame. The tokens belong to the text at once. What was being drawn ends with the token that was passed on
- * last; riverhorse_session_start then draws the answer, and may be called before all is read. Slow the first time (as
- * start, of which it needs none before it), and for a text that is longer than all before and than 256 tokens. A
- * single dispatch grows with the piece: load the model with a prefill_piece_tokens of 64, say, for budgets below a
- * millisecond. INVALID_ARGUMENT: an id out of range. UNSUPPORTED: as start. */
-RIVERHORSE_API riverhorse_status riverhorse_session_enqueue(riverhorse_session* session, const int32_t* ids,
-                                                            size_t count);
-/* The same for UTF-8 text, without special tokens. UNSUPPORTED: as start, and for a model without a tokenizer. */
-RIVERHORSE_API riverhorse_status riverhorse_session_enqueue_text(riverhorse_session* session, const char* text,
-                                                                 size_t text_bytes);
-
-typedef struct riverhorse_record_result {
-  uint32_t struct_size;
-  int32_t pieces;     /* that were appended; 0: there is nothing to do, no budget, or eight frames are in flight */
-  double expected_us; /* of GPU time, by what the same pieces took before */
-} riverhorse_record_result;
-
-/* Appends work that is expected to take at most `budget_us` microseconds of GPU time to an open VkCommandBuffer. A
- * token is cut where the budget ends and goes on in the next frame. A single dispatch that takes longer than the
- * budget is appended alone, once in as many frames as its time is worth. `result` may be null. */
-RIVERHORSE_API riverhorse_status riverhorse_session_record(riverhorse_session* session, void* command_buffer,
-                                                           double budget_us, riverhorse_record_result* result);
-
 typedef struct riverhorse_poll_result {
   uint32_t struct_size;
   int32_t running;                    /* 1: tokens are still to be read or to come; record more */
@@ -552,127 +417,6 @@ RIVERHORSE_API riverhorse_status riverhorse_session_save_memory(riverhorse_sessi
 /* riverhorse_session_load from memory, which is not needed afterwards. BAD_FILE as there. */
 RIVERHORSE_API riverhorse_status riverhorse_session_load_memory(riverhorse_session* session, const void* data,
                                                                 size_t size, int64_t* tokens_reused);
-
-/* ----------------------------------------------------------------------------------------------------- training */
-
-/* Its members are those of riverhorse_model_options. */
-typedef struct riverhorse_device_options {
-  uint32_t struct_size;
-  int32_t safe_shaders;
-  int32_t skip_self_test;
-  int32_t validation;
-  double submission_limit_ms;
-  const char* backend;
-  const char* device;
-  const char* cache_folder;
-} riverhorse_device_options;
-
-/* Opens a device to train on. The device asked for is the one used, or the call fails; where none is, it is the best
- * one that trains.
- * Errors: NOT_FOUND; UNSUPPORTED, for a device that does not train too. */
-RIVERHORSE_API riverhorse_status riverhorse_device_open(const riverhorse_device_options* options,
-                                                        riverhorse_device** device);
-/* The device is given back when its last trainer is freed too. */
-RIVERHORSE_API void riverhorse_device_free(riverhorse_device* device);
-
-/* Where a training begins, and how it runs. The model is exactly one of `preset`, `config_json` and `model_path`. In
- * a step AdamW takes the gradients of the mean loss over the scored tokens, scaled down to a norm of `clip_norm`. */
-typedef struct riverhorse_trainer_options {
-  uint32_t struct_size;
-  riverhorse_conv conv;
-  riverhorse_recipe recipe;
-  riverhorse_schedule schedule;
-  const char* preset;       /* a new model: "tiny", "tiny-hybrid", "125m", "355m", ... */
-  const char* config_json;  /* a new model: the text of a config.json */
-  const char* model_path;   /* the weights of a model folder, .safetensors or .pt file, as riverhorse_model_load */
-  uint64_t seed;            /* of a new model's values, and of dropout; below 2^63 */
-  int64_t batch;            /* B, sequences at once; default 8. More of them in a step are done B at a time */
-  int64_t length;           /* L, tokens of a sequence; default 1024 */
-  double learning_rate;     /* the largest; default 6e-4 */
-  double ssm_learning_rate; /* of the dynamics of the SSMs; default by recipe */
-  double beta1;             /* default 0.9 */
-  double beta2;             /* default 0.95 */
-  double epsilon;           /* default 1e-8 */
-  double weight_decay;      /* default 0.1; negative: none */
-  double clip_norm;         /* default 1; negative: no clipping */
-  double skip_above;        /* steps of a larger gradient norm change nothing; default: only those not finite */
-  int64_t warmup_steps;     /* in which the learning rate rises from 0 */
-  int64_t schedule_steps;   /* steps until the final fraction; needed by every schedule but the constant one */
-  double final_fraction;    /* of the learning rate; default 0.1; negative: 0 */
-  double decay_fraction;    /* of schedule_steps: the decay of WSD; default 0.2 */
-  int64_t keep_checkpoints; /* in the folder of riverhorse_trainer_save; default 3 */
-  riverhorse_dtype dtype;   /* of activations and of the matrices in products; the parameters that are learnt and
-                             * saved are f32 in any case. F16 has a loss scale that finds its own size */
-  riverhorse_recompute recompute; /* where memory is short */
-  riverhorse_logits logits;
-} riverhorse_trainer_options;
-
-/* A training before its first step; all memory is allocated here, after the log was told how much for what.
- * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED (a device that does not train, or not in that dtype),
- * OUT_OF_MEMORY. */
-RIVERHORSE_API riverhorse_status riverhorse_trainer_create(riverhorse_device* device,
-                                                           const riverhorse_trainer_options* options,
-                                                           riverhorse_trainer** trainer);
-
-/* Goes on exactly where a trainer was saved, with its options: `folder` is what riverhorse_trainer_save was given, of
- * which the newest whole checkpoint is taken, or one checkpoint's folder. Errors: as above; NOT_FOUND for a folder
- * without one. */
-RIVERHORSE_API riverhorse_status riverhorse_trainer_resume(riverhorse_device* device, const char* folder,
-                                                           riverhorse_trainer** trainer);
-RIVERHORSE_API void riverhorse_trainer_free(riverhorse_trainer* trainer);
-
-typedef struct riverhorse_trainer_info {
-  uint32_t struct_size;
-  riverhorse_dtype dtype;
-  int64_t batch;           /* B */
-  int64_t length;          /* L */
-  int64_t step;            /* done */
-  int64_t sequences;       /* of all steps: where in its data a caller goes on */
-  int64_t parameter_count; /* the tied embedding counted once */
-  int64_t vocab_size;
-  int64_t padded_vocab_size; /* ids and targets are below it */
-  char device_id[32];
-} riverhorse_trainer_info;
-
-/* Fills `info`, whose struct_size is set by the caller. */
-RIVERHORSE_API riverhorse_status riverhorse_trainer_get_info(const riverhorse_trainer* trainer,
-                                                             riverhorse_trainer_info* info);
-
-typedef struct riverhorse_step_result {
-  uint32_t struct_size;
-  int32_t skipped;      /* 1: the gradient norm was above skip_above or not finite, and nothing was changed */
-  int64_t step;         /* this one, from 1 */
-  int64_t scored;       /* tokens */
-  double loss;          /* mean over them, natural logarithm, before the update */
-  double gradient_norm; /* before clipping */
-  double loss_scale;    /* what the gradients were multiplied by, and divided again; 1 but for F16 */
-  double learning_rate; /* of this step */
-} riverhorse_step_result;
-
-/* One step on `sequences` sequences, any number above 0, each from an empty state: `ids` (sequences, L) and
- * `targets` (sequences, L), the id that should follow each token, -1 where nothing is scored. Null targets: the next
- * id of each sequence, and -1 at its end. `result` may be null.
- * INVALID_ARGUMENT: an id or a target out of range, or no target at all; nothing was changed then. */
-RIVERHORSE_API riverhorse_status riverhorse_trainer_step(riverhorse_trainer* trainer, const int32_t* ids,
-                                                         const int32_t* targets, size_t sequences,
-                                                         riverhorse_step_result* result);
-
-typedef struct riverhorse_evaluation {
-  uint32_t struct_size;
-  double loss_sum; /* over the scored tokens, natural logarithm */
-  int64_t scored;  /* tokens */
-  int64_t correct; /* of them, where the largest logit was the target's */
-} riverhorse_evaluation;
-
-/* The loss of such sequences, without dropout; changes nothing. Errors: as riverhorse_trainer_step. */
-RIVERHORSE_API riverhorse_status riverhorse_trainer_evaluate(riverhorse_trainer* trainer, const int32_t* ids,
-                                                             const int32_t* targets, size_t sequences,
-                                                             riverhorse_evaluation* result);
-
-/* Writes the checkpoint <folder>/step-<the step, 8 digits>, whole or not at all: a model folder for
- * riverhorse_model_load, with the state of the training beside it. Makes `folder` if it is absent, and removes all
- * its checkpoints but the newest. IO_ERROR: the folder is in use by another process too. */
-RIVERHORSE_API riverhorse_status riverhorse_trainer_save(riverhorse_trainer* trainer, const char* folder);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -1,10 +1,12 @@
-// Riverhorse for C++17: a header-only layer over riverhorse.h. Objects own their handles and free them; failures are
+// Riverhorse for C++17: a header-only layer over the C headers. Objects own their handles and free them; failures are
 // thrown as riverhorse::api_error; callbacks are functions that may throw. Units, shapes and thread rules are those
 // of the C functions of the same names.
 #ifndef RIVERHORSE_RIVERHORSE_HPP
 #define RIVERHORSE_RIVERHORSE_HPP
 
 #include <riverhorse/riverhorse.h>
+#include <riverhorse/training.h>
+#include <riverhorse/vulkan.h>
 
 #include <cstdint>
 #include <exception>

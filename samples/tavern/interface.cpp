@@ -147,7 +147,7 @@ void Interface::draw(VkCommandBuffer commands) const {
 void Interface::bubbles(VkExtent2D extent, const Tavern& tavern) const {
   ImDrawList* draw = ImGui::GetBackgroundDrawList();
   const float text_height = ImGui::GetFontSize();
-  const float width = 0.205f * static_cast<float>(extent.width);
+  const float width = 0.19f * static_cast<float>(extent.width);
   const float margin = 0.55f * text_height;
   for (std::size_t i = 0; i < tavern.size(); ++i) {
     const Point head = Scene::above_head(extent, tavern.conversation(i).character().x);
@@ -222,7 +222,7 @@ void Interface::panel(VkExtent2D extent, Tavern& tavern, Wishes& wishes) {
 
 void Interface::overlay(VkExtent2D extent, double& budget_us, const Statistics& statistics) const {
   const float text_height = ImGui::GetFontSize();
-  const float width = 0.19f * static_cast<float>(extent.width);
+  const float width = std::max(0.19f * static_cast<float>(extent.width), 11.5f * text_height);
   ImGui::SetNextWindowPos({0.6f * text_height, 0.6f * text_height});  // over the chimney
   ImGui::SetNextWindowSize({width, 0});
   ImGui::Begin("plots", nullptr, fixed_window | ImGuiWindowFlags_AlwaysAutoResize);
@@ -243,7 +243,7 @@ void Interface::overlay(VkExtent2D extent, double& budget_us, const Statistics& 
   plot("words", "%.0f tokens/s", statistics.tokens_per_second);
   float budget_ms = static_cast<float>(budget_us / 1000);
   ImGui::SetNextItemWidth(-1);
-  if (ImGui::SliderFloat("##budget", &budget_ms, 0.1f, 100.0f, "%.2f ms a frame", ImGuiSliderFlags_Logarithmic)) {
+  if (ImGui::SliderFloat("##budget", &budget_ms, 0.1f, 100.0f, "%.1f ms a frame", ImGuiSliderFlags_Logarithmic)) {
     budget_us = 1000.0 * static_cast<double>(budget_ms);
   }
   ImGui::End();

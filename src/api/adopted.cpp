@@ -7,6 +7,7 @@
 #include "api/guard.h"
 #include "api/objects.h"
 #include "backend/adopted_vulkan.h"
+#include "riverhorse/vulkan.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;

@@ -6,6 +6,7 @@
 #include "api/async.h"
 #include "api/guard.h"
 #include "api/token_sink.h"
+#include "riverhorse/vulkan.h"
 
 using riverhorse::fail;
 using riverhorse::StatusCode;

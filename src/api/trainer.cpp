@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "model/initialization.h"
+#include "riverhorse/training.h"
 #include "train/core_checkpoint.h"
 
 namespace riverhorse::api {
