@@ -177,7 +177,8 @@ _GenerateOptions = _struct(
     texts=POINTER(c_char_p))
 _GenerateResult = _struct("u32 struct_size; i32 stop_reason; i64 token_count; f64 seconds")
 _PollResult = _struct(
-    "u32 struct_size; i32 running stop_reason frames_in_flight; i64 token_count; f64 expected_us measured_us; i64 tokens_to_read")
+    "u32 struct_size; i32 running stop_reason frames_in_flight; i64 token_count; f64 expected_us measured_us; i64 "
+    "tokens_to_read")
 _DeviceOptions = _struct(
     "u32 struct_size; i32 safe_shaders skip_self_test validation; f64 submission_limit_ms; text backend device "
     "cache_folder")

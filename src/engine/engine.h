@@ -143,8 +143,7 @@ class Session {
   LoadReport load_bytes(std::span<const std::byte> bytes);
 
   // Work that the host runs: recorded into its command buffers, so much a frame as its time allows. Needs a device
-  // that was adopted, or another whose queue the host submits to. A session has frames of its own unless it is in a
-  // FrameBatch.
+  // that was adopted, or another whose queue the host submits to.
   // enqueue: reads `tokens` behind the text, cut into the pieces of append(), and ends what was being drawn with what
   // was handed out. start: draws up to `max_tokens` tokens once all is read. Slow the first time, after the KV cache
   // has grown, and for a text longer than all before. Errors: invalid_argument for an id outside the vocabulary, or
@@ -155,8 +154,7 @@ class Session {
     double expected_us = 0;  // device time
     std::int64_t pieces = 0;
   };
-  // Appends work to an open VkCommandBuffer, as FrameQueue::append; nothing when there is none to do. Errors:
-  // invalid_argument for a session in a FrameBatch.
+  // Appends work to an open VkCommandBuffer, as FrameQueue::append; nothing when there is none to do.
   FrameWork record_frame(void* commands, double budget_us);
   struct FrameReport {
     bool running = false;     // tokens are still to be read or to come
