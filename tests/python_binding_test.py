@@ -31,8 +31,9 @@ DEFAULT_MODEL = SOURCE / "samples/models/default"
 
 # Of riverhorse.h, what the binding leaves out: work inside a host's own Vulkan device and frames.
 NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free", "session_start", "session_record",
-             "session_enqueue", "session_enqueue_text"}
-STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result"}
+             "session_enqueue", "session_enqueue_text", "batch_create", "batch_free", "batch_add",
+             "batch_remove", "batch_record"}
+STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
                 "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),
                 "stop_reason": (rh.StopReason, "STOP_"), "recipe": (rh.Recipe, "RECIPE_"),

@@ -45,6 +45,7 @@ inline riverhorse_model_options model_options() { return make<riverhorse_model_o
 inline riverhorse_sampling_options sampling_options() { return make<riverhorse_sampling_options>(); }
 inline riverhorse_generate_options generate_options() { return make<riverhorse_generate_options>(); }
 inline riverhorse_vulkan_device vulkan_device() { return make<riverhorse_vulkan_device>(); }
+inline riverhorse_batch_options batch_options() { return make<riverhorse_batch_options>(); }
 inline riverhorse_device_options device_options() { return make<riverhorse_device_options>(); }
 inline riverhorse_trainer_options trainer_options() { return make<riverhorse_trainer_options>(); }
 
@@ -338,6 +339,33 @@ inline session model::create_session(const riverhorse_sampling_options& sampling
   check(riverhorse_session_create(get(), &sampling, &handle));
   return session(handle);
 }
+
+// Sessions whose work is recorded together, within one budget; see riverhorse_batch_create.
+class batch {
+ public:
+  explicit batch(const model& of, const riverhorse_batch_options& options = batch_options()) {
+    riverhorse_batch* raw = nullptr;
+    check(riverhorse_batch_create(of.get(), &options, &raw));
+    handle_.reset(raw);
+  }
+
+  void add(const session& each, double priority = 1) { check(riverhorse_batch_add(get(), each.get(), priority)); }
+  void remove(const session& each) { check(riverhorse_batch_remove(get(), each.get())); }
+
+  riverhorse_record_result record(void* command_buffer, double budget_us) {
+    auto result = make<riverhorse_record_result>();
+    check(riverhorse_batch_record(get(), command_buffer, budget_us, &result));
+    return result;
+  }
+
+  riverhorse_batch* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct deleter {
+    void operator()(riverhorse_batch* handle) const noexcept { riverhorse_batch_free(handle); }
+  };
+  std::unique_ptr<riverhorse_batch, deleter> handle_;
+};
 
 // One token for each of several sessions of one model, together.
 inline std::vector<std::int32_t> step(const std::vector<session*>& sessions) {

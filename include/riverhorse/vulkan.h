@@ -120,6 +120,41 @@ typedef struct riverhorse_record_result {
 RIVERHORSE_API riverhorse_status riverhorse_session_record(riverhorse_session* session, void* command_buffer,
                                                            double budget_us, riverhorse_record_result* result);
 
+/* Characters that share a budget: sessions of one model whose work is recorded together, into one command buffer a
+ * frame. Those that draw at the same time draw in one step, which takes little longer than that of one alone; texts
+ * are read between the steps. Each session says what it would say alone. They are started, enqueued and polled as
+ * before; riverhorse_batch_record takes the place of riverhorse_session_record. */
+typedef struct riverhorse_batch riverhorse_batch;
+
+typedef struct riverhorse_batch_options {
+  uint32_t struct_size;
+  int32_t max_together; /* sessions in one step, at most 8, the default; more of them take turns */
+} riverhorse_batch_options;
+
+/* Records and measures steps of 1 to max_together sessions; slow, and what joins and leaves later costs nothing of
+ * it. The batch keeps its model alive. UNSUPPORTED: as riverhorse_session_start. */
+RIVERHORSE_API riverhorse_status riverhorse_batch_create(riverhorse_model* model,
+                                                         const riverhorse_batch_options* options,
+                                                         riverhorse_batch** batch);
+/* Its sessions stay, as if removed. Waits for nothing; frames in flight may still have its work. */
+RIVERHORSE_API void riverhorse_batch_free(riverhorse_batch* batch);
+
+/* From then on the session's work is recorded by the batch. Of two that draw, one of twice the `priority` (0: 1) gets
+ * twice as many tokens where there is not time for all; likewise of two that read. Again for the same session: a new
+ * priority. INVALID_ARGUMENT: a session of another model or in another batch, one that works on the library's thread,
+ * and while its own frames are in flight. */
+RIVERHORSE_API riverhorse_status riverhorse_batch_add(riverhorse_batch* batch, riverhorse_session* session,
+                                                      double priority);
+
+/* At any time. What the session was drawing ends with the token that was passed on last; what it has still to read,
+ * and what is in flight, its next use does or waits for. A session that is freed leaves by itself. INVALID_ARGUMENT:
+ * it is not in the batch. */
+RIVERHORSE_API riverhorse_status riverhorse_batch_remove(riverhorse_batch* batch, riverhorse_session* session);
+
+/* As riverhorse_session_record, for all of them: within one budget. A poll of any session tells of these frames. */
+RIVERHORSE_API riverhorse_status riverhorse_batch_record(riverhorse_batch* batch, void* command_buffer,
+                                                         double budget_us, riverhorse_record_result* result);
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif

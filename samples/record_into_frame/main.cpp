@@ -1,67 +1,17 @@
 // A language model inside the frames of an application: so many microseconds of GPU time a frame, recorded into the
 // application's own command buffer, submitted by it, and read a frame later. The frames here draw nothing.
 //   record_into_frame MODEL PROMPT [BUDGET_US]
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <riverhorse/riverhorse.hpp>
 #include <string_view>
 
 #include "adopt_device/host_device.h"
+#include "record_into_frame/frames.h"
 
 namespace rh = riverhorse_api;
 
 namespace {
-
-// Two frames in flight, each with a command buffer and a fence, as renderers have them.
-class Frames {
- public:
-  explicit Frames(const HostDevice& host) : host_(host) {
-    VkCommandPoolCreateInfo pool{VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO};
-    pool.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
-    pool.queueFamilyIndex = host.lent.queue_family;
-    check(vkCreateCommandPool(host.device, &pool, nullptr, &pool_), "vkCreateCommandPool");
-    VkCommandBufferAllocateInfo allocate{VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
-    allocate.commandPool = pool_;
-    allocate.commandBufferCount = static_cast<std::uint32_t>(commands_.size());
-    check(vkAllocateCommandBuffers(host.device, &allocate, commands_.data()), "vkAllocateCommandBuffers");
-    VkFenceCreateInfo fence{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
-    fence.flags = VK_FENCE_CREATE_SIGNALED_BIT;
-    for (VkFence& each : fences_) check(vkCreateFence(host.device, &fence, nullptr, &each), "vkCreateFence");
-  }
-  ~Frames() {
-    wait();
-    for (VkFence fence : fences_) vkDestroyFence(host_.device, fence, nullptr);
-    vkDestroyCommandPool(host_.device, pool_, nullptr);
-  }
-  Frames(const Frames&) = delete;
-  Frames& operator=(const Frames&) = delete;
-
-  VkCommandBuffer begin() {
-    now_ = (now_ + 1) % commands_.size();
-    check(vkWaitForFences(host_.device, 1, &fences_[now_], VK_TRUE, UINT64_MAX), "vkWaitForFences");
-    VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
-    begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-    check(vkBeginCommandBuffer(commands_[now_], &begin), "vkBeginCommandBuffer");
-    return commands_[now_];
-  }
-  void submit() {
-    check(vkEndCommandBuffer(commands_[now_]), "vkEndCommandBuffer");
-    check(vkResetFences(host_.device, 1, &fences_[now_]), "vkResetFences");
-    VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO};
-    submit.commandBufferCount = 1;
-    submit.pCommandBuffers = &commands_[now_];
-    check(vkQueueSubmit(host_.queue, 1, &submit, fences_[now_]), "vkQueueSubmit");
-  }
-  void wait() { vkWaitForFences(host_.device, 2, fences_.data(), VK_TRUE, UINT64_MAX); }
-
- private:
-  const HostDevice& host_;
-  VkCommandPool pool_ = VK_NULL_HANDLE;
-  std::array<VkCommandBuffer, 2> commands_{};
-  std::array<VkFence, 2> fences_{};
-  std::size_t now_ = 0;
-};
 
 void run(const char* path, const char* prompt, double budget_us) {
   const HostDevice host;

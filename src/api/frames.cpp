@@ -14,6 +14,7 @@ using riverhorse::api::AsyncJob;
 using riverhorse::api::ModelState;
 using riverhorse::api::require;
 using riverhorse::api::TokenSink;
+using riverhorse::api::Turn;
 using riverhorse::api::with_session;
 
 namespace {
@@ -29,6 +30,26 @@ std::shared_ptr<AsyncJob> last_job(const riverhorse_session* session) {
 void forget_job(riverhorse_session& session) {
   const std::scoped_lock lock(session.job_mutex);
   session.job.reset();
+}
+
+// What recording a session and a batch have in common.
+template <typename Record>
+void record(void* command_buffer, double budget_us, riverhorse_record_result* result, const Record& append) {
+  require(command_buffer, "command_buffer");
+  if (!(budget_us >= 0)) fail(StatusCode::invalid_argument, "budget_us is {}: it must be 0 or more", budget_us);
+  if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
+  const riverhorse::Session::FrameWork work = append();
+  riverhorse_record_result value{};
+  value.pieces = static_cast<std::int32_t>(work.pieces);
+  value.expected_us = work.expected_us;
+  if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+}
+
+// Before either is locked: a session of another model has another lock.
+void require_same_model(const riverhorse_batch* batch, const riverhorse_session* session) {
+  if (batch->model != session->model) {
+    fail(StatusCode::invalid_argument, "the session is of another model than the batch");
+  }
 }
 
 }  // namespace
@@ -69,14 +90,7 @@ riverhorse_status riverhorse_session_enqueue_text(riverhorse_session* session, c
 riverhorse_status riverhorse_session_record(riverhorse_session* session, void* command_buffer, double budget_us,
                                             riverhorse_record_result* result) {
   return with_session(__func__, session, [&](ModelState&, riverhorse::Session& text) {
-    require(command_buffer, "command_buffer");
-    if (!(budget_us >= 0)) fail(StatusCode::invalid_argument, "budget_us is {}: it must be 0 or more", budget_us);
-    if (result != nullptr) riverhorse::api::check_struct_size(*result, "result");
-    const riverhorse::Session::FrameWork work = text.record_frame(command_buffer, budget_us);
-    riverhorse_record_result value{};
-    value.pieces = static_cast<std::int32_t>(work.pieces);
-    value.expected_us = work.expected_us;
-    if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+    record(command_buffer, budget_us, result, [&] { return text.record_frame(command_buffer, budget_us); });
   });
 }
 
@@ -110,5 +124,58 @@ riverhorse_status riverhorse_session_poll(riverhorse_session* session, riverhors
     value.expected_us = report.expected_us;
     value.measured_us = report.measured_us;
     if (result != nullptr) riverhorse::api::write_info(result, value, "result");
+  });
+}
+
+riverhorse_status riverhorse_batch_create(riverhorse_model* model, const riverhorse_batch_options* options,
+                                          riverhorse_batch** batch) {
+  return riverhorse::api::guarded(__func__, [&] {
+    require(model, "model");
+    require(batch, "batch");
+    const riverhorse_batch_options given = riverhorse::api::read_options(options, "options");
+    Turn turn(model->state);
+    const std::int64_t together =
+        given.max_together == 0 ? riverhorse::FrameBatch::most_together : given.max_together;
+    *batch =
+        new riverhorse_batch{model->state, std::make_unique<riverhorse::FrameBatch>(*turn.model().engine, together)};
+  });
+}
+
+void riverhorse_batch_free(riverhorse_batch* batch) {
+  if (batch == nullptr) return;
+  const riverhorse_status status = riverhorse::api::guarded(__func__, [&] {
+    Turn turn(batch->model);
+    batch->batch.reset();
+  });
+  if (status == RIVERHORSE_OK) delete batch;  // else it is in use further up this thread's stack
+}
+
+riverhorse_status riverhorse_batch_add(riverhorse_batch* batch, riverhorse_session* session, double priority) {
+  return riverhorse::api::guarded(__func__, [&] {
+    require(batch, "batch");
+    require(session, "session");
+    require_same_model(batch, session);
+    Turn turn(batch->model);
+    riverhorse::api::require_no_job(*session);
+    batch->batch->add(*session->session, priority == 0 ? 1 : priority);
+  });
+}
+
+riverhorse_status riverhorse_batch_remove(riverhorse_batch* batch, riverhorse_session* session) {
+  return riverhorse::api::guarded(__func__, [&] {
+    require(batch, "batch");
+    require(session, "session");
+    require_same_model(batch, session);
+    Turn turn(batch->model);
+    batch->batch->remove(*session->session);
+  });
+}
+
+riverhorse_status riverhorse_batch_record(riverhorse_batch* batch, void* command_buffer, double budget_us,
+                                          riverhorse_record_result* result) {
+  return riverhorse::api::guarded(__func__, [&] {
+    require(batch, "batch");
+    Turn turn(batch->model);
+    record(command_buffer, budget_us, result, [&] { return batch->batch->record(command_buffer, budget_us); });
   });
 }

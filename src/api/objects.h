@@ -10,6 +10,7 @@
 #include "backend/adopted_vulkan.h"
 #include "data/tokenizer.h"
 #include "engine/engine.h"
+#include "engine/frame_batch.h"
 #include "riverhorse/riverhorse.h"
 
 namespace riverhorse::api {
@@ -69,4 +70,9 @@ struct riverhorse_session {
   mutable std::mutex job_mutex = {};                      // of the next one, which polls read without the model's
   std::shared_ptr<riverhorse::api::AsyncJob> job = {};    // the last one that was started; null: none was
   riverhorse::api::CancelCount cancels = std::make_shared<std::atomic<std::uint64_t>>(0);
+};
+
+struct riverhorse_batch {
+  std::shared_ptr<riverhorse::api::ModelState> model;
+  std::unique_ptr<riverhorse::FrameBatch> batch;
 };

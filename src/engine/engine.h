@@ -143,18 +143,19 @@ class Session {
   LoadReport load_bytes(std::span<const std::byte> bytes);
 
   // Work that the host runs: recorded into its command buffers, so much a frame as its time allows. Needs a device
-  // that was adopted, or another whose queue the host submits to.
-  // enqueue: reads `tokens` behind the text, cut into the pieces of append(), and ends what was being drawn with what
-  // was handed out. start: draws up to `max_tokens` tokens once all is read. Slow the first time, after the KV cache
-  // has grown, and for a text longer than all before. Errors: invalid_argument for an id outside the vocabulary, or
-  // an empty text; unsupported.
+  // that was adopted, or another whose queue the host submits to. A session in a FrameBatch (frame_batch.h) is
+  // recorded with others there. enqueue: reads `tokens` behind the text, cut into the pieces of append(), and ends
+  // what was being drawn with what was handed out. start: draws up to `max_tokens` tokens once all is read. Slow the
+  // first time, after the KV cache has grown, and for a text longer than all before. Errors: invalid_argument for an
+  // id outside the vocabulary, or an empty text; unsupported.
   void enqueue_frames(std::span<const std::int32_t> tokens);
   void start_frames(std::int64_t max_tokens);
   struct FrameWork {
     double expected_us = 0;  // device time
     std::int64_t pieces = 0;
   };
-  // Appends work to an open VkCommandBuffer, as FrameQueue::append; nothing when there is none to do.
+  // Appends work to an open VkCommandBuffer, as FrameQueue::append; nothing when there is none to do. Errors:
+  // invalid_argument for a session in a FrameBatch.
   FrameWork record_frame(void* commands, double budget_us);
   struct FrameReport {
     bool running = false;     // tokens are still to be read or to come
@@ -171,6 +172,7 @@ class Session {
  private:
   friend class Engine;
   friend class EngineCore;
+  friend class FrameBatch;
   void settle();  // of what is recorded, before anything else
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -214,6 +216,7 @@ class Engine {
   Timing last_timing() const;
 
  private:
+  friend class FrameBatch;
   friend class Session;
   std::shared_ptr<EngineCore> core_;
 };

@@ -224,6 +224,7 @@ std::shared_ptr<FrameMember> FrameGroup::join(Session::Impl& session, double pri
   member->session = &session;
   member->slot = session.slot;
   member->priority = priority;
+  member->frames_reported = reported_.executed;
   const std::uint64_t bytes = 2 * core_.model().h3_state_bytes();
   require_available(core_.device(), core_.options(), bytes, "copies of the state of a session in frames");
   for (FrameMember::Spare& spare : member->spares) spare.state = core_.model().allocate_h3_states(1);
@@ -242,6 +243,11 @@ void FrameGroup::leave(FrameMember& member) {
 void FrameGroup::remove(FrameMember& member) {
   std::erase(members_, &member);
   member.group.reset();  // the last thing: it may be the last that holds this group
+}
+
+void FrameGroup::close() {
+  for (FrameMember* member : members_) leave(*member);
+  is_open = false;
 }
 
 bool FrameGroup::works_on(std::int64_t slot) const {

@@ -83,6 +83,8 @@ class FrameGroup final : public std::enable_shared_from_this<FrameGroup>, privat
   // Nothing more is done for it; it is a member until it is settled and removed.
   void leave(FrameMember& member);
   void remove(FrameMember& member);
+  // Nobody joins any more, and all leave.
+  void close();
 
   const StepKind& kind() const { return most_; }
   // Whether a cache that grew would change under what is recorded.

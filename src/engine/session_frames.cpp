@@ -76,14 +76,17 @@ void Session::Impl::leave_frames() {
   core->retire(member, std::move(group));
 }
 
+void Session::Impl::quit_frames() {
+  if (frames == nullptr) return;
+  frames->group->settle(*frames);
+  const std::shared_ptr<FrameGroup> group = frames->group;
+  group->remove(*frames);
+  frames.reset();
+  core->retire(nullptr, group);
+}
+
 FrameMember& Session::Impl::in_frames() {
-  if (frames != nullptr && !frames->group->is_open && frames->group->kind() != kind()) {
-    frames->group->settle(*frames);
-    const std::shared_ptr<FrameGroup> group = frames->group;
-    group->remove(*frames);
-    frames.reset();
-    core->retire(nullptr, group);
-  }
+  if (frames != nullptr && !is_in_batch() && (frames->leaving || frames->group->kind() != kind())) quit_frames();
   if (frames == nullptr) {
     const auto group = std::make_shared<FrameGroup>(*core, kind());
     core->add_frames(group);
@@ -111,10 +114,8 @@ void Session::start_frames(std::int64_t max_tokens) {
 }
 
 Session::FrameWork Session::record_frame(void* commands, double budget_us) {
-  if (impl_->frames == nullptr) return {};
-  if (impl_->frames->group->is_open) {
-    fail(StatusCode::invalid_argument, "the session is in a batch: record that");
-  }
+  if (impl_->is_in_batch()) fail(StatusCode::invalid_argument, "the session is in a batch: record that");
+  if (impl_->frames == nullptr || impl_->frames->leaving) return {};
   const FrameQueue::Appended done = impl_->frames->group->record(commands, budget_us);
   return {done.expected_us, done.pieces};
 }
@@ -132,7 +133,7 @@ Session::FrameReport Session::poll_frames(const std::function<bool(std::int32_t 
   report.frames = frames.executed - std::exchange(member.frames_reported, frames.executed);
   report.frames_in_flight = frames.in_flight;
   report.tokens_to_read = group.tokens_to_read(member);
-  report.running = member.to_draw > 0 || member.unseen > 0 || report.tokens_to_read > 0;
+  report.running = !member.leaving && (member.to_draw > 0 || member.unseen > 0 || report.tokens_to_read > 0);
   if (report.frames == 0) return report;
   report.expected_us = frames.expected_us;
   report.measured_us = frames.measured_us;
@@ -141,7 +142,12 @@ Session::FrameReport Session::poll_frames(const std::function<bool(std::int32_t 
 
 // Ends what is recorded, so that the state is that of `tokens`, as all other functions expect it.
 void Session::settle() {
-  if (impl_->frames != nullptr) impl_->frames->group->settle(*impl_->frames);
+  if (impl_->frames == nullptr) return;
+  if (impl_->frames->leaving) {
+    impl_->quit_frames();
+  } else {
+    impl_->frames->group->settle(*impl_->frames);
+  }
 }
 
 }  // namespace riverhorse

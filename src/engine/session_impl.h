@@ -98,7 +98,9 @@ struct Session::Impl {
   }
 
   void leave_frames();       // for good, with the slot
-  FrameMember& in_frames();  // alone, unless the session is in a group
+  void quit_frames();        // the state is that of `tokens` then; errors as settle()
+  FrameMember& in_frames();  // alone, unless the session is in a batch
+  bool is_in_batch() const { return frames != nullptr && frames->group->is_open && !frames->leaving; }
   Snapshot describe() const;
   void apply(const Snapshot& snapshot);
 };
