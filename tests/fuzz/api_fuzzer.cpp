@@ -1,7 +1,7 @@
 // Sequences of calls of the C API, valid and not, on a small model: the bytes of the input choose functions, handles
 // and arguments. Whatever is called, nothing crashes, no status is RIVERHORSE_INTERNAL, and a session's tokens are as
 // many as its position says.
-#include <riverhorse/riverhorse.h>
+#include <riverhorse/vulkan.h>
 
 #include <algorithm>
 #include <array>
