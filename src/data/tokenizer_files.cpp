@@ -258,7 +258,7 @@ void check_pipeline(const Source& source, const Json& root, const Json& model) {
 std::string read_file(const std::filesystem::path& path) { return read_text_file(path, kLargestFileBytes); }
 
 Source source_of(const MemoryFile& file) {
-  const Source source{file.text(), file.name};
+  Source source{file.text(), file.name};
   if (source.text.size() > kLargestFileBytes) {
     source.bad("{} bytes is more than the limit of {}", source.text.size(), kLargestFileBytes);
   }
