@@ -120,6 +120,7 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--tensorboard", true},
                                                                      {"--shard", "optimizer"},
                                                                      {"--reduce-dtype", "bf16"},
+                                                                     {"--sequence-parallel", 1},  // one rank's
                                                                      {"--peak-tflops", 0.5},
                                                                      {"--sample-every", 2},
                                                                      {"--sample-tokens", 3},
