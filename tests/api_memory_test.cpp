@@ -147,21 +147,20 @@ TEST_F(ApiMemory, NamesTheFileThatIsMissingOrWrong) {
   archive.add("config.json", read_bytes(golden + "/lm/h3-pure/config.json"));
   archive.add("model.pt", weights);
   refused(archive, RIVERHORSE_BAD_FILE, "model.pt: the tensors do not fit config.json");
-  archive = hybrid_archive();
-  archive.add("vocab.json", "{}");
-  refused(archive, RIVERHORSE_NOT_FOUND, "merges.txt is not");
-  archive = hybrid_archive();
-  archive.add("merges.txt", "");
-  refused(archive, RIVERHORSE_NOT_FOUND, "vocab.json is not");
-  archive = hybrid_archive();
-  archive.add("tokenizer.json", "{");
-  refused(archive, RIVERHORSE_BAD_FILE, ": tokenizer.json: ");
-  archive = hybrid_archive();
-  archive.add("tokeniser.json", "{}");
-  refused(archive, RIVERHORSE_INVALID_ARGUMENT, "tokeniser.json");
-  archive = hybrid_archive();
-  archive.add("config.json", "{}");
-  refused(archive, RIVERHORSE_INVALID_ARGUMENT, "config.json is there twice");
+  struct {
+    const char *name, *content;
+    riverhorse_status status;
+    const char* part;
+  } const added[] = {{"vocab.json", "{}", RIVERHORSE_NOT_FOUND, "merges.txt is not"},
+                     {"merges.txt", "", RIVERHORSE_NOT_FOUND, "vocab.json is not"},
+                     {"tokenizer.json", "{", RIVERHORSE_BAD_FILE, ": tokenizer.json: "},
+                     {"tokeniser.json", "{}", RIVERHORSE_INVALID_ARGUMENT, "tokeniser.json"},
+                     {"config.json", "{}", RIVERHORSE_INVALID_ARGUMENT, "config.json is there twice"}};
+  for (const auto& file : added) {
+    archive = hybrid_archive();
+    archive.add(file.name, file.content);
+    refused(archive, file.status, file.part);
+  }
 
   const Archive whole = hybrid_archive();
   std::vector<riverhorse_model_file> files = whole.files();

@@ -34,6 +34,8 @@ class Gpu {
   std::uint32_t queue_family() const { return lent_.queue_family; }
   double timestamp_ms(std::uint64_t ticks) const;  // of a difference of timestamps
   void wait() const { vkDeviceWaitIdle(device); }
+  // Records commands, submits them and waits: for what is done once.
+  void run_once(const std::function<void(VkCommandBuffer commands)>& record) const;
 
   // A buffer that the processor writes or reads, and an image that only the device sees.
   struct Buffer {

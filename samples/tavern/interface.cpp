@@ -97,27 +97,8 @@ Interface::~Interface() {
 }
 
 void Interface::upload_font() {
-  VkCommandPoolCreateInfo create{VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO};
-  create.queueFamilyIndex = gpu_.queue_family();
-  VkCommandPool pool = VK_NULL_HANDLE;
-  check(vkCreateCommandPool(gpu_.device, &create, nullptr, &pool), "vkCreateCommandPool");
-  VkCommandBufferAllocateInfo allocate{VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
-  allocate.commandPool = pool;
-  allocate.commandBufferCount = 1;
-  VkCommandBuffer commands = VK_NULL_HANDLE;
-  check(vkAllocateCommandBuffers(gpu_.device, &allocate, &commands), "vkAllocateCommandBuffers");
-  VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
-  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-  check(vkBeginCommandBuffer(commands, &begin), "vkBeginCommandBuffer");
-  ImGui_ImplVulkan_CreateFontsTexture(commands);
-  check(vkEndCommandBuffer(commands), "vkEndCommandBuffer");
-  VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO};
-  submit.commandBufferCount = 1;
-  submit.pCommandBuffers = &commands;
-  check(vkQueueSubmit(gpu_.queue, 1, &submit, VK_NULL_HANDLE), "vkQueueSubmit");
-  check(vkQueueWaitIdle(gpu_.queue), "vkQueueWaitIdle");
+  gpu_.run_once([](VkCommandBuffer commands) { ImGui_ImplVulkan_CreateFontsTexture(commands); });
   ImGui_ImplVulkan_DestroyFontUploadObjects();
-  vkDestroyCommandPool(gpu_.device, pool, nullptr);
 }
 
 Wishes Interface::build(VkExtent2D extent, double seconds, Tavern& tavern, double& budget_us,

@@ -209,32 +209,19 @@ std::vector<std::uint8_t> Renderer::read_pixels() {
   wait();
   const std::size_t bytes = std::size_t{4} * extent_.width * extent_.height;
   const Gpu::Buffer buffer = gpu_.make_buffer(bytes, VK_BUFFER_USAGE_TRANSFER_DST_BIT);
-  VkCommandBufferAllocateInfo allocate{VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
-  allocate.commandPool = pool_;
-  allocate.commandBufferCount = 1;
-  VkCommandBuffer commands = VK_NULL_HANDLE;
-  check(vkAllocateCommandBuffers(gpu_.device, &allocate, &commands), "vkAllocateCommandBuffers");
-  VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
-  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-  check(vkBeginCommandBuffer(commands, &begin), "vkBeginCommandBuffer");
-  VkBufferImageCopy copy{};
-  copy.imageSubresource = whole_layer;
-  copy.imageExtent = {extent_.width, extent_.height, 1};
-  vkCmdCopyImageToBuffer(commands, picture_.image, VK_IMAGE_LAYOUT_TRANSFER_SRC_OPTIMAL, buffer.buffer, 1, &copy);
-  VkMemoryBarrier barrier{VK_STRUCTURE_TYPE_MEMORY_BARRIER};
-  barrier.srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT;
-  barrier.dstAccessMask = VK_ACCESS_HOST_READ_BIT;
-  vkCmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &barrier, 0,
-                       nullptr, 0, nullptr);
-  check(vkEndCommandBuffer(commands), "vkEndCommandBuffer");
-  VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO};
-  submit.commandBufferCount = 1;
-  submit.pCommandBuffers = &commands;
-  check(vkQueueSubmit(gpu_.queue, 1, &submit, VK_NULL_HANDLE), "vkQueueSubmit");
-  check(vkQueueWaitIdle(gpu_.queue), "vkQueueWaitIdle");
+  gpu_.run_once([&](VkCommandBuffer commands) {
+    VkBufferImageCopy copy{};
+    copy.imageSubresource = whole_layer;
+    copy.imageExtent = {extent_.width, extent_.height, 1};
+    vkCmdCopyImageToBuffer(commands, picture_.image, VK_IMAGE_LAYOUT_TRANSFER_SRC_OPTIMAL, buffer.buffer, 1, &copy);
+    VkMemoryBarrier barrier{VK_STRUCTURE_TYPE_MEMORY_BARRIER};
+    barrier.srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT;
+    barrier.dstAccessMask = VK_ACCESS_HOST_READ_BIT;
+    vkCmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &barrier, 0,
+                         nullptr, 0, nullptr);
+  });
   std::vector<std::uint8_t> pixels(bytes);
   std::memcpy(pixels.data(), buffer.mapped, bytes);
-  vkFreeCommandBuffers(gpu_.device, pool_, 1, &commands);
   gpu_.free(buffer);
   return pixels;
 }

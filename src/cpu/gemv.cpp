@@ -2,13 +2,11 @@
 // weight is half a byte or a byte, so unpacking it may take a quarter of a turn of the processor, no more.
 //
 //   f32  one sum a vector and output
-//   q8   bytes widened to floats; a block of 32 has sums of its own, added to the output's times the block's scale,
-//   so
-//        that scales cost one operation a block and nothing is summed across a vector before the end of a row
-//   q4   likewise. Four bits become a float without a conversion: as the last bits of the float 2^23 they are 2^23 +
-//   q
-//        (those of the upper half of a byte, four bits higher, the last of 2^19); 2^23 + 8 less is the weight,
-//        exactly.
+//   q8   bytes widened to floats; a block of 32 has sums of its own, added to the output's times the block's scale:
+//        scales cost one operation a block, and nothing is summed across a vector before the end of a row
+//   q4   likewise. Four bits become a float without a conversion: as the last bits of the float 2^23 they are
+//        2^23 + q, those of the upper half of a byte, four bits higher, the last of 2^19. Less 2^23 + 8 that is
+//        the weight, exactly.
 //
 // Outputs of distant parts of the matrix are made at once, as many as there are registers for sums. Their sums do not
 // wait for each other; and several streams come from memory faster than one does, since what a core fetches ahead of
