@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/bench_peers.h"
+#include "cli/bench_scaling.h"
 #include "cli/commands.h"
 
 namespace riverhorse::cli {
@@ -28,13 +29,15 @@ void refuse_others(const BenchOptions& options) {
          fmt::join(readers, ", "));
   };
   if (options.what == "prefill" && options.batch > 1) {
-    fail(StatusCode::invalid_argument, "--batch is for decode and train: a prefill reads one text at a time");
+    fail(StatusCode::invalid_argument,
+         "--batch is for decode, sessions, train and scaling: a prefill reads one text at a time");
   }
   refuse(options.seconds > 0, "--seconds", {"ops", "mixer", "fft_conv", "train"});
-  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train"});
-  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train"});
-  refuse(options.repetitions > 0, "--repetitions", {"prefill", "train"});
-  refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "sessions", "train"});
+  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"});
+  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"});
+  refuse(options.repetitions > 0, "--repetitions", {"prefill", "train", "scaling"});
+  refuse(options.conv != ConvAlgorithm::automatic, "--conv",
+         {"mixer", "prefill", "decode", "sessions", "train", "scaling"});
   refuse(!options.weights.empty(), "--weights", {"prefill", "decode", "sessions"});
   refuse(options.memory_budget_bytes > 0, "--memory-budget", {"prefill", "decode", "sessions"});
   refuse(!options.trace.empty(), "--trace", {"prefill", "decode", "sessions"});
@@ -42,6 +45,9 @@ void refuse_others(const BenchOptions& options) {
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
   refuse(options.compare, "--compare", {"mixer"});
+  refuse(!options.gpus.empty(), "--gpus", {"scaling"});
+  refuse(options.shard != Shard::none, "--shard", {"scaling"});
+  refuse(options.reduce_dtype != ReduceDtype::f32, "--reduce-dtype", {"scaling"});
   refuse(!options.peers.empty(), "--peers", {"mixer", "fft_conv", "train"});
   if (options.seconds > 0 && options.repetitions > 0) {
     fail(StatusCode::invalid_argument, "--seconds and --repetitions both say how often: give one of them");
@@ -76,11 +82,18 @@ BenchReport our_report(BenchOptions& options) {
 
 void run(BenchOptions options) {
   refuse_others(options);
-  if (options.what == "train") {
+  if (options.what == "train" || options.what == "scaling") {
     if (options.tokens == 0) options.tokens = 1024;
     if (options.batch == 0) options.batch = 8;
   }
-  BenchReport report = our_report(options);
+  BenchReport report;
+  if (options.what == "scaling") {
+    std::optional<BenchReport> scaling = bench_scaling(options);
+    if (!scaling) return;
+    report = std::move(*scaling);
+  } else {
+    report = our_report(options);
+  }
   if (!options.peers.empty()) {
     const std::vector<BenchRow> peers = bench_peers(report.device, options, report.rows);
     report.rows.insert(report.rows.end(), peers.begin(), peers.end());
@@ -101,11 +114,11 @@ void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench",
                                          "Measure operations, long convolutions, prefill, decoding, many sessions or "
-                                         "training, next to the copy and GEMM rates of the "
+                                         "training, on one rank or many, next to the copy and GEMM rates of the "
                                          "same run");
-  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, sessions or train")
+  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, sessions, train or scaling")
       ->required()
-      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "sessions", "train"}));
+      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"}));
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
@@ -122,9 +135,8 @@ void add_bench_command(CLI::App& app) {
   add_logits_option(*command, options->logits);
   command
       ->add_option("--tokens", options->tokens,
-                   "prefill, train: length of the text (default: 1024); decode, sessions: tokens drawn (default: "
-                   "128, 32); mixer, "
-                   "fft_conv: length of the sequences (default: many lengths)")
+                   "prefill, train, scaling: length of the text (default: 1024); decode, sessions: tokens drawn "
+                   "(default: 128, 32); mixer, fft_conv: length of the sequences (default: many lengths)")
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--prompt-tokens", options->prompt_tokens,
@@ -132,11 +144,10 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--batch", options->batch,
-                   "Sequences at once (default: decode 1, train 8; sessions at most 64, on a cpu 8; with mixer and "
-                   "fft_conv, as "
-                   "many as make 64K tokens)")
+                   "Sequences at once (default: decode 1, train 8, scaling 8 on each rank; sessions at most 64, on "
+                   "a cpu 8; with mixer and fft_conv, as many as make 64K tokens)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--repetitions", options->repetitions, "prefill, train: how often (default: chosen)")
+  command->add_option("--repetitions", options->repetitions, "prefill, train, scaling: how often (default: chosen)")
       ->check(CLI::PositiveNumber);
   command->add_option("--width", options->width, "mixer, fft_conv: channels (default: 768)")
       ->check(CLI::PositiveNumber);
@@ -159,6 +170,11 @@ void add_bench_command(CLI::App& app) {
           "mixer, fft_conv, train: rows of PyTorch (and FlashFFTConv) too, by this Python (default: python3)")
       ->type_name("PYTHON")
       ->expected(0, 1);
+  command->add_option("--gpus", options->gpus, "scaling: on so many GPUs, or on each of several numbers: 1,2,4")
+      ->delimiter(',')
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
+  add_shard_options(*command, options->shard, options->reduce_dtype);
   command->add_option("--output", options->output, "Also write the JSON to this file")->type_name("FILE");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, command] {

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "model/logit_bits.h"
 #include "model/recompute.h"
+#include "train/ranks.h"
 
 namespace CLI {
 class App;
@@ -59,6 +60,9 @@ std::shared_ptr<Trace> make_trace(const std::string& path);
 void add_recompute_option(CLI::App& command, Recompute& level);
 // --logits BITS
 void add_logits_option(CLI::App& command, LogitBits& bits);
+
+// --shard WHAT --reduce-dtype TYPE
+void add_shard_options(CLI::App& command, Shard& shard, ReduceDtype& reduce_dtype);
 
 // Chooses and opens the device; runs the self test at the first use of a device and driver, and falls back to the
 // safer shaders, saying so, when it fails. Errors: as choose_device and open_device; unsupported when the safer
