@@ -24,6 +24,12 @@ def report(rows, **others):
             "ceilings": {"copy_bytes_per_second": 3.01e12}, "rows": rows} | others
 
 
+def model_report(benchmark, device, **others):
+    row = {"name": benchmark, "dtype": "f16", "shape": "tiny, 1 sequence", "device_ms": 0.5, "wall_ms": 0.52, "tokens": 1,
+           "tokens_per_second_wall": 1923.1, "bytes_per_second": 7.5e11, "percent_of_copy": 25.54, "ceiling": "copy"}
+    return report([row | others], benchmark=benchmark, device={"name": device, "backend": "vulkan"})
+
+
 ROWS = [row(name, 65536 // length, length, percent)
         for name, percent in (("forward", 80.0), ("backward", 50.0)) for length in (256, 1024, 4096)]
 ROWS += [row("forward", 1, 1024, 8.0), row("forward", 64, 1000, 40.0)]
@@ -42,6 +48,17 @@ class PlotBench(unittest.TestCase):
         with open(path, "w", encoding="utf-8") as file:
             file.write(content if isinstance(content, str) else json.dumps(content))
         return path
+
+    def test_models_of_several_devices_in_one_table(self):
+        first = self.write("a.json", model_report("decode", "A"))
+        second = self.write("b.json", model_report("prefill", "B", device_ms=None, ceiling="gemm",
+                                                   tokens_per_second_wall=9.876))
+        result, output = self.run_script(first, second, "--table")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertFalse(os.path.exists(output))
+        self.assertEqual(result.stdout.splitlines()[2:], [
+            "| decode: tiny, 1 sequence | A (vulkan) | f16 | 0.5 | 1,923 | 750 | 25.5 |",
+            "| prefill: tiny, 1 sequence | B (vulkan) | f16 | 0.52 | 9.88 |  |  |"])
 
     def run_script(self, *arguments):
         output = os.path.join(self.folder.name, "plot.svg")
@@ -120,6 +137,7 @@ class PlotBench(unittest.TestCase):
     def test_what_is_wrong_is_named(self):
         self.assertIn("/no_such.json", self.refusal("/no_such.json"))
         self.assertIn("half.json", self.refusal(self.write("half.json", '{"schema": ')))
+        self.assertIn("--table prints its rows", self.refusal(self.write("x.json", report([], benchmark="decode"))))
         self.assertIn("not what riverhorse bench", self.refusal(self.write("x.json", [])))
         self.assertIn("bench ops has no lengths", self.refusal(self.write("x.json", report([], benchmark="ops"))))
         self.assertIn("there is no row", self.refusal(self.write("x.json", report([]))))
