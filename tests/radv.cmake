@@ -51,6 +51,12 @@ if(RIVERHORSE_VULKAN)
                          ENVIRONMENT "VK_DRIVER_FILES=${radv_icd};VK_ICD_FILENAMES=${radv_icd};RADV_FORCE_FAMILY=${family}")
   endforeach()
 
+  # Waves of 32, as drivers other than RADV choose on RDNA.
+  add_test(NAME radv_compile_navi21_wave32 COMMAND radv_pipelines compile)
+  set_tests_properties(
+    radv_compile_navi21_wave32 PROPERTIES LABELS radv SKIP_RETURN_CODE 77 TIMEOUT 900
+    ENVIRONMENT "VK_DRIVER_FILES=${radv_icd};VK_ICD_FILENAMES=${radv_icd};RADV_FORCE_FAMILY=navi21;RADV_PERFTEST=cswave32")
+
   if(radv_shim)
     add_test(NAME radv_record_navi31 COMMAND radv_pipelines record ${CMAKE_CURRENT_SOURCE_DIR}/golden/lm/h3-hybrid/model.pt)
     set_tests_properties(
@@ -61,5 +67,13 @@ if(RIVERHORSE_VULKAN)
     add_test(NAME radv_record_navi31 COMMAND ${CMAKE_COMMAND} -E echo
              "SKIPPED: libamdgpu_noop_drm_shim.so was not found; install mesa-drm-shim (bookworm-backports, Debian 13)")
     set_tests_properties(radv_record_navi31 PROPERTIES LABELS radv SKIP_REGULAR_EXPRESSION "SKIPPED")
+  endif()
+
+  # The table of all generations, on a stand-in for the program above.
+  find_package(Python3 COMPONENTS Interpreter)
+  if(Python3_FOUND)
+    add_test(NAME radv_table_test COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/radv_table_test.py
+                                          ${CMAKE_CURRENT_SOURCE_DIR}/radv_table.py)
+    set_tests_properties(radv_table_test PROPERTIES LABELS radv TIMEOUT 60)
   endif()
 endif()
