@@ -9,6 +9,8 @@ foreach(ranks 2 3)
   set_tests_properties(communicator_test_fork_${ranks} PROPERTIES TIMEOUT 120 LABELS ranks
     ENVIRONMENT "RIVERHORSE_TEST_FORK=1;RIVERHORSE_TEST_RANKS=${ranks};${riverhorse_one_thread}")
 endforeach()
+riverhorse_test(ranks_traffic_test ranks_traffic_test.cpp USES riverhorse_train riverhorse_cpu nlohmann_json::nlohmann_json
+                LABELS ranks training)
 set(mpiexec "")
 if(TARGET riverhorse_mpi)
   set(mpiexec ${MPIEXEC_EXECUTABLE})

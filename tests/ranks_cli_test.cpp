@@ -259,6 +259,62 @@ TEST_F(Ranks, AKilledRankEndsAllAndLeavesTheLastCheckpoint) {
   for (std::size_t i = 0; i < log.size(); ++i) EXPECT_EQ(log[i]["step"], i + 1);
 }
 
+// Rows of one rank and of `count`, whose figures belong together.
+void expect_scaling(const nlohmann::json& report, int count, double sent_of_parameters) {
+  EXPECT_EQ(report["benchmark"], "scaling");
+  ASSERT_EQ(report["rows"].size(), 2u);
+  const nlohmann::json &one = report["rows"][0], &all = report["rows"][1];
+  const auto number = [](const nlohmann::json& row, const char* field) { return row[field].get<double>(); };
+  EXPECT_EQ(one["ranks"], 1);
+  EXPECT_EQ(one["tokens"], 2 * 24);
+  EXPECT_EQ(one["sent_bytes"], 0);
+  EXPECT_EQ(one["efficiency_percent"], 100);
+  EXPECT_TRUE(one["communication_ms"].is_null() && one["hidden_percent"].is_null()) << one;
+  EXPECT_EQ(all["ranks"], count);
+  EXPECT_EQ(all["tokens"], count * 2 * 24);
+  EXPECT_EQ(all["repetitions"], 3);
+  const double parameters = number(all, "bytes") / 28;
+  EXPECT_NEAR(number(all, "sent_bytes"), sent_of_parameters * 4 * parameters * (count - 1) / count, 1);
+  EXPECT_NEAR(number(all, "efficiency_percent"), 100 * number(one, "wall_ms") / number(all, "wall_ms"), 1e-6);
+  const double communication = number(all, "communication_ms");
+  EXPECT_GT(communication, 0);
+  const double shown = 1 - (number(all, "wall_ms") - number(all, "compute_ms")) / communication;
+  EXPECT_NEAR(number(all, "hidden_percent"), 100 * std::min(std::max(shown, 0.0), 1.0), 1e-6);
+}
+
+constexpr const char* few_steps = "bench scaling --preset tiny-hybrid --tokens 24 --batch 2 --repetitions 3";
+
+TEST_F(Ranks, BenchScalingComparesThemWithOne) {
+  const auto bench = [](int count, const std::string& more) {
+    return run_command(
+        joined(joined(launch(count), {RIVERHORSE_PROGRAM}), words(few_steps + std::string(" --backend cpu ") + more)),
+        mpi_environment);
+  };
+  const std::string file = temporary("scaling.json");
+  const ChildResult two = bench(2, "--output " + file);
+  expect_success(two);
+  expect_scaling(nlohmann::json::parse(read_whole_file(file)), 2, 2);
+  EXPECT_NE(two.out.find("% hidden"), std::string::npos) << two.out;
+  EXPECT_NE(two.out.find("scaling (tiny-hybrid, 2 x 2 x 24 tokens)"), std::string::npos) << two.out;
+  const ChildResult three = bench(3, "--json --shard optimizer");
+  expect_success(three);
+  expect_scaling(three.json(), 3, 3);
+  expect_one_message(bench(2, "--gpus 2"), 2, "--gpus is for a training without a launcher");
+}
+
+TEST_F(Ranks, BenchScalingNeedsSeveral) {
+  const auto refused = [](const std::string& command, int status, const std::string& message) {
+    const ChildResult result = run(words(command + " --backend cpu"));
+    EXPECT_EQ(result.status, status) << result.err;
+    EXPECT_NE(result.err.find(message), std::string::npos) << result.err;
+  };
+  refused(few_steps, 2, "bench scaling needs several ranks: --gpus 1,2,4, or a launcher");
+  refused(std::string(few_steps) + " --gpus 2", 1, "ranks of the cpu backend are joined by MPI");
+  refused("bench train --gpus 2", 2, "--gpus is not for bench train, but for scaling");
+  refused("bench train --shard optimizer", 2, "--shard is not for bench train");
+  refused("bench train --reduce-dtype bf16", 2, "--reduce-dtype is not for bench train");
+}
+
 #ifdef EMULATED_CUDA_LIBRARY
 
 class GpuRanks : public Ranks {
@@ -327,6 +383,13 @@ TEST_F(GpuRanks, TheVariablesOfTorchrun) {
   const ChildResult both =
       run(joined({"train", "--gpus", "2"}, words(few(folder, ""))), {{"OMPI_COMM_WORLD_SIZE", "2"}});
   expect_failure(both, 2, "--gpus is for a training without a launcher");
+}
+
+TEST_F(GpuRanks, BenchScalingOfNumbersOfGpus) {
+  const ChildResult result =
+      run(words(few_steps + std::string(" --backend cuda --no-selftest --gpus 2,1 --json")), emulated);
+  expect_success(result);
+  expect_scaling(result.json(), 2, 2);
 }
 
 TEST_F(GpuRanks, TheCpuWantsMpi) {

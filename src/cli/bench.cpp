@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/bench_peers.h"
+#include "cli/bench_scaling.h"
 #include "cli/commands.h"
 
 namespace riverhorse::cli {
@@ -28,19 +29,23 @@ void refuse_others(const BenchOptions& options) {
          fmt::join(readers, ", "));
   };
   if (options.what == "prefill" && options.batch > 1) {
-    fail(StatusCode::invalid_argument, "--batch is for decode and train: a prefill reads one text at a time");
+    fail(StatusCode::invalid_argument,
+         "--batch is for decode, train and scaling: a prefill reads one text at a time");
   }
   refuse(options.seconds > 0, "--seconds", {"ops", "mixer", "fft_conv", "train"});
-  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "train"});
-  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "train"});
-  refuse(options.repetitions > 0, "--repetitions", {"prefill", "train"});
-  refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "train"});
+  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "train", "scaling"});
+  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "train", "scaling"});
+  refuse(options.repetitions > 0, "--repetitions", {"prefill", "train", "scaling"});
+  refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "train", "scaling"});
   refuse(!options.weights.empty(), "--weights", {"prefill", "decode"});
   refuse(options.memory_budget_bytes > 0, "--memory-budget", {"prefill", "decode"});
   refuse(!options.filter.empty(), "--filter", {"ops", "mixer", "fft_conv"});
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
   refuse(options.compare, "--compare", {"mixer"});
+  refuse(!options.gpus.empty(), "--gpus", {"scaling"});
+  refuse(options.shard != Shard::none, "--shard", {"scaling"});
+  refuse(options.reduce_dtype != ReduceDtype::f32, "--reduce-dtype", {"scaling"});
   refuse(!options.peers.empty(), "--peers", {"mixer", "fft_conv", "train"});
   if (options.seconds > 0 && options.repetitions > 0) {
     fail(StatusCode::invalid_argument, "--seconds and --repetitions both say how often: give one of them");
@@ -73,11 +78,18 @@ BenchReport our_report(BenchOptions& options) {
 
 void run(BenchOptions options) {
   refuse_others(options);
-  if (options.what == "train") {
+  if (options.what == "train" || options.what == "scaling") {
     if (options.tokens == 0) options.tokens = 1024;
     if (options.batch == 0) options.batch = 8;
   }
-  BenchReport report = our_report(options);
+  BenchReport report;
+  if (options.what == "scaling") {
+    std::optional<BenchReport> scaling = bench_scaling(options);
+    if (!scaling) return;
+    report = std::move(*scaling);
+  } else {
+    report = our_report(options);
+  }
   if (!options.peers.empty()) {
     const std::vector<BenchRow> peers = bench_peers(report.device, options, report.rows);
     report.rows.insert(report.rows.end(), peers.begin(), peers.end());
@@ -96,13 +108,13 @@ void run(BenchOptions options) {
 
 void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = app.add_subcommand(
-      "bench",
-      "Measure operations, long convolutions, prefill, decoding or training, next to the copy and GEMM rates of the "
-      "same run");
-  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode or train")
+  CLI::App* command = app.add_subcommand("bench",
+                                         "Measure operations, long convolutions, prefill, decoding or training, on "
+                                         "one rank or many, next to the copy and GEMM rates of the "
+                                         "same run");
+  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, train or scaling")
       ->required()
-      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "train"}));
+      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "train", "scaling"}));
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
@@ -117,18 +129,19 @@ void add_bench_command(CLI::App& app) {
   add_recompute_option(*command, options->recompute);
   add_logits_option(*command, options->logits);
   command
-      ->add_option("--tokens", options->tokens,
-                   "prefill, train: length of the text (default: 1024); decode: tokens drawn (default: 128); mixer, "
-                   "fft_conv: length of the sequences (default: many lengths)")
+      ->add_option(
+          "--tokens", options->tokens,
+          "prefill, train, scaling: length of the text (default: 1024); decode: tokens drawn (default: 128); mixer, "
+          "fft_conv: length of the sequences (default: many lengths)")
       ->check(CLI::PositiveNumber);
   command->add_option("--prompt-tokens", options->prompt_tokens, "decode: length of the text before (default: 1024)")
       ->check(CLI::PositiveNumber);
   command
-      ->add_option(
-          "--batch", options->batch,
-          "Sequences at once (default: decode 1, train 8; with mixer and fft_conv, as many as make 64K tokens)")
+      ->add_option("--batch", options->batch,
+                   "Sequences at once (default: decode 1, train 8, scaling 8 on each rank; with mixer and fft_conv, "
+                   "as many as make 64K tokens)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--repetitions", options->repetitions, "prefill, train: how often (default: chosen)")
+  command->add_option("--repetitions", options->repetitions, "prefill, train, scaling: how often (default: chosen)")
       ->check(CLI::PositiveNumber);
   command->add_option("--width", options->width, "mixer, fft_conv: channels (default: 768)")
       ->check(CLI::PositiveNumber);
@@ -151,6 +164,11 @@ void add_bench_command(CLI::App& app) {
           "mixer, fft_conv, train: rows of PyTorch (and FlashFFTConv) too, by this Python (default: python3)")
       ->type_name("PYTHON")
       ->expected(0, 1);
+  command->add_option("--gpus", options->gpus, "scaling: on so many GPUs, or on each of several numbers: 1,2,4")
+      ->delimiter(',')
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
+  add_shard_options(*command, options->shard, options->reduce_dtype);
   command->add_option("--output", options->output, "Also write the JSON to this file")->type_name("FILE");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, command] {

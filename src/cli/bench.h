@@ -15,11 +15,12 @@
 #include "backend/op_timing.h"
 #include "cli/options.h"
 #include "model/checkpoint.h"
+#include "train/ranks.h"
 
 namespace riverhorse::cli {
 
 struct BenchOptions {
-  std::string what;  // "ops", "mixer", "fft_conv", "prefill", "decode" or "train"
+  std::string what;  // "ops", "mixer", "fft_conv", "prefill", "decode", "train" or "scaling"
   ModelOptions model;
   std::string preset = "125m";
   DeviceChoiceOptions device;
@@ -42,6 +43,10 @@ struct BenchOptions {
   std::vector<std::int64_t> states;  // mixer: N; none: chosen
   bool compare = false;              // mixer: chunked and fft
   std::string peers;                 // mixer, fft_conv, train: the Python that measures peers; empty: none does
+  // scaling
+  std::vector<int> gpus;  // numbers of them; none: the ranks of a launcher
+  Shard shard = Shard::none;
+  ReduceDtype reduce_dtype = ReduceDtype::f32;
 };
 
 // Rates of the device, measured in this run.
@@ -74,6 +79,16 @@ class CopyMeter {
   double bytes_per_second_ = 0;
 };
 
+// Of a training on several ranks.
+struct ScalingFigures {
+  int ranks = 1;
+  double sent_bytes = 0;             // by each rank in a step, at least
+  double compute_ms = 0;             // of a step of every rank by itself, at once
+  double communication_ms = 0;       // of what a step sends, alone; 0: nothing
+  std::optional<double> hidden;      // part of it that does not lengthen the step
+  std::optional<double> efficiency;  // tokens/s of a rank, next to those of one alone in the same run
+};
+
 struct BenchRow {
   std::string implementation;  // of a peer; empty: ours
   std::string name;            // "linear.r1024_k768_m3072", "decode"
@@ -97,6 +112,8 @@ struct BenchRow {
   std::vector<CaseResult::Output> errors;  // relative L2 against the cpu backend in f32; none: not compared
   ConvolutionShape compared = {};          // the part of the shape that was
   double copy_bytes_per_second = 0;        // measured directly before; 0: not, but once in this run
+
+  std::optional<ScalingFigures> scaling;
 
   double best_ms() const { return device_ms > 0 ? device_ms : wall_ms; }
 };

@@ -61,6 +61,18 @@ void add_convolution(Json& json, const BenchRow& row) {
   json["compared"] = sizes(row.compared);
 }
 
+void add_scaling(Json& json, const ScalingFigures& scaling) {
+  const auto percent_or_null = [](const std::optional<double>& part) {
+    return part ? Json(100 * *part) : Json(nullptr);
+  };
+  json["ranks"] = scaling.ranks;
+  json["efficiency_percent"] = percent_or_null(scaling.efficiency);
+  json["sent_bytes"] = scaling.sent_bytes;
+  json["compute_ms"] = scaling.compute_ms;
+  json["communication_ms"] = positive_or_null(scaling.communication_ms);
+  json["hidden_percent"] = percent_or_null(scaling.hidden);
+}
+
 Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
   Json json = Json::object();
   if (!row.implementation.empty()) json["implementation"] = row.implementation;
@@ -90,6 +102,7 @@ Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
     json["tokens_per_second_wall"] = positive_or_null(per_second(tokens, row.wall_ms));
   }
   if (row.memory_bytes > 0) json["memory_bytes"] = row.memory_bytes;
+  if (row.scaling) add_scaling(json, *row.scaling);
   return json;
 }
 
@@ -139,7 +152,12 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
                       "wall ms", "MB", "GB/s", "% copy", "GFLOP/s", "% GEMM");
   const bool convolves = options.what == "mixer" || options.what == "fft_conv";
   if (convolves) text += fmt::format(" {:>11} {:>8}  {}", "repetitions", "error", "ran");
-  text += convolves || options.what == "ops" ? "\n" : fmt::format(" {:>12} {:>12}\n", "tok/s device", "tok/s wall");
+  if (!convolves && options.what != "ops") text += fmt::format(" {:>12} {:>12}", "tok/s device", "tok/s wall");
+  if (options.what == "scaling") {
+    text +=
+        fmt::format(" {:>9} {:>9} {:>10} {:>10} {:>8}", "% of N", "MB sent", "compute ms", "comm. ms", "% hidden");
+  }
+  text += "\n";
   for (const BenchRow& row : report.rows) {
     text += fmt::format("{:<{}} {:<5} ", label(row), width, dtype_name(row.dtype));
     if (!row.skipped.empty()) {
@@ -159,6 +177,15 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
     if (row.convolution) {
       const std::string error = row.errors.empty() ? "-" : fmt::format("{:.1e}", worst_error(row));
       text += fmt::format(" {:>11} {:>8}  {}", row.repetitions, error, ways_of(row));
+    }
+    if (row.scaling) {
+      const ScalingFigures& scaling = *row.scaling;
+      const auto share = [](const std::optional<double>& part) {
+        return part ? fmt::format("{:.1f}", 100 * *part) : "-";
+      };
+      text += fmt::format(" {:>9} {:>9} {:>10} {:>10} {:>8}", share(scaling.efficiency),
+                          number(scaling.sent_bytes * 1e-6, 1), number(scaling.compute_ms, 3),
+                          number(scaling.communication_ms, 3), share(scaling.hidden));
     }
     text += "\n";
   }

@@ -141,6 +141,24 @@ void add_logits_option(CLI::App& command, LogitBits& bits) {
       ->check(CLI::IsMember({"32", "16"}));
 }
 
+void add_shard_options(CLI::App& command, Shard& shard, ReduceDtype& reduce_dtype) {
+  command
+      .add_option_function<std::string>(
+          "--shard", [&shard](const std::string& name) { shard = name == "none" ? Shard::none : Shard::optimizer; },
+          "scaling: what the ranks divide among them, none or optimizer (default: none)")
+      ->type_name("WHAT")
+      ->check(CLI::IsMember({"none", "optimizer"}));
+  command
+      .add_option_function<std::string>(
+          "--reduce-dtype",
+          [&reduce_dtype](const std::string& name) {
+            reduce_dtype = name == "bf16" ? ReduceDtype::bf16 : ReduceDtype::f32;
+          },
+          "scaling: of the gradients between ranks, f32 or bf16 (default: f32)")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+}
+
 std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {
   return open_checked_device(checked_options(options));
 }

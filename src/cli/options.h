@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "model/logit_bits.h"
 #include "model/recompute.h"
+#include "train/ranks.h"
 
 namespace CLI {
 class App;
@@ -51,6 +52,9 @@ void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes);
 void add_recompute_option(CLI::App& command, Recompute& level);
 // --logits BITS
 void add_logits_option(CLI::App& command, LogitBits& bits);
+
+// --shard WHAT --reduce-dtype TYPE
+void add_shard_options(CLI::App& command, Shard& shard, ReduceDtype& reduce_dtype);
 
 // Chooses and opens the device; runs the self test at the first use of a device and driver, and falls back to the
 // safer shaders, saying so, when it fails. Errors: as choose_device and open_device; unsupported when the safer

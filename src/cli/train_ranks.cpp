@@ -150,10 +150,15 @@ std::shared_ptr<Communicator> join_launched_ranks() {
   return host;
 }
 
-std::shared_ptr<Communicator> fork_ranks(int count) {
+void require_no_launcher() {
   if (mpi_launch_size().value_or(1) > 1 || rendezvous()) {
-    fail(StatusCode::invalid_argument, "--gpus is for a training without a launcher, and this one has one already");
+    fail(StatusCode::invalid_argument, "{}--gpus is for a training without a launcher, and this one has one already",
+         let_first_rank_tell());
   }
+}
+
+std::shared_ptr<Communicator> fork_ranks(int count) {
+  require_no_launcher();
   if (count == 1) return nullptr;
   RendezvousOptions options;
   options.size = options.local_size = count;

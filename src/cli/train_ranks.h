@@ -16,9 +16,12 @@ namespace riverhorse::cli {
 // train the whole by itself; invalid_argument for variables that make no sense.
 std::shared_ptr<Communicator> join_launched_ranks();
 
+// For what makes its own. Errors: invalid_argument in a process that a launcher started.
+void require_no_launcher();
+
 // Makes this process `count` of them, one a GPU, which are joined. What began stays behind, waits for them, and ends
 // as they do: when one fails, or is killed, it ends the others; Ctrl-C is passed on. Null when `count` is 1. Errors:
-// invalid_argument in a process that a launcher started.
+// as require_no_launcher().
 std::shared_ptr<Communicator> fork_ranks(int count);
 
 // The CUDA device of a rank, when nobody chose one and there are some: its number among the ranks of this host.

@@ -250,6 +250,10 @@ std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
 
 void TrainerCore::record_update(Encoder& encoder) const {
   optimizer_.record(encoder);
+  record_gather(encoder);
+}
+
+void TrainerCore::record_gather(Encoder& encoder) const {
   if (!sharded_) return;
   const ParameterArena& arena = model_.parameters();
   encoder.communicate(
@@ -295,16 +299,45 @@ void TrainerCore::record_gradients() {
   const bool at_once = ranks_ && !accumulates_;  // else after the last micro-batch of the step
   gradients_ = memory_.record([&](Encoder& encoder) {
     if (!at_once) return model_.record_gradients(encoder, gradients);
+    gradient_parts_.clear();
     GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
-    model_.record_gradients(encoder, gradients, [&](const Tensor& part) { reduction.add(part); });
+    model_.record_gradients(encoder, gradients, [&](const Tensor& part) {
+      gradient_parts_.push_back(part);
+      reduction.add(part);
+    });
     reduction.finish();
   });
   if (!ranks_ || at_once) return;
-  reduction_ = memory_.record([&](Encoder& encoder) {
-    GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
-    reduction.add(all);
-    reduction.finish();
-  });
+  gradient_parts_ = {all};
+  reduction_ = memory_.record([&](Encoder& encoder) { record_reduction(encoder); });
+}
+
+void TrainerCore::record_reduction(Encoder& encoder) const {
+  GradientReduction reduction(encoder, *ranks_.tensors, model_.parameters().gradients(), transferred_);
+  for (const Tensor& part : gradient_parts_) reduction.add(part);
+  reduction.finish();
+}
+
+void TrainerCore::exchange() {
+  if (!ranks_) return;
+  if (!gradients_) record_gradients();
+  if (!exchange_) {
+    exchange_ = memory_.record([&](Encoder& encoder) {
+      record_reduction(encoder);
+      record_gather(encoder);
+    });
+    device_.submit(*zero_);  // sums of sums would grow with every call
+  }
+  device_.wait(device_.submit(*exchange_));
+}
+
+// A sum that every rank gets passes through each rank's connection twice but for its own part, a gathering once.
+double TrainerCore::exchanged_bytes() const {
+  if (!ranks_) return 0;
+  const auto count = static_cast<double>(model_.parameters().values().count());
+  const double summed = 2 * count * (transferred_ ? sizeof(std::uint16_t) : sizeof(float));
+  const double gathered = sharded_ ? count * sizeof(float) : 0;
+  return (summed + gathered) * (ranks_.size() - 1) / ranks_.size();
 }
 
 void TrainerCore::begin_gradients(bool several) {

@@ -89,6 +89,12 @@ class TrainerCore {
   // Host copies of what the arena holds, without the loss scale.
   std::map<std::string, HostTensor> unscaled_gradients() const;
 
+  // What the ranks send each other of gradients and parameters in a step, without the rest of it, for measurements;
+  // all ranks take part, and the gradients are lost.
+  void exchange();
+  // Of that, what each rank has to send at least, in bytes.
+  double exchanged_bytes() const;
+
   // Loss over any number of micro-batches, as step(): no gradients, no dropout.
   EvaluationResult evaluate(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
 
@@ -99,7 +105,9 @@ class TrainerCore {
   // Submits the zeroes that gradients are then added to.
   void begin_gradients(bool several);
   void record_gradients();
+  void record_reduction(Encoder& encoder) const;
   void record_update(Encoder& encoder) const;
+  void record_gather(Encoder& encoder) const;  // of the parts of the parameters that the ranks updated
   // What the micro-batches of a step were on each rank, and the norm that each found.
   struct RankResult {
     double loss_sum = 0, norm = 0;
@@ -140,6 +148,8 @@ class TrainerCore {
       reduction_;  // of the ranks' gradients; null where gradients_ has it, or it is not needed
   std::unique_ptr<Recording> update_;
   std::unique_ptr<Recording> evaluation_;
+  std::unique_ptr<Recording> exchange_;  // once it is asked for
+  std::vector<Tensor> gradient_parts_;   // as the backward pass has them ready, and as they are reduced
 };
 
 }  // namespace riverhorse
