@@ -15,13 +15,13 @@ class FrameLoop {
   explicit FrameLoop(const VulkanHost& host) : host_(host) {
     VkCommandPoolCreateInfo pool{};
     pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
-    pool.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
+    pool.flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
     pool.queueFamilyIndex = host.queue_family();
-    EXPECT_VK(vkCreateCommandPool(host.device(), &pool, nullptr, &pool_));
     for (Frame& frame : frames_) {
+      EXPECT_VK(vkCreateCommandPool(host.device(), &pool, nullptr, &frame.pool));
       VkCommandBufferAllocateInfo allocate{};
       allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
-      allocate.commandPool = pool_;
+      allocate.commandPool = frame.pool;
       allocate.commandBufferCount = 1;
       EXPECT_VK(vkAllocateCommandBuffers(host.device(), &allocate, &frame.commands));
       VkFenceCreateInfo fence{};
@@ -32,8 +32,10 @@ class FrameLoop {
   }
   ~FrameLoop() {
     wait();
-    for (Frame& frame : frames_) vkDestroyFence(host_.device(), frame.fence, nullptr);
-    vkDestroyCommandPool(host_.device(), pool_, nullptr);
+    for (Frame& frame : frames_) {
+      vkDestroyFence(host_.device(), frame.fence, nullptr);
+      vkDestroyCommandPool(host_.device(), frame.pool, nullptr);
+    }
   }
   FrameLoop(const FrameLoop&) = delete;
   FrameLoop& operator=(const FrameLoop&) = delete;
@@ -41,6 +43,7 @@ class FrameLoop {
   VkCommandBuffer begin() {
     Frame& frame = frames_[count_ % frames_.size()];
     EXPECT_VK(vkWaitForFences(host_.device(), 1, &frame.fence, VK_TRUE, UINT64_MAX));
+    EXPECT_VK(vkResetCommandPool(host_.device(), frame.pool, 0));
     VkCommandBufferBeginInfo begin{};
     begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
     begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
@@ -64,11 +67,11 @@ class FrameLoop {
 
  private:
   struct Frame {
+    VkCommandPool pool = VK_NULL_HANDLE;
     VkCommandBuffer commands = VK_NULL_HANDLE;
     VkFence fence = VK_NULL_HANDLE;
   };
   const VulkanHost& host_;
-  VkCommandPool pool_ = VK_NULL_HANDLE;
   std::array<Frame, 2> frames_;
   std::uint64_t count_ = 0;
 };

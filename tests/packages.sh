@@ -13,7 +13,9 @@ riverhorse_packages_build=(
 # To run on any machine: lavapipe is the Vulkan device where there is no GPU; samples/plot_training is Python, and
 # samples/tavern writes with a font.
 riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers python3 fonts-dejavu-core)
-riverhorse_packages_test=(libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin xvfb xauth)
+riverhorse_packages_test=(
+  libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin xvfb xauth "mono-mcs?" "mono-runtime?"
+)
 riverhorse_packages_ci=(ccache git clang-format-14 clang-tidy-14)
 
 say() { printf '== %s\n' "$*"; }

@@ -59,8 +59,9 @@ if ls "$work"/made/*.deb > /dev/null 2>&1; then
     "riverhorse (= $version)"*) ;;
     *) fail "libriverhorse-dev does not depend on riverhorse $version" ;;
   esac
-  dpkg-deb -c "$work"/made/libriverhorse-dev_*.deb | grep -F ./usr/include/riverhorse/riverhorse.h > /dev/null ||
-    fail "libriverhorse-dev has no header"
+  for file in include/riverhorse/riverhorse.h share/riverhorse/csharp/Riverhorse.cs share/riverhorse/csharp/Native.cs; do
+    dpkg-deb -c "$work"/made/libriverhorse-dev_*.deb | grep -F "./usr/$file" > /dev/null || fail "libriverhorse-dev has no $file"
+  done
   say+=" and the Debian packages"
 else
   echo "NOT TESTED: Debian packages (there is no dpkg-shlibdeps)"

@@ -29,6 +29,12 @@ else()
   if(Python3_FOUND)
     set(python ${Python3_EXECUTABLE})
   endif()
+  if(Python3_FOUND)
+    add_test(NAME packaging_recipes
+             COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/packaging_recipes_test.py ${CMAKE_COMMAND} ${PROJECT_SOURCE_DIR}
+                     ${PROJECT_VERSION} ${CMAKE_C_COMPILER} ${CMAKE_CXX_COMPILER})
+    set_tests_properties(packaging_recipes PROPERTIES LABELS consumer TIMEOUT 120 ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+  endif()
   add_test(NAME packages_test
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/packages_test.sh ${PROJECT_BINARY_DIR} ${consumer_dir}/packages
                    ${PROJECT_VERSION} ${CMAKE_COMMAND} ${CMAKE_BUILD_TYPE} ${CMAKE_C_COMPILER} ${CMAKE_CXX_COMPILER}

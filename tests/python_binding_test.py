@@ -17,6 +17,8 @@ import tempfile
 import textwrap
 import unittest
 
+import c_header
+
 BACKEND, LIBRARY, COMPILER, SOURCE = sys.argv[1:5]
 del sys.argv[1:5]
 LIBRARY = os.path.abspath(LIBRARY)
@@ -59,36 +61,17 @@ class Header(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(cls.folder.cleanup)
-        source = "".join(f"#include <riverhorse/{path.name}>\n"
-                         for path in sorted((SOURCE / "include/riverhorse").glob("*.h")))
-        cls.includes = source
-        text = cls.compile(source, "-E", "-P").stdout
-        cls.text = " ".join(text.split())
-
-    @classmethod
-    def compile(cls, source, *options):
-        path = pathlib.Path(cls.folder.name) / "source.c"
-        path.write_text(source)
-        return subprocess.run([COMPILER, "-std=c99", "-I", SOURCE / "include", *options, path], check=True,
-                              capture_output=True, text=True)
-
-    def evaluate(self, expressions):
-        """The values of C expressions."""
-        lines = "".join(f'  printf("%ld\\n", (long)({each}));\n' for each in expressions)
-        program = pathlib.Path(self.folder.name) / "program"
-        self.compile(f"#include <stddef.h>\n#include <stdio.h>\n{self.includes}int main(void) {{\n{lines}"
-                     "  return 0;\n}\n", "-o", str(program))
-        return [int(line) for line in subprocess.run([program], check=True, capture_output=True).stdout.split()]
+        names = [path.name for path in sorted((SOURCE / "include/riverhorse").glob("*.h"))]
+        cls.header = c_header.Header(COMPILER, SOURCE, names)
+        cls.addClassCleanup(cls.header.close)
 
     def test_structs_have_the_members_sizes_and_offsets_of_the_header(self):
         structs = binding_structs()
-        declared = dict(re.findall(r"typedef struct riverhorse_(\w+) \{(.*?)\} riverhorse_\1;", self.text))
+        declared = self.header.structs
         self.assertEqual(set(structs), set(declared) - STRUCTS_NOT_BOUND)
         expressions, expected, names = [], [], []
         for name, struct in structs.items():
-            members = re.findall(r"(\w+)(?:\[\d+\])?;", declared[name])
+            members = declared[name]
             self.assertEqual(members, [field[0] for field in struct._fields_], name)
             c_name = "riverhorse_" + name
             expressions.append(f"sizeof({c_name})")
@@ -99,7 +82,7 @@ class Header(unittest.TestCase):
                 field = getattr(struct, member)
                 expected += [field.offset, field.size]
                 names += [f"{name}.{member}, offset", f"{name}.{member}, size"]
-        values = self.evaluate(expressions)
+        values = self.header.evaluate(expressions)
         self.assertEqual(dict(zip(names, values)), dict(zip(names, expected)))
 
     def test_members_have_the_kinds_of_the_header(self):
@@ -115,28 +98,24 @@ class Header(unittest.TestCase):
                 expected += [element in "fd", element not in "ILQ"]
                 names += [f"{name}.{member}: a floating-point number", f"{name}.{member}: signed"]
         self.assertGreater(len(names), 100)
-        self.assertEqual(dict(zip(names, map(bool, self.evaluate(expressions)))), dict(zip(names, expected)))
+        self.assertEqual(dict(zip(names, map(bool, self.header.evaluate(expressions)))), dict(zip(names, expected)))
 
     def test_enumerations_have_the_values_of_the_header(self):
-        declared = dict(re.findall(r"typedef int32_t riverhorse_(\w+); enum \{(.*?)\};", self.text))
+        declared = self.header.enumerations
         self.assertEqual(set(declared), set(ENUMERATIONS))
         for name, (enumeration, prefix) in ENUMERATIONS.items():
-            values = {key: int(value) for key, value in re.findall(r"(\w+) = (-?\d+)", declared[name])}
             members = enumeration if isinstance(enumeration, dict) else enumeration.__members__
-            self.assertEqual(values, {f"RIVERHORSE_{prefix}{key}": int(value) for key, value in members.items()})
+            self.assertEqual(declared[name], {f"RIVERHORSE_{prefix}{key}": int(value) for key, value in members.items()})
 
     def test_functions_have_the_arguments_of_the_header(self):
         scalars = {"int": ctypes.c_int, "size_t": ctypes.c_size_t, "int32_t": ctypes.c_int32,
                    "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32, "double": ctypes.c_double,
                    "riverhorse_status": ctypes.c_int32, "void": None}
-        prototypes = re.findall(r'__attribute__\(\(visibility\("default"\)\)\) ([\w ]+?\*?) ?riverhorse_(\w+)\(([^)]*)\);',
-                                self.text)
-        declared = {name: (result, arguments) for result, name, arguments in prototypes}
+        declared = self.header.functions
         self.assertEqual(set(declared), set(rh._functions) | NOT_BOUND)
         for name, (result, arguments) in rh._functions.items():
-            c_result, c_arguments = declared[name]
+            c_result, wanted = declared[name]
             with self.subTest(name):
-                wanted = [] if c_arguments == "void" else c_arguments.split(",")
                 self.assertEqual(len(arguments), len(wanted))
                 for kind, text in zip(arguments, wanted):
                     if "*" in text or "_callback" in text:
@@ -149,7 +128,7 @@ class Header(unittest.TestCase):
                     self.assertIs(result, scalars[c_result])
 
     def test_the_abi_is_that_of_the_header(self):
-        self.assertEqual(self.evaluate(["RIVERHORSE_ABI_VERSION"]), [rh.ABI_VERSION])
+        self.assertEqual(self.header.evaluate(["RIVERHORSE_ABI_VERSION"]), [rh.ABI_VERSION])
 
 
 @on_cpu_only

@@ -58,6 +58,7 @@ say "built in $((SECONDS - started)) s"
 
 # A lost GPU or a hanging driver must not hang the tests: each has its own time limit (tests/CMakeLists.txt).
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tests/tsan_suppressions.txt}
 log=$build_dir/tests.log
 status=0
 ctest --test-dir "$build_dir" --output-on-failure --no-tests=error ${ctest_options[@]+"${ctest_options[@]}"} 2>&1 |

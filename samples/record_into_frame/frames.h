@@ -5,26 +5,28 @@
 
 #include "adopt_device/host_device.h"
 
-// Two frames in flight, each with a command buffer and a fence, as renderers have them.
+// Two frames in flight, each with a command pool, its buffer and a fence, as renderers have them.
 class Frames {
  public:
   explicit Frames(const HostDevice& host) : host_(host) {
     VkCommandPoolCreateInfo pool{VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO};
-    pool.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
+    pool.flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
     pool.queueFamilyIndex = host.lent.queue_family;
-    check(vkCreateCommandPool(host.device, &pool, nullptr, &pool_), "vkCreateCommandPool");
     VkCommandBufferAllocateInfo allocate{VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
-    allocate.commandPool = pool_;
-    allocate.commandBufferCount = static_cast<std::uint32_t>(commands_.size());
-    check(vkAllocateCommandBuffers(host.device, &allocate, commands_.data()), "vkAllocateCommandBuffers");
+    allocate.commandBufferCount = 1;
     VkFenceCreateInfo fence{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
     fence.flags = VK_FENCE_CREATE_SIGNALED_BIT;
-    for (VkFence& each : fences_) check(vkCreateFence(host.device, &fence, nullptr, &each), "vkCreateFence");
+    for (std::size_t i = 0; i < pools_.size(); ++i) {
+      check(vkCreateCommandPool(host.device, &pool, nullptr, &pools_[i]), "vkCreateCommandPool");
+      allocate.commandPool = pools_[i];
+      check(vkAllocateCommandBuffers(host.device, &allocate, &commands_[i]), "vkAllocateCommandBuffers");
+      check(vkCreateFence(host.device, &fence, nullptr, &fences_[i]), "vkCreateFence");
+    }
   }
   ~Frames() {
     wait();
     for (VkFence fence : fences_) vkDestroyFence(host_.device, fence, nullptr);
-    vkDestroyCommandPool(host_.device, pool_, nullptr);
+    for (VkCommandPool pool : pools_) vkDestroyCommandPool(host_.device, pool, nullptr);
   }
   Frames(const Frames&) = delete;
   Frames& operator=(const Frames&) = delete;
@@ -32,6 +34,7 @@ class Frames {
   VkCommandBuffer begin() {
     now_ = (now_ + 1) % commands_.size();
     check(vkWaitForFences(host_.device, 1, &fences_[now_], VK_TRUE, UINT64_MAX), "vkWaitForFences");
+    check(vkResetCommandPool(host_.device, pools_[now_], 0), "vkResetCommandPool");
     VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
     begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
     check(vkBeginCommandBuffer(commands_[now_], &begin), "vkBeginCommandBuffer");
@@ -49,7 +52,7 @@ class Frames {
 
  private:
   const HostDevice& host_;
-  VkCommandPool pool_ = VK_NULL_HANDLE;
+  std::array<VkCommandPool, 2> pools_{};
   std::array<VkCommandBuffer, 2> commands_{};
   std::array<VkFence, 2> fences_{};
   std::size_t now_ = 0;

@@ -11,7 +11,6 @@ namespace rh = riverhorse_api;
 Conversation::Conversation(const rh::model& model, const Character& character, std::uint64_t seed)
     : model_(&model), character_(&character), seed_(seed), session_(model.create_session(sampling(seed))) {
   session_.append(model.encode(character.story));
-  session_.checkpoint();
 }
 
 riverhorse_sampling_options Conversation::sampling(std::uint64_t seed) const {
@@ -28,16 +27,15 @@ void Conversation::say(const std::string& text, std::int64_t reply_tokens) {
   Turn turn;
   turn.said = text;
   turn.begin = session_.position();
-  const bool quote_is_open = !turns_.empty() && !turns_.back().closed_quote;
-  session_.append(model_->encode(std::string(quote_is_open ? "\"" : "") + "\n\n\"" + text +
-                                 "\" said the stranger.\n\n" + "And " + character_->called + " answered, \""));
   session_.checkpoint();
-  turn.reply_at = session_.position();
   turns_.push_back(std::move(turn));
-  start(reply_tokens);
+  answer(reply_tokens);
 }
 
-void Conversation::start(std::int64_t reply_tokens) {
+void Conversation::answer(std::int64_t reply_tokens) {
+  const bool quote_is_open = turns_.size() > 1 && !turns_[turns_.size() - 2].closed_quote;
+  session_.enqueue(model_->encode(std::string(quote_is_open ? "\"" : "") + "\n\n\"" + turns_.back().said +
+                                  "\" said the stranger.\n\n" + "And " + character_->called + " answered, \""));
   const std::array<const char*, 2> ends{"\"", "\n"};
   riverhorse_generate_options options = rh::generate_options();
   options.max_tokens = reply_tokens;
@@ -46,11 +44,6 @@ void Conversation::start(std::int64_t reply_tokens) {
   session_.start(options);
   replying_ = true;
   tokens_seen_ = 0;
-}
-
-double Conversation::record(VkCommandBuffer commands, double budget_us) {
-  if (!replying_ || budget_us <= 0) return 0;
-  return session_.record(commands, budget_us).expected_us;
 }
 
 std::int64_t Conversation::poll() {
@@ -78,10 +71,10 @@ bool Conversation::rewind() {
 bool Conversation::retell(std::int64_t reply_tokens) {
   if (replying_ || turns_.empty()) return false;
   Turn& turn = turns_.back();
-  session_.rewind(turn.reply_at);
+  session_.rewind(turn.begin);
   session_.set_sampling(sampling(++seed_));
   turn.reply.clear();
-  start(reply_tokens);
+  answer(reply_tokens);
   return true;
 }
 

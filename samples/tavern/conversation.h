@@ -1,5 +1,6 @@
 // What one character and the player say to each other. A session of the model is the character's memory: the story so
-// far as its state, so that nothing is ever read twice. A reply is drawn in the application's frames.
+// far as its state, so that nothing is ever read twice. What the player says is read, and the reply drawn, in the
+// application's frames.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,6 @@ struct Turn {
   std::string said;           // by the player
   std::string reply;          // by the character, as far as it has come
   std::int64_t begin = 0;     // position of the session before the player's words
-  std::int64_t reply_at = 0;  // and before the reply
   bool closed_quote = false;  // the reply ended with the quotation mark, which is in the state
 };
 
@@ -28,10 +28,11 @@ class Conversation {
   bool is_replying() const { return replying_; }
   std::int64_t position() const { return session_.position(); }
 
-  // The player says something; the reply comes in frames. `reply_tokens`: at most so many.
+  // For the batch that records its work.
+  const riverhorse_api::session& session() const { return session_; }
+
+  // The player says something; it is read and answered in frames. `reply_tokens`: at most so many.
   void say(const std::string& text, std::int64_t reply_tokens);
-  // What this frame can do for the reply: appends work to `commands`, returns what it is expected to take.
-  double record(VkCommandBuffer commands, double budget_us);
   // What earlier frames have brought; returns the number of new tokens.
   std::int64_t poll();
 
@@ -46,7 +47,8 @@ class Conversation {
   void restore(const std::vector<unsigned char>& state, std::vector<Turn> turns);
 
  private:
-  void start(std::int64_t reply_tokens);
+  // Reads what the player said last, and answers.
+  void answer(std::int64_t reply_tokens);
   riverhorse_sampling_options sampling(std::uint64_t seed) const;
 
   const riverhorse_api::model* model_;

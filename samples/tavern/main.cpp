@@ -61,6 +61,7 @@ class Game {
   riverhorse_model_options model_options() const {
     riverhorse_model_options options = rh::model_options();
     options.adopted_device = adopted_.get();
+    options.prefill_piece_tokens = 64;  // what is said is read in frames: no dispatch longer than there is time for
     return options;
   }
 

@@ -68,12 +68,12 @@ VkImageMemoryBarrier layout_change(VkImage image, VkImageLayout from, VkImageLay
 
 Renderer::Renderer(const Gpu& gpu, VkExtent2D extent) : gpu_(gpu), extent_(extent) {
   VkCommandPoolCreateInfo pool{VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO};
-  pool.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
+  pool.flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
   pool.queueFamilyIndex = gpu.queue_family();
-  check(vkCreateCommandPool(gpu.device, &pool, nullptr, &pool_), "vkCreateCommandPool");
   for (Frame& frame : frames_) {
+    check(vkCreateCommandPool(gpu.device, &pool, nullptr, &frame.pool), "vkCreateCommandPool");
     VkCommandBufferAllocateInfo allocate{VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
-    allocate.commandPool = pool_;
+    allocate.commandPool = frame.pool;
     allocate.commandBufferCount = 1;
     check(vkAllocateCommandBuffers(gpu.device, &allocate, &frame.commands), "vkAllocateCommandBuffers");
     VkFenceCreateInfo fence{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
@@ -95,8 +95,8 @@ Renderer::~Renderer() {
   for (const Frame& frame : frames_) {
     vkDestroyQueryPool(gpu_.device, frame.timestamps, nullptr);
     vkDestroyFence(gpu_.device, frame.fence, nullptr);
+    vkDestroyCommandPool(gpu_.device, frame.pool, nullptr);
   }
-  vkDestroyCommandPool(gpu_.device, pool_, nullptr);
 }
 
 void Renderer::make_picture() {
@@ -140,6 +140,7 @@ VkCommandBuffer Renderer::begin() {
           "vkGetQueryPoolResults");
     times_ = {gpu_.timestamp_ms(ticks[1] - ticks[0]), gpu_.timestamp_ms(ticks[2] - ticks[1])};
   }
+  check(vkResetCommandPool(gpu_.device, frame.pool, 0), "vkResetCommandPool");
   VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
   begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
   check(vkBeginCommandBuffer(frame.commands, &begin), "vkBeginCommandBuffer");

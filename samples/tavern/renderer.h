@@ -52,6 +52,7 @@ class Renderer {
 
  private:
   struct Frame {
+    VkCommandPool pool = VK_NULL_HANDLE;
     VkCommandBuffer commands = VK_NULL_HANDLE;
     VkFence fence = VK_NULL_HANDLE;
     VkQueryPool timestamps = VK_NULL_HANDLE;
@@ -65,7 +66,6 @@ class Renderer {
 
   const Gpu& gpu_;
   VkExtent2D extent_;
-  VkCommandPool pool_ = VK_NULL_HANDLE;
   VkRenderPass render_pass_ = VK_NULL_HANDLE;
   Gpu::Image picture_;
   VkFramebuffer framebuffer_ = VK_NULL_HANDLE;

@@ -67,7 +67,6 @@ Turn read_turn(Reader& reader) {
   turn.said = reader.text<std::string>();
   turn.reply = reader.text<std::string>();
   turn.begin = static_cast<std::int64_t>(reader.number());
-  turn.reply_at = static_cast<std::int64_t>(reader.number());
   turn.closed_quote = reader.number() != 0;
   return turn;
 }
@@ -84,7 +83,6 @@ void save_game(const std::string& path, std::vector<Conversation>& conversations
       put_text(out, turn.said);
       put_text(out, turn.reply);
       put(out, static_cast<std::uint64_t>(turn.begin));
-      put(out, static_cast<std::uint64_t>(turn.reply_at));
       put(out, turn.closed_quote ? 1 : 0);
     }
     put_text(out, each.save_state());

@@ -10,6 +10,12 @@
 namespace tavern {
 namespace {
 
+riverhorse_batch_options batch_of_all() {
+  riverhorse_batch_options options = riverhorse_api::batch_options();
+  options.max_together = static_cast<std::int32_t>(characters().size());
+  return options;
+}
+
 // Mouths open for vowels, close for b, m and p, and are in between for the rest.
 double openness(char letter) {
   if (std::strchr("aAoO", letter) != nullptr && letter != '\0') return 1.0;
@@ -31,9 +37,11 @@ double approach(double from, double to, double seconds, double per_second) {
 
 }  // namespace
 
-Tavern::Tavern(const riverhorse_api::model& model, const Settings& settings) : settings_(settings) {
+Tavern::Tavern(const riverhorse_api::model& model, const Settings& settings)
+    : settings_(settings), batch_(model, batch_of_all()) {
   for (const Character& each : characters()) {
     conversations_.emplace_back(model, each, settings.seed + 1000 * conversations_.size());
+    batch_.add(conversations_.back().session());
   }
   faces_.resize(conversations_.size());
   for (std::size_t i = 0; i < faces_.size(); ++i) faces_[i].phase = 2.1 * static_cast<double>(i);
@@ -105,12 +113,7 @@ bool Tavern::is_speaking() const {
   return false;
 }
 
-void Tavern::record(VkCommandBuffer commands, double budget_us) {
-  for (std::size_t i = 0; i < size(); ++i) {
-    budget_us -= conversations_[(first_ + i) % size()].record(commands, budget_us);
-  }
-  first_ = (first_ + 1) % size();
-}
+void Tavern::record(VkCommandBuffer commands, double budget_us) { batch_.record(commands, budget_us); }
 
 std::int64_t Tavern::poll() {
   std::int64_t tokens = 0;

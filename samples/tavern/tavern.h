@@ -37,7 +37,7 @@ class Tavern {
   bool is_busy() const;      // a reply is being drawn
   bool is_speaking() const;  // or is not spoken to its end
 
-  // Of a frame: work for the replies, in turn within one budget; what came of earlier frames, in tokens; and time.
+  // Of a frame: work for the replies, within one budget; what came of earlier frames, in tokens; and time.
   void record(VkCommandBuffer commands, double budget_us);
   std::int64_t poll();
   void advance(double seconds);
@@ -64,8 +64,8 @@ class Tavern {
 
   Settings settings_;
   std::vector<Conversation> conversations_;
+  riverhorse_api::batch batch_;  // of them all: who replies at the same time takes one step together
   std::vector<Face> faces_;
-  std::size_t first_ = 0;  // whose turn it is to use the budget first
   int addressed_ = everyone;
   std::mt19937 random_{7};
 };

@@ -83,18 +83,7 @@ VulkanFrameQueue::VulkanFrameQueue(const VulkanDevice& device) : device_(device)
                         "creating a query pool");
     append.pieces.reserve(most_pieces);
   }
-  VkCommandPoolCreateInfo pool{};
-  pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
-  pool.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
-  pool.queueFamilyIndex = core_->profile.queue_family;
-  core_->check_device(vk.vkCreateCommandPool(core_->device, &pool, core_->allocator, &own_pool_),
-                      "creating a command pool");
-  VkCommandBufferAllocateInfo allocate{};
-  allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
-  allocate.commandPool = own_pool_;
-  allocate.commandBufferCount = 1;
-  core_->check_device(vk.vkAllocateCommandBuffers(core_->device, &allocate, &own_commands_),
-                      "allocating a command buffer");
+  own_commands_.make(core_);
 }
 
 // Frames that were submitted are waited for, by a submission of nothing behind them. What is not done then never was.
@@ -117,7 +106,6 @@ VulkanFrameQueue::~VulkanFrameQueue() {
     vk.vkDestroyEvent(core_->device, append.event, core_->allocator);
     vk.vkDestroyQueryPool(core_->device, append.queries, core_->allocator);
   }
-  vk.vkDestroyCommandPool(core_->device, own_pool_, core_->allocator);
 }
 
 KnownTime& VulkanFrameQueue::time_before(std::uint64_t bytes) { return bytes > many_bytes ? long_before_ : before_; }
@@ -212,7 +200,7 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
   }
   if (append.pieces.empty()) return result;
   barrier(vk, primary, work_stages, work_writes, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
-  vk.vkCmdSetEvent(primary, append.event, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT);
+  vk.vkCmdSetEvent(primary, append.event, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT);
   append.executed = {result.expected_us, 0, runs_finished};
   ++in_flight_;
   was_appended_ = true;
@@ -282,15 +270,10 @@ bool VulkanFrameQueue::run_here(FrameSource* source) {
     fail(StatusCode::invalid_argument, "{} command buffers with recorded work have not been executed: submit them",
          in_flight_);
   }
-  const DeviceFunctions& vk = core_->table;
-  VkCommandBufferBeginInfo begin{};
-  begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
-  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-  core_->check_device(vk.vkBeginCommandBuffer(own_commands_, &begin), "beginning a command buffer");
-  const Appended done = append(own_commands_, std::numeric_limits<double>::infinity(), source);
-  core_->check_device(vk.vkEndCommandBuffer(own_commands_), "ending a command buffer");
+  const Appended done = append(own_commands_.begin(), std::numeric_limits<double>::infinity(), source);
+  const VkCommandBuffer& commands = own_commands_.end();
   if (done.pieces == 0) return false;
-  core_->wait(core_->submit_final_group(std::span(&own_commands_, 1)));
+  core_->wait(core_->submit_final_group(std::span(&commands, 1)));
   return true;
 }
 

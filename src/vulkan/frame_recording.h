@@ -11,6 +11,7 @@
 #include "backend/frame_recording.h"
 #include "vulkan/core.h"
 #include "vulkan/device.h"
+#include "vulkan/one_time_commands.h"
 #include "vulkan/recording.h"
 
 namespace riverhorse::vulkan {
@@ -95,8 +96,7 @@ class VulkanFrameQueue final : public FrameQueue {
   double saved_us_ = 0;               // for a piece longer than the budget
   KnownTime before_, long_before_;    // of what is written and copied before a run: words, or states
   std::vector<std::shared_ptr<FrameRecording>> retired_;
-  VkCommandPool own_pool_ = VK_NULL_HANDLE;
-  VkCommandBuffer own_commands_ = VK_NULL_HANDLE;
+  OneTimeCommands own_commands_;
 };
 
 }  // namespace riverhorse::vulkan

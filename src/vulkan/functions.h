@@ -26,8 +26,8 @@ PFN_vkGetInstanceProcAddr find_loader();
   X(vkDestroyShaderModule) X(vkDeviceWaitIdle) X(vkEndCommandBuffer) X(vkFreeCommandBuffers) X(vkFreeMemory)          \
   X(vkGetBufferMemoryRequirements) X(vkGetDeviceQueue) X(vkGetFenceStatus) X(vkGetPipelineCacheData)                  \
   X(vkGetPipelineExecutablePropertiesKHR) X(vkGetPipelineExecutableStatisticsKHR) X(vkGetQueryPoolResults)            \
-  X(vkGetSemaphoreCounterValue) X(vkGetSemaphoreCounterValueKHR) X(vkMapMemory) X(vkQueueSubmit) X(vkResetFences)     \
-  X(vkUnmapMemory) X(vkUpdateDescriptorSets) X(vkWaitForFences) X(vkWaitSemaphores) X(vkWaitSemaphoresKHR)
+  X(vkGetSemaphoreCounterValue) X(vkGetSemaphoreCounterValueKHR) X(vkMapMemory) X(vkQueueSubmit) X(vkResetCommandPool)     \
+  X(vkResetFences) X(vkUnmapMemory) X(vkUpdateDescriptorSets) X(vkWaitForFences) X(vkWaitSemaphores) X(vkWaitSemaphoresKHR)
 // clang-format on
 
 struct DeviceFunctions {

@@ -13,21 +13,10 @@ Transfer::Transfer(std::shared_ptr<DeviceCore> core, std::shared_ptr<MemoryPool>
 
 // At the first transfer: drivers that only compile (null devices) have no fences.
 void Transfer::make_slots() {
-  if (command_pool_ != VK_NULL_HANDLE) return;
   const DeviceFunctions& vk = core_->table;
-  VkCommandPoolCreateInfo create{};
-  create.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
-  create.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
-  create.queueFamilyIndex = core_->profile.queue_family;
-  core_->check_device(vk.vkCreateCommandPool(core_->device, &create, core_->allocator, &command_pool_),
-                      "creating a command pool");
   for (Slot& slot : slots_) {
-    VkCommandBufferAllocateInfo allocate{};
-    allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
-    allocate.commandPool = command_pool_;
-    allocate.commandBufferCount = 1;
-    core_->check_device(vk.vkAllocateCommandBuffers(core_->device, &allocate, &slot.commands),
-                        "allocating a command buffer");
+    if (slot.commands.made()) continue;
+    slot.commands.make(core_);
     VkFenceCreateInfo fence{};
     fence.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO;
     core_->check_device(vk.vkCreateFence(core_->device, &fence, core_->allocator, &slot.fence), "creating a fence");
@@ -40,7 +29,6 @@ Transfer::~Transfer() {
     if (slot.in_flight && !core_->lost()) vk.vkWaitForFences(core_->device, 1, &slot.fence, VK_TRUE, UINT64_MAX);
     vk.vkDestroyFence(core_->device, slot.fence, core_->allocator);
   }
-  vk.vkDestroyCommandPool(core_->device, command_pool_, core_->allocator);
 }
 
 void Transfer::start(Slot& slot, const std::function<void(VkCommandBuffer)>& record) {
@@ -48,17 +36,13 @@ void Transfer::start(Slot& slot, const std::function<void(VkCommandBuffer)>& rec
   make_slots();
   const DeviceFunctions& vk = core_->table;
   core_->check_device(vk.vkResetFences(core_->device, 1, &slot.fence), "resetting a fence");
-  VkCommandBufferBeginInfo begin{};
-  begin.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
-  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-  core_->check_device(vk.vkBeginCommandBuffer(slot.commands, &begin), "beginning a command buffer");
-  barrier(vk, slot.commands, work_stages, work_writes, VK_PIPELINE_STAGE_TRANSFER_BIT,
+  VkCommandBuffer commands = slot.commands.begin();
+  barrier(vk, commands, work_stages, work_writes, VK_PIPELINE_STAGE_TRANSFER_BIT,
           VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
-  record(slot.commands);
-  barrier(vk, slot.commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT,
+  record(commands);
+  barrier(vk, commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT,
           VK_ACCESS_HOST_READ_BIT);
-  core_->check_device(vk.vkEndCommandBuffer(slot.commands), "ending a command buffer");
-  core_->submit_group(std::span(&slot.commands, 1), slot.fence);
+  core_->submit_group(std::span(&slot.commands.end(), 1), slot.fence);
   slot.in_flight = true;
 }
 

@@ -9,6 +9,7 @@
 #include "vulkan/core.h"
 #include "vulkan/functions.h"
 #include "vulkan/memory.h"
+#include "vulkan/one_time_commands.h"
 
 namespace riverhorse::vulkan {
 
@@ -34,7 +35,7 @@ class Transfer {
   struct Slot {
     std::shared_ptr<VulkanBuffer> upload;  // made at the first use
     std::shared_ptr<VulkanBuffer> readback;
-    VkCommandBuffer commands = VK_NULL_HANDLE;
+    OneTimeCommands commands;
     VkFence fence = VK_NULL_HANDLE;
     bool in_flight = false;
   };
@@ -46,7 +47,6 @@ class Transfer {
 
   std::shared_ptr<DeviceCore> core_;
   std::shared_ptr<MemoryPool> pool_;
-  VkCommandPool command_pool_ = VK_NULL_HANDLE;
   std::array<Slot, pieces> slots_;
 };
 

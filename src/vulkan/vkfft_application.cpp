@@ -223,7 +223,7 @@ VkfftApplication::VkfftApplication(VulkanDevice& device, const FftShape& shape, 
   VkCommandPoolCreateInfo pool_info{};
   pool_info.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
   pool_info.queueFamilyIndex = device.queue_family();
-  pool_info.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
+  pool_info.flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
   check(core.table.vkCreateCommandPool(impl.device, &pool_info, core.allocator, &impl.pool),
         "creating VkFFT's command pool");
   VkFenceCreateInfo fence_info{};
