@@ -136,6 +136,92 @@ TEST_F(CliModel, KeepsToAMemoryBudget) {
   expect_failure(run(words("bench ops --backend cpu --memory-budget 1GB")), 2, "--memory-budget");
 }
 
+// Complete events, ordered; on a track none overlaps another but within it; operations within submissions.
+void expect_trace(const std::string& path, const std::string& device, const std::vector<std::string>& submissions,
+                  const std::vector<std::string>& operations) {
+  const nlohmann::json trace = nlohmann::json::parse(read_whole_file(path));
+  EXPECT_EQ(trace["otherData"]["device"], device);
+  std::map<int, std::vector<nlohmann::json>> open;  // by track, outermost first
+  std::map<std::string, int> seen;
+  double before = 0;
+  for (const nlohmann::json& event : trace["traceEvents"]) {
+    if (event["ph"] == "M") continue;
+    ASSERT_EQ(event["ph"], "X") << event;
+    const double begin = event["ts"], length = event["dur"];
+    EXPECT_GE(begin, before) << event;
+    EXPECT_GE(length, 0) << event;
+    before = begin;
+    constexpr double rounding_us = 0.01;
+    std::vector<nlohmann::json>& around = open[event["tid"].get<int>()];
+    const auto end = [](const nlohmann::json& each) { return each["ts"].get<double>() + each["dur"].get<double>(); };
+    while (!around.empty() && begin >= end(around.back()) - rounding_us) around.pop_back();
+    if (!around.empty()) {
+      EXPECT_LE(begin + length, end(around.back()) + rounding_us) << event << around.back();
+    }
+    const std::string category = event["cat"], name = event["name"];
+    if (category == "operation") {
+      ASSERT_EQ(around.size(), 1u) << event;
+      EXPECT_EQ(around[0]["cat"], "submission") << event;
+    }
+    if (category == "submission") {
+      EXPECT_GT(event["args"]["tokens"], 0) << event;
+    }
+    ++seen[category + " " + name.substr(0, name.find('.'))];  // some name the way too: "h3_mixer.chunked"
+    around.push_back(event);
+  }
+  for (const std::string& name : submissions) EXPECT_GT(seen["submission " + name], 0) << device << " " << name;
+  for (const std::string& name : operations) EXPECT_GT(seen["operation " + name], 0) << device << " " << name;
+}
+
+TEST_F(CliModel, TracesOperationsOnEveryBackend) {
+  const std::string path = temporary("trace.json");
+  const std::vector<std::string> step = {"embed", "linear", "h3_step", "attention_step", "sample", "advance"};
+  for (const std::string& backend : backends()) {
+    SCOPED_TRACE(backend);
+    const ChildResult result =
+        run(joined(generate_ids(backend), {"--greedy", "--max-tokens", "24", "--no-selftest", "--trace", path}));
+    expect_success(result);
+    EXPECT_EQ(result.out, ids_text(golden()["vocab_limited"]["tokens"][0]) + "\n");
+    expect_trace(path, backend + ":0", {"prefill", "step"}, step);
+    expect_trace(path, backend + ":0", {}, {"h3_mixer", "attention"});
+  }
+  expect_success(run({"forward", "--model", hybrid + "model.pt", "--input", hybrid + "io.safetensors", "--output",
+                      temporary("traced.safetensors"), "--backend", "cpu", "--trace", path}));
+  expect_trace(path, "cpu:0", {"forward"}, {"embed", "linear", "h3_mixer", "attention", "advance"});
+  const ChildResult unwritable = run(joined(generate_ids(), words("--max-tokens 1 --trace /no/such/folder/t.json")));
+  expect_failure(unwritable, 1, "/no/such/folder");
+  EXPECT_EQ(unwritable.out, "") << "it is known before the work";
+  expect_failure(run(words("bench ops --backend cpu --trace x.json")), 2, "--trace");
+  expect_failure(run({"forward", "--model", hybrid + "model.pt", "--input", hybrid + "io.safetensors", "--output",
+                      temporary("traced.safetensors"), "--gradients", "--trace", path}),
+                 2, "--gradients");
+}
+
+TEST_F(CliModel, BenchmarksSessionsThatStepTogether) {
+  const std::string path = temporary("sessions.json");
+  const ChildResult result =
+      run(words("bench sessions --preset tiny-hybrid --tokens 3 --prompt-tokens 24 --batch 6 "
+                "--json --backend cpu --trace " +
+                path));
+  expect_success(result);
+  const nlohmann::json rows = result.json()["rows"];
+  ASSERT_EQ(rows.size(), 4u);
+  const int counts[] = {1, 2, 4, 6};
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(rows[i]["name"], "sessions");
+    EXPECT_EQ(rows[i]["tokens"], counts[i]);
+    EXPECT_GT(rows[i]["wall_ms"].get<double>(), 0);
+    EXPECT_GT(rows[i]["tokens_per_second_wall"].get<double>(), 0) << rows[i];
+    EXPECT_GT(rows[i]["bytes"].get<double>(), i == 0 ? 0 : rows[i - 1]["bytes"].get<double>());
+  }
+  expect_trace(path, "cpu:0", {"step"}, {"embed", "linear", "h3_step", "attention_step", "sample", "advance"});
+  for (const std::string what : {"decode --prompt-tokens 8", "prefill"}) {
+    expect_success(run(words("bench " + what + " --preset tiny-hybrid --tokens 4 --backend cpu --trace " + path)));
+    expect_trace(path, "cpu:0", {"step"}, {"linear", "h3_step"});
+    EXPECT_EQ(read_whole_file(path).find("\"prefill\"") != std::string::npos, what == "prefill");
+  }
+}
+
 TEST_F(CliModel, StreamsTextAndStops) {
   const std::vector<std::string> forced_a = joined(generate_text("hip"), words("--logit-bias 97=1000 --greedy"));
   EXPECT_EQ(out_of(joined(forced_a, {"--max-tokens", "5"})), "aaaaa\n");

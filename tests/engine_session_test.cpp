@@ -213,6 +213,53 @@ TEST_P(SessionTest, BatchedStepsEqualSeparateSteps) {
   EXPECT_EQ(actual, expected);
 }
 
+TEST_P(SessionTest, SessionsComeStepTogetherAndGoWithoutRecordingAnything) {
+  EngineOptions options;
+  options.max_sessions = 3;
+  options.context_tokens = 64;
+  Engine engine(device_, golden_checkpoint("h3-hybrid"), options);
+  const std::int64_t lengths[] = {9, 17, 2, 17};
+  const auto join = [&](int i) {
+    auto session = engine.create_session(lively(static_cast<std::uint64_t>(40 + i)));
+    session->append(prompt(lengths[i], engine.config().vocab_size, i));
+    return session;
+  };
+  std::vector<std::vector<std::int32_t>> expected;
+  for (int i = 0; i < 4; ++i) expected.push_back(steps(*join(i), 8));
+  engine.prepare_sessions();
+
+  const DeviceCounters before = device_->counters();
+  std::vector<std::vector<std::int32_t>> actual(4);
+  std::map<int, std::unique_ptr<Session>> members;
+  const auto step_together = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      std::vector<Session*> batch;
+      for (const auto& [name, session] : members) batch.push_back(session.get());
+      const std::vector<std::int32_t> tokens = engine.step(batch);
+      std::size_t row = 0;
+      for (const auto& [name, session] : members) actual[static_cast<std::size_t>(name)].push_back(tokens[row++]);
+    }
+  };
+  members[0] = join(0);
+  step_together(2);
+  members[1] = join(1);
+  step_together(3);
+  members[2] = join(2);
+  step_together(3);
+  members.erase(0);
+  members[3] = join(3);  // into the slot that became free
+  step_together(2);
+  members.erase(1);
+  step_together(3);
+  members.erase(2);
+  step_together(3);
+  EXPECT_EQ(actual, expected);
+  const DeviceCounters after = device_->counters();
+  EXPECT_EQ(after.recordings, before.recordings);
+  EXPECT_EQ(after.allocations, before.allocations);
+  EXPECT_EQ(after.pipelines_created, before.pipelines_created);
+}
+
 TEST_P(SessionTest, GenerateEqualsStepsAndUndoesWhatWasAhead) {
   for (const bool penalties : {false, true}) {
     SamplingOptions sampling = lively(21);

@@ -30,15 +30,18 @@ void refuse_others(const BenchOptions& options) {
   };
   if (options.what == "prefill" && options.batch > 1) {
     fail(StatusCode::invalid_argument,
-         "--batch is for decode, train and scaling: a prefill reads one text at a time");
+         "--batch is for decode, sessions, train and scaling: a prefill reads one text at a time");
   }
   refuse(options.seconds > 0, "--seconds", {"ops", "mixer", "fft_conv", "train"});
-  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "frames", "train", "scaling"});
-  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "train", "scaling"});
+  refuse(options.tokens > 0, "--tokens",
+         {"mixer", "fft_conv", "prefill", "decode", "sessions", "frames", "train", "scaling"});
+  refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"});
   refuse(options.repetitions > 0, "--repetitions", {"prefill", "train", "scaling"});
-  refuse(options.conv != ConvAlgorithm::automatic, "--conv", {"mixer", "prefill", "decode", "train", "scaling"});
-  refuse(!options.weights.empty(), "--weights", {"prefill", "decode"});
-  refuse(options.memory_budget_bytes > 0, "--memory-budget", {"prefill", "decode"});
+  refuse(options.conv != ConvAlgorithm::automatic, "--conv",
+         {"mixer", "prefill", "decode", "sessions", "train", "scaling"});
+  refuse(!options.weights.empty(), "--weights", {"prefill", "decode", "sessions"});
+  refuse(options.memory_budget_bytes > 0, "--memory-budget", {"prefill", "decode", "sessions"});
+  refuse(!options.trace.empty(), "--trace", {"prefill", "decode", "sessions"});
   refuse(!options.filter.empty(), "--filter", {"ops", "mixer", "fft_conv"});
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
@@ -67,12 +70,14 @@ BenchReport our_report(BenchOptions& options) {
   const CopyMeter& copy = *meter;
   report.ceilings = measure_ceilings(*device, copy, all_types || options.dtype == DType::f16,
                                      all_types || options.dtype == DType::bf16);
-  if (options.what == "prefill" || options.what == "decode" || trains) meter.reset();  // the memory is for the model
+  const bool generates = options.what == "prefill" || options.what == "decode" || options.what == "sessions";
+  if (generates || trains) meter.reset();  // the memory is for the model
   report.rows = options.what == "ops"        ? bench_ops(*device, options, copy)
                 : options.what == "frames"   ? bench_frames(device, options)
                 : options.what == "mixer"    ? bench_mixer(*device, options, copy)
                 : options.what == "fft_conv" ? bench_fft_conv(*device, options, copy)
                 : options.what == "prefill"  ? bench_prefill(device, options)
+                : options.what == "sessions" ? bench_sessions(device, options)
                 : trains                     ? bench_train(device, options)
                                              : bench_decode(device, options);
   return report;
@@ -110,38 +115,43 @@ void run(BenchOptions options) {
 
 void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = app.add_subcommand("bench",
-                                         "Measure operations, long convolutions, prefill, decoding or training, on "
-                                         "one rank or many, next to the copy and GEMM rates of the "
-                                         "same run");
-  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, frames, train or scaling")
+  CLI::App* command =
+      app.add_subcommand("bench",
+                         "Measure operations, long convolutions, prefill, decoding, many sessions, frames or "
+                         "training, on one rank or many, next to the copy and GEMM rates of the "
+                         "same run");
+  command
+      ->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, sessions, frames, train or scaling")
       ->required()
-      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "frames", "train", "scaling"}));
+      ->check(
+          CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "sessions", "frames", "train", "scaling"}));
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
-  command->add_option("--weights", options->weights, "prefill, decode: quantise these weights, q8 or q4")
+  command->add_option("--weights", options->weights, "prefill, decode, sessions: quantise these weights, q8 or q4")
       ->type_name("TYPE")
       ->check(CLI::IsMember({"q8", "q4"}))
       ->excludes(command->get_option("--model"));
   add_device_options(*command, options->device);
   add_memory_budget_option(*command, options->memory_budget_bytes);
+  add_trace_option(*command, options->trace);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   add_recompute_option(*command, options->recompute);
   add_logits_option(*command, options->logits);
   command
-      ->add_option(
-          "--tokens", options->tokens,
-          "prefill, train, scaling: length of the text (default: 1024); decode: tokens drawn (default: 128); mixer, "
-          "fft_conv: length of the sequences (default: many lengths)")
+      ->add_option("--tokens", options->tokens,
+                   "prefill, train, scaling: length of the text (default: 1024); decode, sessions: tokens drawn "
+                   "(default: 128, 32); mixer, fft_conv: length of the sequences (default: many lengths)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--prompt-tokens", options->prompt_tokens, "decode: length of the text before (default: 1024)")
+  command
+      ->add_option("--prompt-tokens", options->prompt_tokens,
+                   "decode, sessions: length of the text before, of the longest one (default: 1024)")
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--batch", options->batch,
-                   "Sequences at once (default: decode 1, train 8, scaling 8 on each rank; with mixer and fft_conv, "
-                   "as many as make 64K tokens)")
+                   "Sequences at once (default: decode 1, train 8, scaling 8 on each rank; sessions at most 64, on "
+                   "a cpu 8; with mixer and fft_conv, as many as make 64K tokens)")
       ->check(CLI::PositiveNumber);
   command->add_option("--repetitions", options->repetitions, "prefill, train, scaling: how often (default: chosen)")
       ->check(CLI::PositiveNumber);

@@ -20,23 +20,24 @@
 namespace riverhorse::cli {
 
 struct BenchOptions {
-  std::string what;  // "ops", "mixer", "fft_conv", "prefill", "decode", "train" or "scaling"
+  std::string what;  // "ops", "mixer", "fft_conv", "prefill", "decode", "sessions", "train" or "scaling"
   ModelOptions model;
   std::string preset = "125m";
   DeviceChoiceOptions device;
-  std::uint64_t memory_budget_bytes = 0;  // prefill, decode; 0: what is free
+  std::uint64_t memory_budget_bytes = 0;  // prefill, decode, sessions; 0: what is free
+  std::string trace;                      // prefill, decode, sessions: a file; empty: none
   DType dtype = DType::f32;
   bool dtype_given = false;
-  std::string weights;  // prefill, decode: random weights of the preset quantised so; empty: not
+  std::string weights;  // prefill, decode, sessions: random weights of the preset quantised so; empty: not
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   Recompute recompute = Recompute::none;  // train
   LogitBits logits = LogitBits::full;     // train
-  std::int64_t tokens = 0;                // prefill, train: length of the text; decode: tokens drawn; 0: chosen
-  std::int64_t prompt_tokens = 0;         // decode: length of the text before
-  std::int64_t batch = 0;                 // decode, train: sequences stepped together; 0: chosen
-  int repetitions = 0;                    // 0: chosen
-  std::string filter;                     // ops: only cases whose id contains this
-  std::string output;                     // also write the JSON there
+  std::int64_t tokens = 0;         // prefill, train: length of the text; decode, sessions: tokens drawn; 0: chosen
+  std::int64_t prompt_tokens = 0;  // decode, sessions: length of the text before, of the longest
+  std::int64_t batch = 0;          // decode, train: sequences stepped together; sessions: most; 0: chosen
+  int repetitions = 0;             // 0: chosen
+  std::string filter;              // ops: only cases whose id contains this
+  std::string output;              // also write the JSON there
   bool json = false;
   double seconds = 0;                // ops, mixer, fft_conv, train: how long each row is repeated; 0: shortly
   std::int64_t width = 0;            // mixer, fft_conv: channels; 0: chosen
@@ -152,6 +153,7 @@ std::vector<BenchRow> bench_fft_conv(Device& device, const BenchOptions& options
 std::vector<BenchRow> bench_frames(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options);
+std::vector<BenchRow> bench_sessions(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_train(const std::shared_ptr<Device>& device, const BenchOptions& options);
 
 // The schema is in the README ("riverhorse bench --json").

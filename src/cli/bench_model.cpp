@@ -2,16 +2,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/quantised.h"
 #include "cli/bench.h"
 #include "engine/engine.h"
+#include "engine/trace.h"
 #include "model/initialization.h"
 
 namespace riverhorse::cli {
 namespace {
+
+constexpr int traced_steps = 8;
 
 struct ModelCosts {
   double weight_bytes = 0;       // read once a step: everything, the tied embedding once (for the logits)
@@ -49,6 +53,24 @@ ModelCosts costs_of(const Checkpoint& checkpoint, DType dtype) {
   costs.state_written_bytes = ssm_layers * (width + modes) * 4;  // the shift state is a ring: one key replaced
   costs.cache_bytes_per_token = costs.attention_layers * 2 * width * dtype_size_bytes(dtype);
   return costs;
+}
+
+// Bytes and operations of a step of sequences that have `positions` tokens together.
+void add_step_costs(BenchRow& row, const ModelCosts& costs, const ModelConfig& config, double sequences,
+                    double positions) {
+  row.bytes = costs.weight_bytes + sequences * (costs.state_bytes + costs.state_written_bytes) +
+              costs.cache_bytes_per_token * positions;
+  row.flops = sequences * 2 * (costs.matrix_parameters + costs.embedding_parameters) +
+              4 * costs.attention_layers * static_cast<double>(config.n_embd) * positions;
+}
+
+// Behind the measurement, since it slows down what it times.
+void trace_some(Engine& engine, const std::shared_ptr<Trace>& trace, const std::function<void()>& work) {
+  if (trace == nullptr || interrupted()) return;
+  engine.set_trace(trace);
+  work();
+  engine.set_trace(nullptr);
+  trace->write(engine.device().info());
 }
 
 }  // namespace
@@ -89,6 +111,7 @@ std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_s
 
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options) {
   const std::int64_t length = options.tokens > 0 ? options.tokens : 1024;
+  const std::shared_ptr<Trace> trace = make_trace(options.trace);
   const Checkpoint checkpoint = benchmark_checkpoint(options);
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
@@ -130,6 +153,11 @@ std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const
     first_token_times.push_back(first_token);
     if (timing.tokens == length && timing.device_ms > 0) device_times.push_back(timing.device_ms);
   }
+  trace_some(engine, trace, [&] {
+    session->clear();
+    session->append(ids);
+    session->step();
+  });
   const ModelCosts costs = costs_of(checkpoint, options.dtype);
   const auto tokens = static_cast<double>(length);
   BenchRow row;
@@ -159,13 +187,14 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   const std::int64_t batch_size = options.batch > 0 ? options.batch : 1;
   const std::int64_t drawn = options.tokens > 0 ? options.tokens : 128;
   const std::int64_t prompt = options.prompt_tokens > 0 ? options.prompt_tokens : 1024;
+  const std::shared_ptr<Trace> trace = make_trace(options.trace);
   const Checkpoint checkpoint = benchmark_checkpoint(options);
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
   engine_options.cache_folder = options.device.cache;
   engine_options.max_sessions = batch_size;
-  engine_options.context_tokens = prompt + 3 * drawn + 16;
+  engine_options.context_tokens = prompt + 3 * drawn + 16 + traced_steps;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);
   engine_options.memory_budget_bytes = options.memory_budget_bytes;
   engine_options.progress = progress_line("loading");
@@ -203,7 +232,9 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
     if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
   }
   if (wall_ms == 0) wall_ms = median(wall_times);
-  const ModelCosts costs = costs_of(checkpoint, options.dtype);
+  trace_some(engine, trace, [&] {
+    for (int i = 0; i < traced_steps; ++i) engine.step(batch);
+  });
   const auto sequences = static_cast<double>(batch_size);
   const double middle = static_cast<double>(position) + static_cast<double>(drawn) / 2;
   BenchRow row;
@@ -215,11 +246,74 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   row.wall_ms = wall_ms;
   row.repetitions = static_cast<int>(wall_times.size());
   row.tokens = batch_size;
-  row.bytes = costs.weight_bytes +
-              sequences * (costs.state_bytes + costs.state_written_bytes + costs.cache_bytes_per_token * middle);
-  row.flops = sequences * (2 * (costs.matrix_parameters + costs.embedding_parameters) +
-                           4 * costs.attention_layers * static_cast<double>(checkpoint.config.n_embd) * middle);
+  add_step_costs(row, costs_of(checkpoint, options.dtype), checkpoint.config, sequences, sequences * middle);
   return {row};
+}
+
+// Sessions of four different lengths step together, more and more of them.
+std::vector<BenchRow> bench_sessions(const std::shared_ptr<Device>& device, const BenchOptions& options) {
+  const bool host = device->info().type == DeviceType::cpu || is_software(device->info());
+  const std::int64_t most = options.batch > 0 ? options.batch : host ? 8 : 64;
+  const std::int64_t drawn = options.tokens > 0 ? options.tokens : 32;
+  const std::int64_t longest = options.prompt_tokens > 0 ? options.prompt_tokens : 1024;
+  constexpr std::int64_t lengths = 4;
+  std::vector<std::int64_t> counts;
+  for (std::int64_t count = 1; count < most; count *= 2) counts.push_back(count);
+  counts.push_back(most);
+  const std::shared_ptr<Trace> trace = make_trace(options.trace);
+  const Checkpoint checkpoint = benchmark_checkpoint(options);
+  EngineOptions engine_options;
+  engine_options.dtype = options.dtype;
+  engine_options.conv = options.conv;
+  engine_options.cache_folder = options.device.cache;
+  engine_options.max_sessions = most;
+  engine_options.context_tokens = longest + static_cast<std::int64_t>(counts.size()) * (drawn + 2) + traced_steps + 2;
+  engine_options.prefill_piece_tokens = std::min<std::int64_t>(longest, 2048);
+  engine_options.memory_budget_bytes = options.memory_budget_bytes;
+  engine_options.progress = progress_line("loading");
+  Engine engine(device, checkpoint, engine_options);
+  engine.prepare_sessions();
+
+  std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<Session*> batch;
+  const ModelCosts costs = costs_of(checkpoint, options.dtype);
+  std::vector<BenchRow> rows;
+  for (const std::int64_t count : counts) {
+    while (static_cast<std::int64_t>(sessions.size()) < count) {  // others go on meanwhile, where they are
+      const auto index = static_cast<std::int64_t>(sessions.size());
+      const std::int64_t length = std::max<std::int64_t>(2, longest * (lengths - index % lengths) / lengths);
+      sessions.push_back(engine.create_session());
+      sessions.back()->append(benchmark_ids(length, checkpoint.config.vocab_size));
+      batch.push_back(sessions.back().get());
+    }
+    for (int i = 0; i < 2; ++i) engine.step(batch);  // warm-up
+    std::vector<double> device_times, wall_times;
+    double positions = 0;
+    for (const Session* session : batch)
+      positions += static_cast<double>(session->position()) + 0.5 * static_cast<double>(drawn);
+    for (std::int64_t i = 0; i < drawn && !interrupted(); ++i) {
+      const auto before = Clock::now();
+      engine.step(batch);
+      wall_times.push_back(milliseconds_since(before));
+      const Engine::Timing timing = engine.last_timing();
+      if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
+    }
+    if (wall_times.empty()) break;
+    BenchRow row;
+    row.name = "sessions";
+    row.dtype = options.dtype;
+    row.shape = fmt::format("{}, {} of up to {} tokens", benchmark_model_name(options), count, longest);
+    row.device_ms = median(device_times);
+    row.wall_ms = median(wall_times);
+    row.repetitions = static_cast<int>(wall_times.size());
+    row.tokens = count;
+    add_step_costs(row, costs, checkpoint.config, static_cast<double>(count), positions);
+    rows.push_back(row);
+  }
+  trace_some(engine, trace, [&] {
+    for (int i = 0; i < traced_steps; ++i) engine.step(batch);
+  });
+  return rows;
 }
 
 }  // namespace riverhorse::cli

@@ -4,6 +4,7 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -13,6 +14,7 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 #include "engine/loss.h"
+#include "engine/trace.h"
 #include "train/trainer_core.h"
 
 namespace riverhorse::cli {
@@ -22,6 +24,7 @@ struct ForwardOptions {
   ModelOptions model;
   DeviceChoiceOptions device;
   std::uint64_t memory_budget_bytes = 0;
+  std::string trace;
   DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::int64_t piece_tokens = 0;
@@ -103,6 +106,7 @@ void check_gradients(const ForwardOptions& options, const Ids& ids, const Device
 
 void run(const ForwardOptions& options) {
   const Ids ids = read_ids(options.input);
+  const std::shared_ptr<Trace> trace = make_trace(options.trace);
   CheckpointOptions load;
   load.config_path = options.model.config;
   const Checkpoint checkpoint = load_checkpoint(options.model.model, load);
@@ -121,6 +125,7 @@ void run(const ForwardOptions& options) {
   engine_options.forward_tokens = ids.length;
   engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
+  engine.set_trace(trace);
 
   const std::int64_t vocabulary = engine.config().padded_vocab_size();
   NextTokenLoss loss(ids.values, ids.batch, ids.length, vocabulary);
@@ -134,6 +139,7 @@ void run(const ForwardOptions& options) {
   writer.write(header.text());
   const ProgressFunction progress = progress_line("reading");
   const std::int64_t rows = ids.batch * ids.length;
+  std::optional<Trace::Span> span(std::in_place, trace.get(), "forward");
   engine.forward(ids.values, ids.batch, ids.length, [&](std::int64_t first_row, std::span<const float> logits) {
     if (interrupted()) fail(StatusCode::cancelled, "stopped; {} was not written", options.output);
     writer.write(std::as_bytes(logits));
@@ -141,6 +147,8 @@ void run(const ForwardOptions& options) {
     const std::int64_t done = first_row + static_cast<std::int64_t>(logits.size()) / vocabulary;
     if (progress) progress(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(rows));
   });
+  span.reset();
+  if (trace) trace->write(engine.device().info());
   if (loss.defined()) {
     const auto mean = static_cast<float>(loss.mean());
     writer.write(std::as_bytes(std::span(&mean, 1)));
@@ -178,6 +186,8 @@ void add_forward_command(CLI::App& app) {
       ->check(CLI::Range(1, 65536));
   add_device_options(*command, options->device);
   add_memory_budget_option(*command, options->memory_budget_bytes);
+  add_trace_option(*command, options->trace);
+  command->get_option("--trace")->excludes(command->get_option("--gradients"));
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   command->callback([options] { run(*options); });

@@ -15,6 +15,7 @@
 #include "data/text_stream.h"
 #include "data/tokenizer.h"
 #include "engine/engine.h"
+#include "engine/trace.h"
 
 namespace riverhorse::cli {
 namespace {
@@ -25,6 +26,7 @@ struct GenerateOptions {
   ModelOptions model;
   DeviceChoiceOptions device;
   std::uint64_t memory_budget_bytes = 0;
+  std::string trace;
   DType dtype = DType::f32;
   ConvAlgorithm conv = ConvAlgorithm::automatic;
   std::int64_t piece_tokens = 0;
@@ -214,7 +216,12 @@ class Generation {
       sampling.vocabulary_limit = std::min(tokenizer_->vocab_size(), checkpoint.config.padded_vocab_size());
     }
     check_sampling(sampling, checkpoint.config);
-    engine_ = std::make_unique<Engine>(open_chosen_device(options_.device), checkpoint, engine_options);
+    trace_ = make_trace(options_.trace);
+    {
+      const Trace::Span span(trace_.get(), "load");
+      engine_ = std::make_unique<Engine>(open_chosen_device(options_.device), checkpoint, engine_options);
+    }
+    engine_->set_trace(trace_);
 
     for (std::size_t i = 0; i < prompts.size(); ++i) {
       sessions_.push_back(engine_->create_session(sampling));
@@ -222,8 +229,15 @@ class Generation {
       outputs_.emplace_back(options_, tokenizer_.get(), end_token_);
     }
     if (!options_.session_load.empty()) load_session(sampling);
-    prefill(prompts);
-    decode(prompts);
+    {
+      const Trace::Span span(trace_.get(), "prefill");
+      prefill(prompts);
+    }
+    {
+      const Trace::Span span(trace_.get(), "decode");
+      decode(prompts);
+    }
+    if (trace_) trace_->write(engine_->device().info());
     if (!options_.session_save.empty()) sessions_[0]->save(options_.session_save);
     report();
     if (interrupted()) fail(StatusCode::cancelled, "stopped");
@@ -326,6 +340,7 @@ class Generation {
   const GenerateOptions& options_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::int32_t end_token_ = -1;
+  std::shared_ptr<Trace> trace_;  // null: none is asked for
   std::unique_ptr<Engine> engine_;
   std::vector<std::unique_ptr<Session>> sessions_;
   std::vector<Output> outputs_;
@@ -407,6 +422,7 @@ void add_generate_command(CLI::App& app) {
       ->check(CLI::Range(1, 65536));
   add_device_options(*command, options->device);
   add_memory_budget_option(*command, options->memory_budget_bytes);
+  add_trace_option(*command, options->trace);
   add_dtype_option(*command, options->dtype);
   add_conv_option(*command, options->conv);
   command->callback([options, command] {

@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "engine/selftest.h"
+#include "engine/trace.h"
 
 namespace riverhorse::cli {
 namespace {
@@ -119,6 +120,18 @@ void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes) {
             return parse_size(text) ? "" : text + " is no size; give a number and B, KB, MB, GB, KiB, MiB or GiB";
           },
           ""));
+}
+
+void add_trace_option(CLI::App& command, std::string& path) {
+  command
+      .add_option("--trace", path,
+                  "Also write what the device did when, operation by operation, for chrome://tracing or Perfetto; "
+                  "operations then run one after another")
+      ->type_name("FILE");
+}
+
+std::shared_ptr<Trace> make_trace(const std::string& path) {
+  return path.empty() ? nullptr : std::make_shared<Trace>(path);
 }
 
 void add_recompute_option(CLI::App& command, Recompute& level) {

@@ -21,6 +21,10 @@ namespace CLI {
 class App;
 }
 
+namespace riverhorse {
+class Trace;
+}
+
 namespace riverhorse::cli {
 
 // --model M [--config C]
@@ -48,6 +52,10 @@ void add_dtype_option(CLI::App& command, DType& dtype);
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
 // --memory-budget SIZE
 void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes);
+// --trace FILE
+void add_trace_option(CLI::App& command, std::string& path);
+// Null where `path` is empty.
+std::shared_ptr<Trace> make_trace(const std::string& path);
 // --recompute LEVEL
 void add_recompute_option(CLI::App& command, Recompute& level);
 // --logits BITS

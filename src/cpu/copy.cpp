@@ -6,6 +6,20 @@
 #include "cpu/quantised.h"
 
 namespace riverhorse::cpu {
+namespace {
+
+// One thread alone copies at less than half the rate of the memory.
+void copy_bytes(const std::byte* in, std::byte* out, std::uint64_t size_bytes) {
+  constexpr std::uint64_t piece_bytes = 256 << 10;
+  const auto pieces = static_cast<std::int64_t>((size_bytes + piece_bytes - 1) / piece_bytes);
+#pragma omp parallel for if (pieces > 1)
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    const std::uint64_t begin = static_cast<std::uint64_t>(piece) * piece_bytes;
+    std::memcpy(out + begin, in + begin, std::min(piece_bytes, size_bytes - begin));
+  }
+}
+
+}  // namespace
 
 void CpuEncoder::record_copy(const CopyArgs& args) {
   if (is_quantised(args.in.dtype)) {
@@ -19,7 +33,7 @@ void CpuEncoder::record_copy(const CopyArgs& args) {
     const std::byte* in = host_bytes(args.in);
     std::byte* out = host_bytes(args.out);
     if (args.in.dtype == args.out.dtype) {
-      std::memcpy(out, in, args.in.size_bytes());
+      copy_bytes(in, out, args.in.size_bytes());
       return;
     }
     const std::int64_t count = args.in.count();

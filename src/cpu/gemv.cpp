@@ -121,6 +121,7 @@ HWY_INLINE void unpack(const std::uint8_t* quants, std::int64_t offset, Vector& 
   }
 }
 
+// `to` has room for whole vectors.
 HWY_INLINE void widen_scales(const std::byte* from, std::int64_t count, float* to) {
   const Floats d;
   const hn::Rebind<hwy::float16_t, Floats> halves;
@@ -128,10 +129,13 @@ HWY_INLINE void widen_scales(const std::byte* from, std::int64_t count, float* t
   const auto* scales = reinterpret_cast<const hwy::float16_t*>(from);
   std::int64_t i = 0;
   for (; i + lanes <= count; i += lanes) hn::StoreU(hn::PromoteTo(d, hn::LoadU(halves, scales + i)), d, to + i);
-  for (; i < count; ++i) {
-    std::uint16_t bits;
-    std::memcpy(&bits, from + 2 * i, 2);
-    to[i] = f16_to_float(bits);
+  if (i == count) return;
+  if (i > 0) {  // the last ones, some of them again: a copy to fill up would wait for its own stores
+    hn::StoreU(hn::PromoteTo(d, hn::LoadU(halves, scales + count - lanes)), d, to + count - lanes);
+  } else {
+    alignas(32) hwy::float16_t few[16] = {};
+    std::memcpy(few, scales, static_cast<std::size_t>(2 * count));
+    hn::StoreU(hn::PromoteTo(d, hn::Load(halves, few)), d, to);
   }
 }
 

@@ -130,6 +130,10 @@ void Engine::forward(std::span<const std::int32_t> ids, std::int64_t batch, std:
   core_->forward(ids, batch, length, consume);
 }
 
+void Engine::prepare_sessions() { core_->prepare_sessions(); }
+
+void Engine::set_trace(std::shared_ptr<Trace> trace) { core_->set_trace(std::move(trace)); }
+
 Engine::Timing Engine::last_timing() const { return core_->last_timing(); }
 
 }  // namespace riverhorse

@@ -25,6 +25,8 @@
 
 namespace riverhorse {
 
+class Trace;
+
 struct EngineOptions {
   // Of activations and of weights that are not quantised: f32, or f16 or bf16 where the device supports it.
   DType dtype = DType::f32;
@@ -201,6 +203,14 @@ class Engine {
   // Makes now what the first tokens would otherwise wait for: pipelines, plans, recordings of a step of `batch`
   // sessions and, with `prefill`, of a whole prefill piece.
   void prepare(std::int64_t batch = 1, bool prefill = true);
+  // The same for sessions that come and go: a step of every number of them up to max_sessions, and what makes each
+  // slot empty. From then on joining, stepping and leaving records, allocates and compiles nothing, but for reading a
+  // prompt of a length that was not read before, sampling with penalties or a bias, and texts beyond context_tokens.
+  void prepare_sessions();
+
+  // From now on every operation of append, step, generate and forward is timed, by itself, into `trace`, and generate
+  // has one step in flight; null: no longer. Not of frames that a host submits.
+  void set_trace(std::shared_ptr<Trace> trace);
 
   // Full forward of (B, L) ids from empty states: `consume(first_row, logits)` gets (rows, V) pieces in row order,
   // rows counting b L + t. Uses slots of its own. For `riverhorse forward` and the tests.

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/trace.h"
 
 namespace riverhorse {
 
@@ -30,6 +31,7 @@ void check_token_ids(std::span<const std::int32_t> ids, std::int64_t vocabulary)
 std::shared_ptr<Recording> EngineCore::record(const RecordFunction& function) {
   RecordOptions options;
   options.timestamps = device_->supports(Feature::timestamps).supported;
+  options.op_timestamps = traces();
   options.workspace = workspace_;
   return device_->record(function, options);
 }
@@ -55,14 +57,23 @@ std::int64_t EngineCore::acquire_slot() {
 
 void EngineCore::release_slot(std::int64_t slot) { slot_used_[static_cast<std::size_t>(slot)] = false; }
 
+const std::shared_ptr<Recording>& EngineCore::clear_recording(std::int64_t slot) {
+  std::shared_ptr<Recording>& recording = clear_recordings_[slot];
+  if (recording) return recording;
+  recording = device_->record(
+      [&](Encoder& encoder) {
+        for (std::size_t i = 0; i < spare_.size(); ++i) {
+          if (!spare_[i].shift) continue;
+          encoder.copy({spare_[i].shift.slice(1, 1), state_.h3[i].shift.slice(slot, 1)});
+          encoder.copy({spare_[i].modes.slice(1, 1), state_.h3[i].modes.slice(slot, 1)});
+        }
+      },
+      {.workspace = workspace_});
+  return recording;
+}
+
 void EngineCore::clear_slot(std::int64_t slot) {
-  device_->run([&](Encoder& encoder) {
-    for (std::size_t i = 0; i < spare_.size(); ++i) {
-      if (!spare_[i].shift) continue;
-      encoder.copy({spare_[i].shift.slice(1, 1), state_.h3[i].shift.slice(slot, 1)});
-      encoder.copy({spare_[i].modes.slice(1, 1), state_.h3[i].modes.slice(slot, 1)});
-    }
-  });
+  device_->wait(device_->submit(*clear_recording(slot)));
   set_position(slot, 0);
 }
 
@@ -255,10 +266,13 @@ std::shared_ptr<Recording> EngineCore::prefill_recording(std::int64_t length) {
   return recording;
 }
 
-void EngineCore::submit_and_wait(const std::shared_ptr<Recording>& recording, std::int64_t tokens) {
+void EngineCore::submit_and_wait(const std::shared_ptr<Recording>& recording, const char* name,
+                                 std::int64_t sequences, std::int64_t tokens) {
+  const double submitted_ms = trace_ ? trace_->now_ms() : 0;
   device_->wait(device_->submit(*recording));
-  last_recording_ = recording;
-  last_tokens_ = tokens;
+  if (trace_) {
+    trace_->add_submission(name, sequences, tokens, submitted_ms, trace_->now_ms(), recording->timings());
+  }
 }
 
 void EngineCore::read_piece(std::int64_t slot, std::span<const std::int32_t> ids) {
@@ -267,7 +281,9 @@ void EngineCore::read_piece(std::int64_t slot, std::span<const std::int32_t> ids
   bind(slots);
   const std::shared_ptr<Recording> recording = prefill_recording(length);
   std::copy(ids.begin(), ids.end(), device_->mapped_as<std::int32_t>(tensors_.piece_ids).begin());
-  submit_and_wait(recording, length);
+  submit_and_wait(recording, "prefill", 1, length);
+  last_recording_ = recording;
+  last_tokens_ = length;
 }
 
 std::vector<float> EngineCore::peek(std::int64_t slot, std::int32_t token) {
@@ -311,11 +327,19 @@ std::int32_t EngineCore::drawn(std::int64_t slot, std::uint32_t draw_index) {
 
 std::uint64_t EngineCore::submit_step(const StepKind& kind) {
   const std::shared_ptr<Recording> recording = step_recording(kind);
+  if (trace_) step_submitted_ms_ = trace_->now_ms();
   const std::uint64_t ticket = device_->submit(*recording);
   last_recording_ = recording;
   last_tokens_ = kind.batch;
   logits_rows_ = kind.batch;
   return ticket;
+}
+
+void EngineCore::wait(std::uint64_t ticket) {
+  device_->wait(ticket);
+  if (!trace_ || step_submitted_ms_ < 0) return;
+  trace_->add_submission("step", last_tokens_, 1, step_submitted_ms_, trace_->now_ms(), last_recording_->timings());
+  step_submitted_ms_ = -1;
 }
 
 std::vector<float> EngineCore::last_step_logits() {
@@ -331,6 +355,18 @@ void EngineCore::prepare(const StepKind& kind, bool prefill) {
   // A piece longer than the KV cache can never be read before the cache has grown, which makes a new recording.
   const std::int64_t longest = model_->has_attention() ? capacity_ : options_.prefill_piece_tokens;
   prefill_recording(std::min(options_.prefill_piece_tokens, longest));
+}
+
+void EngineCore::prepare_sessions() {
+  const auto slots = static_cast<std::int64_t>(slot_used_.size());
+  for (std::int64_t slot = 0; slot < slots; ++slot) clear_recording(slot);
+  for (std::int64_t batch = 1; batch <= slots; ++batch) step_recording({batch, false, false});
+}
+
+// Recordings so far do not time their operations, or would go on doing so.
+void EngineCore::set_trace(std::shared_ptr<Trace> trace) {
+  trace_ = std::move(trace);
+  forget_recordings();
 }
 
 Engine::Timing EngineCore::last_timing() const {
@@ -403,7 +439,7 @@ void EngineCore::forward(std::span<const std::int32_t> ids, std::int64_t batch, 
             ids.subspan(static_cast<std::size_t>((first + b) * length + begin), static_cast<std::size_t>(tokens));
         std::copy(source.begin(), source.end(), piece_ids.begin() + static_cast<std::ptrdiff_t>(b * tokens));
       }
-      device_->wait(device_->submit(*recording));
+      submit_and_wait(recording, "forward", sequences, tokens);
       values.resize(static_cast<std::size_t>(sequences * tokens * vocabulary()));
       device_->download(pass.logits, std::as_writable_bytes(std::span(values)));
       consume(first * length + begin, values);

@@ -72,9 +72,13 @@ class EngineCore {
   void set_token(std::int64_t row, std::int32_t token);
   std::int32_t drawn(std::int64_t slot, std::uint32_t draw_index);  // from the ring, by draw number
   std::uint64_t submit_step(const StepKind& kind);
-  void wait(std::uint64_t ticket) { device_->wait(ticket); }
+  void wait(std::uint64_t ticket);
   std::vector<float> last_step_logits();
   void prepare(const StepKind& kind, bool prefill);
+  void prepare_sessions();
+
+  void set_trace(std::shared_ptr<Trace> trace);
+  bool traces() const { return trace_ != nullptr; }
 
   // Work for the host's frames: what is recorded writes to the caches as they are. Errors of the check: unsupported
   // for a device that cannot.
@@ -110,7 +114,10 @@ class EngineCore {
   std::shared_ptr<Recording> record(const RecordFunction& function);
   std::shared_ptr<Recording> prefill_recording(std::int64_t length);
   std::shared_ptr<Recording> step_recording(const StepKind& kind);
-  void submit_and_wait(const std::shared_ptr<Recording>& recording, std::int64_t tokens);
+  // Of one sequence, or `sequences` of so many tokens each; `name` is for the trace.
+  void submit_and_wait(const std::shared_ptr<Recording>& recording, const char* name, std::int64_t sequences,
+                       std::int64_t tokens);
+  const std::shared_ptr<Recording>& clear_recording(std::int64_t slot);
   void forget_recordings();
   void check_id(std::int32_t id) const;
 
@@ -130,6 +137,7 @@ class EngineCore {
 
   std::vector<PrefillRecording> prefill_recordings_;
   std::map<StepKind, std::shared_ptr<Recording>> step_recordings_;
+  std::map<std::int64_t, std::shared_ptr<Recording>> clear_recordings_;       // by slot
   std::map<std::int64_t, std::shared_ptr<Recording>> back_up_recordings_;     // by slot
   std::map<std::int64_t, std::shared_ptr<Recording>> bring_back_recordings_;  // by slot
   std::shared_ptr<Recording> peek_recording_;
@@ -138,7 +146,9 @@ class EngineCore {
   std::uint64_t use_counter_ = 0;
   std::shared_ptr<Recording> last_recording_;
   std::int64_t last_tokens_ = 0;
-  std::int64_t logits_rows_ = 0;  // of logits_ that the last step wrote; 0: none, or a peek came after
+  std::shared_ptr<Trace> trace_;
+  double step_submitted_ms_ = -1;  // of the step that the trace still lacks; below 0: none
+  std::int64_t logits_rows_ = 0;   // of logits_ that the last step wrote; 0: none, or a peek came after
 };
 
 inline constexpr std::int64_t largest_piece_tokens = 2048;

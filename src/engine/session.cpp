@@ -120,7 +120,7 @@ std::int64_t Session::generate(std::int64_t max_tokens, const std::function<bool
         if (static_cast<std::int64_t>(tickets.size()) > consumed) impl_->undo(backup_state, position());
         throw;
       }
-      if (depth == 1 && produced == 2 && waited < fast_step) {
+      if (depth == 1 && produced == 2 && waited < fast_step && !core.traces()) {
         depth = steps_in_flight;  // the first token may have waited for its recording; the second tells
         break;                    // and a new stretch begins, with its copy of the state
       }

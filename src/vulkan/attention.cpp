@@ -98,6 +98,7 @@ AttentionPlan plan_attention(const VulkanLimits& limits, const AttentionArgs& ar
 }  // namespace
 
 void VulkanEncoder::record_attention(const AttentionArgs& args) {
+  const OperationScope operation(*this, "attention");
   AttentionPush push = attention_push(args);
   if (args.qkv.count() == 0) return;
   const bool f16 = args.qkv.dtype == DType::f16;
@@ -152,6 +153,7 @@ void VulkanEncoder::record_attention(const AttentionArgs& args) {
 }
 
 void VulkanEncoder::record_attention_step(const AttentionArgs& args) {
+  const OperationScope operation(*this, "attention_step");
   AttentionPush push = attention_push(args);
   if (args.qkv.count() == 0) return;
   const bool f16 = args.qkv.dtype == DType::f16;

@@ -109,7 +109,10 @@ double linear_bytes(const LinearPart& part) {
 
 double linear_flops(const LinearPart& part) { return 2.0 * part.rows * part.inputs * part.part_outputs(); }
 
-void VulkanEncoder::record_linear(const LinearArgs& args) { record_product(args, activation_dtype(args)); }
+void VulkanEncoder::record_linear(const LinearArgs& args) {
+  const OperationScope operation(*this, "linear");
+  record_product(args, activation_dtype(args));
+}
 
 void VulkanEncoder::record_product(const LinearArgs& args, DType activation) {
   const std::int64_t rows = args.x.shape[args.x_transposed ? 1 : 0];

@@ -24,6 +24,7 @@ struct RotaryPush {
 }  // namespace
 
 void VulkanEncoder::record_rotary(const RotaryArgs& args) {
+  const OperationScope operation(*this, "rotary");
   const std::int64_t batch = args.qkv.shape[0];
   const std::int64_t tokens = args.qkv.shape[1];
   const std::int64_t width = args.qkv.shape[2] / 3;
