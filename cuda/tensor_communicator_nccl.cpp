@@ -131,6 +131,7 @@ class NcclCommunicator final : public TensorCommunicator {
     call(Collective::all_reduce, whole, all, whole, all, ncclFloat32);
     call(Collective::reduce_scatter, whole, all, part, count, ncclFloat32);
     call(Collective::all_gather, part, count, whole, all, ncclFloat32);
+    for (int to = 0; to < size(); ++to) call(Collective::reduce, whole, count, whole, count, ncclFloat32, to);
     const cudaError_t error = cudaStreamSynchronize(stream_);
     cudaFree(memory);
     check(error, "connecting the ranks");

@@ -166,7 +166,9 @@ BenchRow row_of(const Measured& measured, const BenchOptions& options, const std
   if (options.recompute != Recompute::none)
     row.shape += fmt::format(", recompute {}", recompute_name(options.recompute));
   if (options.logits == LogitBits::half) row.shape += ", logits of 16 bits";
-  if (measured.ranks > 1 && options.shard == Shard::optimizer) row.shape += ", shard optimizer";
+  if (measured.ranks > 1 && options.shard != Shard::none) {
+    row.shape += options.shard == Shard::optimizer ? ", shard optimizer" : ", shard gradients";
+  }
   if (measured.ranks > 1 && options.reduce_dtype == ReduceDtype::bf16) row.shape += ", reduced in bf16";
   row.wall_ms = measured.step_ms;
   row.repetitions = measured.repetitions;

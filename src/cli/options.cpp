@@ -155,12 +155,14 @@ void add_logits_option(CLI::App& command, LogitBits& bits) {
 }
 
 void add_shard_options(CLI::App& command, Shard& shard, ReduceDtype& reduce_dtype) {
+  static const std::map<std::string, Shard> levels = {
+      {"none", Shard::none}, {"optimizer", Shard::optimizer}, {"gradients", Shard::gradients}};
   command
       .add_option_function<std::string>(
-          "--shard", [&shard](const std::string& name) { shard = name == "none" ? Shard::none : Shard::optimizer; },
-          "scaling: what the ranks divide among them, none or optimizer (default: none)")
+          "--shard", [&shard](const std::string& name) { shard = levels.at(name); },
+          "scaling: what the ranks divide among them, none, optimizer or gradients (default: none)")
       ->type_name("WHAT")
-      ->check(CLI::IsMember({"none", "optimizer"}));
+      ->check(CLI::IsMember({"none", "optimizer", "gradients"}));
   command
       .add_option_function<std::string>(
           "--reduce-dtype",

@@ -1,5 +1,6 @@
 #include "model/parameter_arena.h"
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 #include <span>
@@ -10,6 +11,8 @@
 namespace riverhorse {
 
 namespace {
+
+constexpr std::string_view layer_prefix = "backbone.layers.";  // then the layer's number
 
 constexpr std::int64_t alignment = 64;  // elements: 256 bytes, enough for every device's buffer offsets
 
@@ -38,8 +41,8 @@ std::int64_t ParameterArena::Place::count() const {
 }
 
 ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& config, DType operands,
-                               std::int64_t parts)
-    : device_(memory.device()) {
+                               std::int64_t parts, bool windows)
+    : device_(memory.device()), layers_(static_cast<std::size_t>(config.n_layer)) {
   const std::vector<ParameterSpec> table = parameter_table(config);
   std::int64_t end = 0;
   const auto add = [&](ParameterGroup group, bool matrices) {
@@ -49,6 +52,10 @@ ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& 
       const Place place{follows ? end : aligned(end), spec.shape, spec.matrix};
       end = place.begin + place.count();
       places_.emplace(spec.name, place);
+      if (!spec.matrix || !spec.name.starts_with(layer_prefix)) continue;
+      auto& [first, behind] = layers_[std::stoul(spec.name.substr(layer_prefix.size()))];
+      if (behind == 0) first = place.begin;
+      behind = end;
     }
   };
   for (std::size_t i = 0; i < parameter_groups.size(); ++i) {
@@ -68,9 +75,84 @@ ParameterArena::ParameterArena(const TrainingMemory& memory, const ModelConfig& 
     ranges_[i].second = end;
   }
   if (parts > 1) end = (end + parts * alignment - 1) / (parts * alignment) * (parts * alignment);
+  // In the order of the table.
+  for (std::size_t i = 0; i + 1 < layers_.size(); ++i) layers_[i].second = layers_[i + 1].first;
   values_ = memory.allocate(MemoryCategory::parameters, DType::f32, {end});
-  gradients_ = memory.allocate(MemoryCategory::gradients, DType::f32, {end});
+  if (windows) {
+    allocate_windows(memory, end, parts);
+  } else {
+    gradients_ = memory.allocate(MemoryCategory::gradients, DType::f32, {end});
+  }
   if (operands != DType::f32) operands_ = memory.allocate(MemoryCategory::operands, operands, {end});
+}
+
+void ParameterArena::allocate_windows(const TrainingMemory& memory, std::int64_t count, std::int64_t parts) {
+  std::array<std::int64_t, 2> sizes{};
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    sizes[i % 2] = std::max(sizes[i % 2], layers_[i].second - layers_[i].first);
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (sizes[i] > 0) windows_[i] = memory.allocate(MemoryCategory::gradients, DType::f32, {sizes[i]});
+  }
+  // At least an element of each part, as it holds such where parts are gathered.
+  const std::int64_t others = count - (layers_.back().second - layers_.front().first);
+  other_gradients_ = memory.allocate(MemoryCategory::gradients, DType::f32, {std::max(others, parts)});
+}
+
+Tensor ParameterArena::gradients_in(const Range& range) const {
+  const auto& [begin, end] = range;
+  if (gradients_) return gradients_.slice(begin, end - begin);
+  const std::int64_t first = layers_.front().first, behind = layers_.back().second;
+  if (end <= first) return other_gradients_.slice(begin, end - begin);
+  if (begin >= behind) return other_gradients_.slice(first + begin - behind, end - begin);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (begin < layers_[i].first || end > layers_[i].second) continue;
+    return windows_[i % 2].slice(begin - layers_[i].first, end - begin);
+  }
+  fail(StatusCode::internal, "the gradients from {} to {} do not lie together", begin, end);
+}
+
+Tensor ParameterArena::joined_gradient(const std::vector<std::string>& names) const {
+  if (gradients_) return view(gradients_, names);
+  const Tensor value = view(values_, names);
+  const auto begin = static_cast<std::int64_t>((value.offset_bytes - values_.offset_bytes) / sizeof(float));
+  return gradients_in({begin, begin + value.count()}).reshape(value.shape);
+}
+
+std::vector<Tensor> ParameterArena::gradients_without_matrices() const {
+  std::vector<Tensor> pieces;
+  for (const Range& range : rests_) pieces.push_back(gradients_in(range));
+  return pieces;
+}
+
+GradientPart ParameterArena::layer_gradients(std::int64_t layer) const {
+  const Range& range = layers_[static_cast<std::size_t>(layer)];
+  return {range.first, gradients_in(range)};
+}
+
+std::vector<Tensor> ParameterArena::between_layer_gradients(std::int64_t layer) const {
+  if (gradients_) return {};  // they have been zero since the start
+  const auto& [begin, end] = layers_[static_cast<std::size_t>(layer)];
+  std::map<std::int64_t, std::int64_t> matrices;
+  for (const auto& [name, place] : places_) {
+    if (place.begin >= begin && place.begin < end) matrices.emplace(place.begin, place.begin + place.count());
+  }
+  matrices.emplace(end, end);
+  std::vector<Tensor> pieces;
+  std::int64_t behind = begin;
+  for (const auto& [first, last] : matrices) {
+    if (first > behind) pieces.push_back(gradients_in({behind, first}));
+    behind = last;
+  }
+  return pieces;
+}
+
+std::vector<GradientPart> ParameterArena::other_gradients() const {
+  std::vector<GradientPart> parts;
+  for (const auto& [begin, end] : {Range(0, layers_.front().first), Range(layers_.back().second, values_.count())}) {
+    if (begin < end) parts.push_back({begin, gradients_in({begin, end})});
+  }
+  return parts;
 }
 
 Tensor ParameterArena::view(const Tensor& whole, const std::vector<std::string>& names) const {
@@ -103,9 +185,14 @@ std::vector<Tensor> ParameterArena::without_matrices(const Tensor& whole) const 
 std::map<std::string, HostTensor> ParameterArena::download(const Tensor& whole) const {
   std::vector<float> values(static_cast<std::size_t>(whole.count()));
   device_->download(whole, std::as_writable_bytes(std::span(values)));
+  return named(values);
+}
+
+std::map<std::string, HostTensor> ParameterArena::named(std::span<const float> whole) const {
   std::map<std::string, HostTensor> tensors;
   for (const auto& [name, place] : places_) {
-    const std::span<const float> part(values.data() + place.begin, static_cast<std::size_t>(place.count()));
+    const std::span<const float> part =
+        whole.subspan(static_cast<std::size_t>(place.begin), static_cast<std::size_t>(place.count()));
     tensors.emplace(name, make_host_tensor(part, place.shape));
   }
   return tensors;
@@ -116,6 +203,21 @@ void ParameterArena::upload(const Tensor& whole, const std::map<std::string, Hos
     const auto found = tensors.find(name);
     if (found == tensors.end()) fail(StatusCode::bad_file, "the parameter {} is missing", name);
     upload_converted(*device_, found->second, whole.slice(place.begin, place.count()), name);
+  }
+}
+
+void ParameterArena::upload_part(const Tensor& part, std::int64_t begin,
+                                 const std::map<std::string, HostTensor>& tensors) const {
+  const std::int64_t end = begin + part.count();
+  for (const auto& [name, place] : places_) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) fail(StatusCode::bad_file, "the parameter {} is missing", name);
+    const std::int64_t first = std::max(begin, place.begin), last = std::min(end, place.begin + place.count());
+    if (first >= last) continue;
+    const std::vector<float> values = to_floats(found->second);
+    const std::span<const float> own = std::span(values).subspan(static_cast<std::size_t>(first - place.begin),
+                                                                 static_cast<std::size_t>(last - first));
+    device_->upload(part.slice(first - begin, last - first), std::as_bytes(own));
   }
 }
 

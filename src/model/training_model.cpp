@@ -82,7 +82,7 @@ TrainingModel::TrainingModel(const TrainingMemory& memory, const ModelConfig& co
       logits_(options.logits == LogitBits::half ? act_ : DType::f32),
       first_sequence_(options.first_sequence),
       sequence_(options.sequence),
-      arena_(memory_, config_, act_, options.parts) {
+      arena_(memory_, config_, act_, options.parts, options.gradient_windows) {
   const std::string embedding = "backbone.embeddings.word_embeddings.weight";
   embedding_ = arena_.operand(embedding);
   d_embedding_ = arena_.gradient(embedding);

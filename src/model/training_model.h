@@ -57,6 +57,7 @@ struct TrainingModelOptions {
   LogitBits logits = LogitBits::full;  // half: of activations in 16 bits only
   std::int64_t first_sequence = 0;     // sequences of the micro-batch that other ranks have before this one's
   std::int64_t parts = 1;              // equal ones that the arena divides into
+  bool gradient_windows = false;       // gradients are not whole, as ParameterArena; record them as written only
   SequencePart sequence = {};          // of which `shape` is
 };
 
@@ -90,7 +91,7 @@ class TrainingModel {
   enum class Gradients { written, added };
   // Told of each part of the arena's gradients once what is recorded so far has made all of it: those of the layers'
   // matrices from the last layer to the first, then the rest.
-  using PartDone = std::function<void(const Tensor& part)>;
+  using PartDone = std::function<void(const GradientPart& part)>;
   void record_gradients(Encoder& encoder, Gradients gradients, const PartDone& done = {}) const;
 
  private:
@@ -175,8 +176,6 @@ class TrainingModel {
   void record_all_to_all(Encoder& encoder, const Tensor& sent, const Tensor& received) const;
   // Without gradients of an evaluation.
   void record_loss(Encoder& encoder, std::optional<Gradients> gradients) const;
-  // Where the gradients of a layer's matrices begin in the arena's, and where its last one's end.
-  std::pair<std::int64_t, std::int64_t> matrices_of(const Layer& layer) const;
   void record_backward(Encoder& encoder, Gradients gradients, const PartDone& done) const;
 
   TrainingMemory memory_;

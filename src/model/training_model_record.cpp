@@ -253,23 +253,9 @@ void TrainingModel::record_mixer_backward(Encoder& encoder, std::int64_t index, 
   encoder.linear_backward(in);
 }
 
-std::pair<std::int64_t, std::int64_t> TrainingModel::matrices_of(const Layer& layer) const {
-  std::int64_t first = arena_.gradients().count(), last = 0;
-  for (const Linear* linear : {&layer.qkv, &layer.out, &layer.fc1, &layer.fc2}) {
-    const std::uint64_t offset_bytes = linear->d_weight.offset_bytes - arena_.gradients().offset_bytes;
-    const auto begin = static_cast<std::int64_t>(offset_bytes / sizeof(float));
-    first = std::min(first, begin);
-    last = std::max(last, begin + linear->d_weight.count());
-  }
-  return {first, last};
-}
-
 // d_x_ holds the gradient of the norm's output at each step, d_branch_ that of the branch before it, which ends with
 // a projection: the gradient of its bias, the sum over rows of d_branch_, is made where that is written.
 void TrainingModel::record_backward(Encoder& encoder, Gradients gradients, const PartDone& done) const {
-  const Tensor& all = arena_.gradients();
-  const std::int64_t behind_matrices = matrices_of(layers_.back()).second;
-  std::int64_t next = behind_matrices;  // where what was told of begins
   const auto norm_backward = [&](const Norm& norm, const Tensor& residual_out, const Tensor& statistics,
                                  std::int64_t site, const Linear& projection) {
     encoder.residual_norm_backward({d_x_, residual_out, statistics, residual_dropout(site, true), norm.weights,
@@ -280,6 +266,7 @@ void TrainingModel::record_backward(Encoder& encoder, Gradients gradients, const
   for (std::int64_t i = config_.n_layer - 1; i >= 0; --i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
     record_again(encoder, i);
+    for (const Tensor& rest : arena_.between_layer_gradients(i)) encoder.zero({rest});
     LinearBackwardArgs fc2;
     fc2.d_y = d_branch_;
     fc2.x = layer.hidden;
@@ -302,15 +289,11 @@ void TrainingModel::record_backward(Encoder& encoder, Gradients gradients, const
     record_mixer_backward(encoder, i, gradients);
     norm_backward(layer.norm1, layer.residual1, layer.statistics1, 3 * i,
                   i == 0 ? Linear() : layers_[static_cast<std::size_t>(i - 1)].fc2);
-    if (!done) continue;
-    const std::int64_t begin = matrices_of(layer).first;
-    done(all.slice(begin, next - begin));
-    next = begin;
+    if (done) done(arena_.layer_gradients(i));
   }
   encoder.embed_backward({device_ids_, d_residual_, d_embedding_});
   if (!done) return;
-  if (next > 0) done(all.slice(0, next));
-  done(all.slice(behind_matrices, all.count() - behind_matrices));
+  for (const GradientPart& part : arena_.other_gradients()) done(part);
 }
 
 void TrainingModel::record_evaluation(Encoder& encoder) const {
@@ -322,7 +305,7 @@ void TrainingModel::record_evaluation(Encoder& encoder) const {
 // the classifier's product writes it first where it is the same matrix.
 void TrainingModel::record_gradients(Encoder& encoder, Gradients gradients, const PartDone& done) const {
   if (gradients == Gradients::written) {
-    for (const Tensor& sums : arena_.without_matrices(arena_.gradients())) encoder.zero({sums});
+    for (const Tensor& sums : arena_.gradients_without_matrices()) encoder.zero({sums});
     if (!config_.tie_word_embeddings) encoder.zero({d_embedding_});
   }
   record_forward(encoder, true);

@@ -71,8 +71,7 @@ void Optimizer::set_step(std::int64_t step, double rate_factor, double loss_scal
   }
 }
 
-void Optimizer::record(Encoder& encoder) const {
-  encoder.grad_norm({arena_.gradients(), norm_});
+void Optimizer::record(Encoder& encoder, const Tensor& gradients) const {
   for (const ParameterGroup group : parameter_groups) {
     const auto [group_begin, group_end] = arena_.range(group);
     const std::int64_t begin = std::max(group_begin, part_.first);
@@ -80,7 +79,7 @@ void Optimizer::record(Encoder& encoder) const {
     if (count <= 0) continue;  // no H3 layer, no dynamics; or they are in other parts
     AdamwArgs args;
     args.parameters = arena_.values().slice(begin, count);
-    args.gradients = arena_.gradients().slice(begin, count);
+    args.gradients = gradients.slice(begin - part_.first, count);
     args.m = m_.slice(begin - part_.first, count);
     args.v = v_.slice(begin - part_.first, count);
     args.norm = norm_;

@@ -42,8 +42,10 @@ class Optimizer {
   // Before a step is submitted: `step` counts from 1; the schedule's factor is of every learning rate; the gradients
   // are `loss_scale` times too large.
   void set_step(std::int64_t step, double rate_factor, double loss_scale = 1);
-  // The norm of the arena's gradients, and the update of values and operands by what set_step() said.
-  void record(Encoder& encoder) const;
+  // The update of its part of values and operands by what set_step() said, from the gradients of that part, (P /
+  // parts) f32. The norm of all gradients is in norm_tensor() before.
+  void record(Encoder& encoder, const Tensor& gradients) const;
+  const Tensor& norm_tensor() const { return norm_; }  // (1) f32
 
   // After a step: the norm before clipping, without the loss scale, and whether the update was left out.
   double norm() const;

@@ -15,7 +15,8 @@ namespace riverhorse {
 
 // What is divided among several ranks instead of being on each. optimizer: its moments (the first stage of ZeRO,
 // Rajbhandari and others 2019); each rank updates its part of the parameters, and gets the rest from the others.
-enum class Shard { none, optimizer };
+// gradients: these too (the second stage); each rank gets the sums of its part alone.
+enum class Shard { none, optimizer, gradients };
 
 // As which gradients travel between ranks and are added; bf16 is half the traffic, and rounds each sum.
 enum class ReduceDtype { f32, bf16 };

@@ -20,7 +20,11 @@ double mebibytes(std::uint64_t bytes) { return static_cast<double>(bytes) / 0x1p
 
 // Into how many the moments are divided.
 std::int64_t parts_of(const TrainerCoreOptions& options) {
-  return options.shard == Shard::optimizer ? options.ranks.size() : 1;
+  return options.shard == Shard::none ? 1 : options.ranks.size();
+}
+
+bool divides_gradients(const TrainerCoreOptions& options) {
+  return options.shard == Shard::gradients && options.ranks.size() > 1;
 }
 
 // Memory for a training that fits into what `device` has free.
@@ -72,6 +76,7 @@ TrainerCore::TrainerCore(const TrainingMemory& memory, const ModelConfig& config
               options.logits,
               options.ranks.group() * options.micro_batch.batch,
               parts_of(options),
+              divides_gradients(options),
               {options.ranks.place(), options.ranks.places, options.ranks.tensors.get()}}),
       optimizer_(memory_, model_.parameters(), options.optimizer, parts_of(options) > 1 ? options.ranks.rank() : 0,
                  parts_of(options)),
@@ -79,11 +84,25 @@ TrainerCore::TrainerCore(const TrainingMemory& memory, const ModelConfig& config
       accumulates_(options.accumulates),
       ranks_(options.ranks),
       sharded_(parts_of(options) > 1) {
+  const ParameterArena& arena = model_.parameters();
+  const auto gradients = [&](DType dtype, std::int64_t count) {
+    return memory_.allocate(MemoryCategory::gradients, dtype, {count});
+  };
+  if (divides_gradients(options)) {
+    own_ = gradients(DType::f32, arena.values().count() / ranks_.size());
+    own_norm_ = gradients(DType::f32, 1);
+    all_norms_ = gradients(DType::f32, ranks_.size());
+  }
   if (ranks_ && options.reduce_dtype == ReduceDtype::bf16) {
     device_.require_activation(DType::bf16);
-    transferred_ = memory_.allocate(MemoryCategory::gradients, DType::bf16, model_.parameters().gradients().shape);
+    std::int64_t most = own_ ? 0 : arena.values().count();
+    for (std::int64_t i = 0; own_ && i < config.n_layer; ++i) {
+      most = std::max(most, arena.layer_gradients(i).tensor.count());
+    }
+    for (const GradientPart& part : arena.other_gradients()) most = std::max(most, part.tensor.count());
+    transferred_ = gradients(DType::bf16, most);
   }
-  zero_ = memory_.record([&](Encoder& encoder) { encoder.zero({model_.parameters().gradients()}); });
+  zero_ = memory_.record([&](Encoder& encoder) { encoder.zero({own_ ? own_ : arena.gradients()}); });
   record_gradients();
   update_ = memory_.record([&](Encoder& encoder) { record_update(encoder); });
   if (options.evaluation) record_evaluation();
@@ -237,7 +256,12 @@ double TrainerCore::gradients(std::span<const std::int32_t> ids, std::span<const
 
 std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
   const ParameterArena& arena = model_.parameters();
-  std::map<std::string, HostTensor> gradients = arena.download(arena.gradients());
+  std::map<std::string, HostTensor> gradients;
+  if (!own_) {
+    gradients = arena.download(arena.gradients());
+  } else if (const std::vector<float> whole = gathered(own_); ranks_.first()) {
+    gradients = arena.named(whole);
+  }
   if (!scaled() || loss_scale_.value == 1) return gradients;
   const auto factor = static_cast<float>(1 / loss_scale_.value);  // a power of two
   for (auto& [name, gradient] : gradients) {
@@ -248,8 +272,19 @@ std::map<std::string, HostTensor> TrainerCore::unscaled_gradients() const {
   return gradients;
 }
 
+// Of divided gradients each rank's norm, and the norm of these.
+void TrainerCore::record_norm(Encoder& encoder) const {
+  const Tensor& norm = optimizer_.norm_tensor();
+  if (!own_) return encoder.grad_norm({model_.parameters().gradients(), norm});
+  encoder.grad_norm({own_, own_norm_});
+  encoder.communicate({Collective::all_gather, ranks_.tensors.get(), own_norm_, all_norms_});
+  encoder.await_ranks({ranks_.tensors.get()});
+  encoder.grad_norm({all_norms_, norm});
+}
+
 void TrainerCore::record_update(Encoder& encoder) const {
-  optimizer_.record(encoder);
+  record_norm(encoder);
+  optimizer_.record(encoder, own_ ? own_ : optimizer_.part_of(model_.parameters().gradients()));
   record_gather(encoder);
 }
 
@@ -264,16 +299,12 @@ void TrainerCore::record_gather(Encoder& encoder) const {
 
 TrainerCore::Moments TrainerCore::download_moments() {
   const ParameterArena& arena = model_.parameters();
-  const auto download = [&](const Tensor& moments) {
-    Tensor whole = moments;
+  const auto download = [&](const Tensor& moments) -> std::map<std::string, HostTensor> {
     if (sharded_) {
-      whole = arena.gradients();
-      device_.run([&](Encoder& encoder) {
-        encoder.communicate({Collective::all_gather, ranks_.tensors.get(), moments, whole});
-        encoder.await_ranks({ranks_.tensors.get()});
-      });
+      const std::vector<float> whole = gathered(moments);
+      return ranks_.first() ? arena.named(whole) : std::map<std::string, HostTensor>();
     }
-    return ranks_.first() ? arena.download(whole) : std::map<std::string, HostTensor>();
+    return ranks_.first() ? arena.download(moments) : std::map<std::string, HostTensor>();
   };
   Moments moments;
   moments.first = download(optimizer_.first_moments());
@@ -285,37 +316,63 @@ void TrainerCore::upload_moments(const Moments& moments) {
   const ParameterArena& arena = model_.parameters();
   const auto upload = [&](const std::map<std::string, HostTensor>& tensors, const Tensor& own) {
     if (!sharded_) return arena.upload(own, tensors);
-    arena.upload(arena.gradients(), tensors);
-    device_.run([&](Encoder& encoder) { encoder.copy({optimizer_.part_of(arena.gradients()), own}); });
+    arena.upload_part(own, ranks_.rank() * own.count(), tensors);
   };
   upload(moments.first, optimizer_.first_moments());
   upload(moments.second, optimizer_.second_moments());
 }
 
+std::vector<float> TrainerCore::gathered(const Tensor& part) const {
+  const Tensor& memory = model_.parameters().gradient_memory();
+  const std::int64_t ranks = ranks_.size(), most = memory.count() / ranks;
+  std::vector<float> whole(ranks_.first() ? static_cast<std::size_t>(part.count() * ranks) : 0);
+  std::vector<float> received(ranks_.first() ? static_cast<std::size_t>(most * ranks) : 0);
+  for (std::int64_t begin = 0; begin < part.count(); begin += most) {
+    const std::int64_t count = std::min(most, part.count() - begin);
+    const Tensor all = memory.slice(0, count * ranks);
+    device_.run([&](Encoder& encoder) {
+      encoder.communicate({Collective::all_gather, ranks_.tensors.get(), part.slice(begin, count), all});
+      encoder.await_ranks({ranks_.tensors.get()});
+    });
+    if (!ranks_.first()) continue;
+    device_.download(all, std::as_writable_bytes(std::span(received).first(static_cast<std::size_t>(all.count()))));
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      std::copy_n(received.begin() + rank * count, count, whole.begin() + rank * part.count() + begin);
+    }
+  }
+  return whole;
+}
+
 void TrainerCore::record_gradients() {
   using Gradients = TrainingModel::Gradients;
-  const Gradients gradients = accumulates_ ? Gradients::added : Gradients::written;
-  const Tensor& all = model_.parameters().gradients();
-  const bool at_once = ranks_ && !accumulates_;  // else after the last micro-batch of the step
-  gradients_ = memory_.record([&](Encoder& encoder) {
-    if (!at_once) return model_.record_gradients(encoder, gradients);
-    gradient_parts_.clear();
-    GradientReduction reduction(encoder, *ranks_.tensors, all, transferred_);
-    model_.record_gradients(encoder, gradients, [&](const Tensor& part) {
+  const Gradients gradients = accumulates_ && !own_ ? Gradients::added : Gradients::written;
+  // Whole gradients of several micro-batches are reduced after the last of them.
+  const bool at_once = ranks_ && (own_ || !accumulates_);
+  const auto record_with = [&](Encoder& encoder, auto reduction) {
+    model_.record_gradients(encoder, gradients, [&](const GradientPart& part) {
       gradient_parts_.push_back(part);
       reduction.add(part);
     });
     reduction.finish();
+  };
+  gradients_ = memory_.record([&](Encoder& encoder) {
+    gradient_parts_.clear();
+    if (!at_once) return model_.record_gradients(encoder, gradients);
+    if (own_) return record_with(encoder, GradientPartition(encoder, *ranks_.tensors, own_, transferred_));
+    record_with(encoder, GradientReduction(encoder, *ranks_.tensors, model_.parameters().gradients(), transferred_));
   });
   if (!ranks_ || at_once) return;
-  gradient_parts_ = {all};
+  gradient_parts_ = {{0, model_.parameters().gradients()}};
   reduction_ = memory_.record([&](Encoder& encoder) { record_reduction(encoder); });
 }
 
 void TrainerCore::record_reduction(Encoder& encoder) const {
-  GradientReduction reduction(encoder, *ranks_.tensors, model_.parameters().gradients(), transferred_);
-  for (const Tensor& part : gradient_parts_) reduction.add(part);
-  reduction.finish();
+  const auto record_with = [&](auto reduction) {
+    for (const GradientPart& part : gradient_parts_) reduction.add(part);
+    reduction.finish();
+  };
+  if (own_) return record_with(GradientPartition(encoder, *ranks_.tensors, own_, transferred_));
+  record_with(GradientReduction(encoder, *ranks_.tensors, model_.parameters().gradients(), transferred_));
 }
 
 void TrainerCore::exchange() {
@@ -331,22 +388,23 @@ void TrainerCore::exchange() {
   device_.wait(device_.submit(*exchange_));
 }
 
-// A sum that every rank gets passes through each rank's connection twice but for its own part, a gathering once.
+// A sum that every rank gets passes each rank's connection twice but for its own part, one that one rank gets once,
+// and so does a gathering.
 double TrainerCore::exchanged_bytes() const {
   if (!ranks_) return 0;
   const auto count = static_cast<double>(model_.parameters().values().count());
-  const double summed = 2 * count * (transferred_ ? sizeof(std::uint16_t) : sizeof(float));
+  const double summed = (own_ ? 1 : 2) * count * (transferred_ ? sizeof(std::uint16_t) : sizeof(float));
   const double gathered = sharded_ ? count * sizeof(float) : 0;
   return (summed + gathered) * (ranks_.size() - 1) / ranks_.size();
 }
 
 void TrainerCore::begin_gradients(bool several) {
-  if (several && !accumulates_) {
+  if (several && !accumulates_ && !own_) {
     gradients_.reset();  // its memory first
     accumulates_ = true;
   }
   if (!gradients_) record_gradients();
-  if (accumulates_) device_.submit(*zero_);
+  if (accumulates_ || own_) device_.submit(*zero_);
 }
 
 void TrainerCore::record_evaluation() {

@@ -78,15 +78,16 @@ class TrainerCore {
   // loss.
   double gradients(std::span<const std::int32_t> ids, std::span<const std::int32_t> targets);
   // The moments, host copies of the whole, by parameter; on the first rank only. All ranks take part. With sharded
-  // moments the gradients are lost.
+  // moments the arena's gradients are lost.
   struct Moments {
     std::map<std::string, HostTensor> first, second;
   };
   Moments download_moments();
-  // This rank's part of them. The gradients are lost.
+  // This rank's part of them.
   void upload_moments(const Moments& moments);
 
-  // Host copies of what the arena holds, without the loss scale.
+  // Host copies of what the arena holds, without the loss scale. Of divided gradients all ranks take part, and the
+  // first one has them.
   std::map<std::string, HostTensor> unscaled_gradients() const;
 
   // What the ranks send each other of gradients and parameters in a step, without the rest of it, for measurements;
@@ -106,8 +107,12 @@ class TrainerCore {
   void begin_gradients(bool several);
   void record_gradients();
   void record_reduction(Encoder& encoder) const;
+  void record_norm(Encoder& encoder) const;
   void record_update(Encoder& encoder) const;
   void record_gather(Encoder& encoder) const;  // of the parts of the parameters that the ranks updated
+  // On the first rank the whole of what each has a part of, in the arena's layout; by way of the arena's gradients.
+  // All ranks take part.
+  std::vector<float> gathered(const Tensor& part) const;
   // What the micro-batches of a step were on each rank, and the norm that each found.
   struct RankResult {
     double loss_sum = 0, norm = 0;
@@ -140,16 +145,19 @@ class TrainerCore {
   bool last_finite_ = true;  // the gradients of the step before
   bool accumulates_;
   Ranks ranks_;
-  bool sharded_;
-  Tensor transferred_;                    // (P) bf16: gradients on their way; empty where they travel in f32
+  bool sharded_;        // the moments are divided among the ranks
+  Tensor own_;          // (P / ranks) f32: the sums of this rank's part of the gradients; empty where they are whole
+  Tensor own_norm_;     // (1) f32, of that
+  Tensor all_norms_;    // (ranks) f32, likewise
+  Tensor transferred_;  // (P), or as the largest part, bf16: gradients on their way; empty in f32
   std::unique_ptr<Recording> zero_;       // before gradients that are added
   std::unique_ptr<Recording> gradients_;  // written, or added; null after a failure to record them
   std::unique_ptr<Recording>
       reduction_;  // of the ranks' gradients; null where gradients_ has it, or it is not needed
   std::unique_ptr<Recording> update_;
   std::unique_ptr<Recording> evaluation_;
-  std::unique_ptr<Recording> exchange_;  // once it is asked for
-  std::vector<Tensor> gradient_parts_;   // as the backward pass has them ready, and as they are reduced
+  std::unique_ptr<Recording> exchange_;       // once it is asked for
+  std::vector<GradientPart> gradient_parts_;  // as the backward pass has them ready, and as they are reduced
 };
 
 }  // namespace riverhorse

@@ -176,9 +176,11 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
                "What the backward pass makes again instead of keeping it, for less memory and the same gradients: "
                "none, all of a layer before its MLP (mixer), or all of it (block)",
                options.recompute, {"none", "mixer", "block"});
-  visit_choice(visitor, "shard",
-               "What several ranks divide among them for less memory: nothing (none), or the optimizer's moments",
-               options.shard, {"none", "optimizer"});
+  visit_choice(
+      visitor, "shard",
+      "What several ranks divide among them for less memory: nothing (none), the optimizer's moments, or these and "
+      "the gradients",
+      options.shard, {"none", "optimizer", "gradients"});
   visit_choice(visitor, "reduce_dtype",
                "Of the gradients between several ranks; bf16 is half the traffic, and rounds them",
                options.reduce_dtype, {"f32", "bf16"});
