@@ -205,5 +205,44 @@ TEST_F(BenchCli, TrainingGoesOnForSeconds) {
   EXPECT_EQ(rows[1]["tokens_per_second_wall"], 3200);
 }
 
+TEST_F(BenchCli, FramesHaveABudgetEach) {
+  if (backends().size() < 2) GTEST_SKIP() << "no Vulkan device";
+  const ChildResult result = run(words(
+      "bench frames --backend vulkan --no-selftest --preset tiny-hybrid --tokens 3 --prompt-tokens 40 --budgets "
+      "300,1000000 --json"));
+  expect_success(result);
+  const Json rows = result.json()["rows"];
+  ASSERT_EQ(rows.size(), 6u) << rows;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Json& row = rows[i];
+    EXPECT_EQ(row["name"], "frames");
+    EXPECT_EQ(row["budget_us"], i == 0 ? 300 : 1000000);
+    EXPECT_EQ(row["tokens"], 3) << "all are drawn";
+    const double frames = row["repetitions"];
+    EXPECT_DOUBLE_EQ(row["tokens_per_second_60_frames"].get<double>(), 3 * 60 / frames);
+    EXPECT_GT(row["longest_us"].get<double>(), 0);
+    EXPECT_LE(row["p50_us"].get<double>(), row["p99_us"].get<double>());
+    EXPECT_LE(row["p99_us"].get<double>(), row["p999_us"].get<double>());
+    EXPECT_LE(row["p999_us"].get<double>(), row["longest_us"].get<double>());
+  }
+  EXPECT_GT(rows[0]["repetitions"].get<int>(), 3) << "tokens are cut";
+  EXPECT_LE(rows[1]["repetitions"].get<int>(), 3) << "and are not";
+  EXPECT_EQ(rows[0]["shape"], "tiny-hybrid, position 40, budget 300 us");
+  const char* const names[] = {"clone", "rewind", "save", "load"};
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(rows[2 + i]["name"], names[i]);
+    EXPECT_GT(rows[2 + i]["wall_ms"].get<double>(), 0);
+    EXPECT_GT(rows[2 + i]["bytes"].get<double>(), 0);
+  }
+}
+
+TEST_F(BenchCli, FramesNeedCommandBuffers) {
+  const ChildResult result = run(words("bench frames --backend cpu --preset tiny-hybrid"));
+  expect_failure(result, 1, "use the vulkan backend");
+  const ChildResult others = run(words("bench ops --backend cpu --budgets 5"));
+  expect_failure(others, 2, "--budgets is not for bench ops, but for frames");
+  EXPECT_EQ(run(words("bench frames --backend vulkan --budgets 0")).status, 2);
+}
+
 }  // namespace
 }  // namespace riverhorse

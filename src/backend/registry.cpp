@@ -6,11 +6,13 @@
 #include "backend/adopted_vulkan.h"
 #include "backend/backend.h"
 #include "backend/cuda_library.h"
+#include "backend/frame_loop.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "cpu/cpu_device.h"
 #ifdef RIVERHORSE_WITH_VULKAN
 #include "vulkan/device.h"
+#include "vulkan/frame_loop.h"
 #endif
 
 namespace riverhorse {
@@ -160,6 +162,16 @@ void check_adopted_device([[maybe_unused]] const AdoptedVulkan& adopted) {
 #else
   fail(StatusCode::unsupported, "this build has no Vulkan backend");
 #endif
+}
+
+std::unique_ptr<FrameLoop> make_frame_loop(Device& device) {
+#ifdef RIVERHORSE_WITH_VULKAN
+  if (const auto* const found = dynamic_cast<const vulkan::VulkanDevice*>(&device)) {
+    return std::make_unique<vulkan::VulkanFrameLoop>(*found);
+  }
+#endif
+  fail(StatusCode::unsupported, "{} ({}) has no command buffers of a program's frames: use the vulkan backend",
+       device.info().name, device.info().id());
 }
 
 VulkanRequirements vulkan_requirements([[maybe_unused]] const VulkanHandles& handles) {

@@ -33,7 +33,8 @@ void refuse_others(const BenchOptions& options) {
          "--batch is for decode, sessions, train and scaling: a prefill reads one text at a time");
   }
   refuse(options.seconds > 0, "--seconds", {"ops", "mixer", "fft_conv", "train"});
-  refuse(options.tokens > 0, "--tokens", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"});
+  refuse(options.tokens > 0, "--tokens",
+         {"mixer", "fft_conv", "prefill", "decode", "sessions", "frames", "train", "scaling"});
   refuse(options.batch > 0, "--batch", {"mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"});
   refuse(options.repetitions > 0, "--repetitions", {"prefill", "train", "scaling"});
   refuse(options.conv != ConvAlgorithm::automatic, "--conv",
@@ -44,6 +45,7 @@ void refuse_others(const BenchOptions& options) {
   refuse(!options.filter.empty(), "--filter", {"ops", "mixer", "fft_conv"});
   refuse(options.width > 0, "--width", {"mixer", "fft_conv"});
   refuse(!options.states.empty(), "--state", {"mixer"});
+  refuse(options.budgets != BenchOptions().budgets, "--budgets", {"frames"});
   refuse(options.compare, "--compare", {"mixer"});
   refuse(!options.gpus.empty(), "--gpus", {"scaling"});
   refuse(options.shard != Shard::none, "--shard", {"scaling"});
@@ -71,6 +73,7 @@ BenchReport our_report(BenchOptions& options) {
   const bool generates = options.what == "prefill" || options.what == "decode" || options.what == "sessions";
   if (generates || trains) meter.reset();  // the memory is for the model
   report.rows = options.what == "ops"        ? bench_ops(*device, options, copy)
+                : options.what == "frames"   ? bench_frames(device, options)
                 : options.what == "mixer"    ? bench_mixer(*device, options, copy)
                 : options.what == "fft_conv" ? bench_fft_conv(*device, options, copy)
                 : options.what == "prefill"  ? bench_prefill(device, options)
@@ -112,13 +115,16 @@ void run(BenchOptions options) {
 
 void add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = app.add_subcommand("bench",
-                                         "Measure operations, long convolutions, prefill, decoding, many sessions or "
-                                         "training, on one rank or many, next to the copy and GEMM rates of the "
-                                         "same run");
-  command->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, sessions, train or scaling")
+  CLI::App* command =
+      app.add_subcommand("bench",
+                         "Measure operations, long convolutions, prefill, decoding, many sessions, frames or "
+                         "training, on one rank or many, next to the copy and GEMM rates of the "
+                         "same run");
+  command
+      ->add_option("what", options->what, "ops, mixer, fft_conv, prefill, decode, sessions, frames, train or scaling")
       ->required()
-      ->check(CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "sessions", "train", "scaling"}));
+      ->check(
+          CLI::IsMember({"ops", "mixer", "fft_conv", "prefill", "decode", "sessions", "frames", "train", "scaling"}));
   add_model_options(*command, options->model, false);
   command->add_option("--preset", options->preset,
                       "Random weights of this size when there is no --model: 125m, 355m, 1.3b, ... (default: 125m)");
@@ -154,6 +160,13 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--state", options->states, "mixer: state size N, or several: 16,64 (default: 64)")
       ->delimiter(',')
       ->check(CLI::Range(2, 256));
+  command
+      ->add_option(
+          "--budgets", options->budgets,
+          "frames: microseconds of GPU time a frame (default: 250,500,1000,2000,4000,8000); --tokens are drawn "
+          "at each (default: 64), after --prompt-tokens (default: 10000)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   command->add_flag("--compare", options->compare, "mixer: chunked and fft, for N = 16, 64 and 128 (or --state)")
       ->excludes(command->get_option("--conv"));
   command

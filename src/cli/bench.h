@@ -42,8 +42,9 @@ struct BenchOptions {
   double seconds = 0;                // ops, mixer, fft_conv, train: how long each row is repeated; 0: shortly
   std::int64_t width = 0;            // mixer, fft_conv: channels; 0: chosen
   std::vector<std::int64_t> states;  // mixer: N; none: chosen
-  bool compare = false;              // mixer: chunked and fft
-  std::string peers;                 // mixer, fft_conv, train: the Python that measures peers; empty: none does
+  std::vector<double> budgets = {250, 500, 1000, 2000, 4000, 8000};  // frames: microseconds
+  bool compare = false;                                              // mixer: chunked and fft
+  std::string peers;  // mixer, fft_conv, train: the Python that measures peers; empty: none does
   // scaling
   std::vector<int> gpus;  // numbers of them; none: the ranks of a launcher
   Shard shard = Shard::none;
@@ -90,6 +91,14 @@ struct ScalingFigures {
   std::optional<double> efficiency;  // tokens/s of a rank, next to those of one alone in the same run
 };
 
+// Of a program's frames with a model's work, by GPU time.
+struct FrameFigures {
+  double budget_us = 0;
+  std::int64_t tokens = 0;
+  double tokens_per_second = 0;  // at 60 frames a second
+  double p50_us = 0, p99_us = 0, p999_us = 0, longest_us = 0;
+};
+
 struct BenchRow {
   std::string implementation;  // of a peer; empty: ours
   std::string name;            // "linear.r1024_k768_m3072", "decode"
@@ -113,6 +122,8 @@ struct BenchRow {
   std::vector<CaseResult::Output> errors;  // relative L2 against the cpu backend in f32; none: not compared
   ConvolutionShape compared = {};          // the part of the shape that was
   double copy_bytes_per_second = 0;        // measured directly before; 0: not, but once in this run
+
+  std::optional<FrameFigures> frames;
 
   std::optional<ScalingFigures> scaling;
 
@@ -139,6 +150,7 @@ BenchRow measured_row(Device& device, const OpCase& op_case, const BenchOptions&
 std::vector<BenchRow> bench_ops(Device& device, const BenchOptions& options, const CopyMeter& copy);
 std::vector<BenchRow> bench_mixer(Device& device, const BenchOptions& options, const CopyMeter& copy);
 std::vector<BenchRow> bench_fft_conv(Device& device, const BenchOptions& options, const CopyMeter& copy);
+std::vector<BenchRow> bench_frames(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const BenchOptions& options);
 std::vector<BenchRow> bench_sessions(const std::shared_ptr<Device>& device, const BenchOptions& options);

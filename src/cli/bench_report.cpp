@@ -73,6 +73,16 @@ void add_scaling(Json& json, const ScalingFigures& scaling) {
   json["hidden_percent"] = percent_or_null(scaling.hidden);
 }
 
+void add_frames(Json& json, const FrameFigures& frames) {
+  json["budget_us"] = frames.budget_us;
+  json["tokens"] = frames.tokens;
+  json["tokens_per_second_60_frames"] = frames.tokens_per_second;
+  json["p50_us"] = frames.p50_us;
+  json["p99_us"] = frames.p99_us;
+  json["p999_us"] = frames.p999_us;
+  json["longest_us"] = frames.longest_us;
+}
+
 Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
   Json json = Json::object();
   if (!row.implementation.empty()) json["implementation"] = row.implementation;
@@ -103,6 +113,7 @@ Json row_json(const BenchRow& row, const BenchCeilings& ceilings) {
   }
   if (row.memory_bytes > 0) json["memory_bytes"] = row.memory_bytes;
   if (row.scaling) add_scaling(json, *row.scaling);
+  if (row.frames) add_frames(json, *row.frames);
   return json;
 }
 
@@ -157,6 +168,10 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
     text +=
         fmt::format(" {:>9} {:>9} {:>10} {:>10} {:>8}", "% of N", "MB sent", "compute ms", "comm. ms", "% hidden");
   }
+  if (options.what == "frames") {
+    text += fmt::format(" {:>11} {:>9} {:>9} {:>9} {:>9} {:>8}", "tok/s at 60", "p50 us", "p99 us", "p99.9 us",
+                        "longest", "frames");
+  }
   text += "\n";
   for (const BenchRow& row : report.rows) {
     text += fmt::format("{:<{}} {:<5} ", label(row), width, dtype_name(row.dtype));
@@ -177,6 +192,12 @@ std::string bench_table(const BenchOptions& options, const BenchReport& report) 
     if (row.convolution) {
       const std::string error = row.errors.empty() ? "-" : fmt::format("{:.1e}", worst_error(row));
       text += fmt::format(" {:>11} {:>8}  {}", row.repetitions, error, ways_of(row));
+    }
+    if (row.frames) {
+      const FrameFigures& frames = *row.frames;
+      text += fmt::format(" {:>12} {:>12} {:>11} {:>9} {:>9} {:>9} {:>9} {:>8}", "-", "-",
+                          number(frames.tokens_per_second, 1), number(frames.p50_us, 1), number(frames.p99_us, 1),
+                          number(frames.p999_us, 1), number(frames.longest_us, 1), row.repetitions);
     }
     if (row.scaling) {
       const ScalingFigures& scaling = *row.scaling;
