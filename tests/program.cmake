@@ -2,7 +2,7 @@
 riverhorse_test(selftest_test selftest_test.cpp USES riverhorse_selftest LABELS program)
 
 riverhorse_test(api_test api_test.cpp api_session_test.cpp api_generate_test.cpp api_memory_test.cpp
-                USES riverhorse::riverhorse LABELS api THREADS)
+                         api_conversation_test.cpp USES riverhorse::riverhorse LABELS api THREADS)
 # Its own threads only: ThreadSanitizer (preset tsan) does not know those of OpenMP.
 riverhorse_test(api_threads_test api_threads_test.cpp api_cancel_test.cpp api_async_test.cpp
                 USES riverhorse::riverhorse LABELS api)

@@ -31,11 +31,17 @@ import riverhorse as rh  # noqa: E402
 GOLDEN = SOURCE / "tests/golden/lm"
 DEFAULT_MODEL = SOURCE / "samples/models/default"
 
-# Of riverhorse.h, what the binding leaves out: work inside a host's own Vulkan device and frames.
+# Of the C headers, what the binding leaves out: work inside a host's own Vulkan device and frames; and conversations,
+# which are made of sessions and texts that Python has.
 NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free", "session_start", "session_record",
              "session_enqueue", "session_enqueue_text", "batch_create", "batch_free", "batch_add",
-             "batch_remove", "batch_record"}
-STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options"}
+             "batch_remove", "batch_record", "conversation_create", "conversation_free", "conversation_get_session",
+             "conversation_begin_turn", "conversation_get_prompt", "conversation_get_generate_options",
+             "conversation_reply", "conversation_end_turn", "conversation_undo", "conversation_regenerate",
+             "conversation_get_info", "conversation_get_user_text", "conversation_get_reply",
+             "conversation_save_memory", "conversation_load_memory"}
+STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options",
+                     "conversation_options", "conversation_info"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
                 "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),
                 "stop_reason": (rh.StopReason, "STOP_"), "recipe": (rh.Recipe, "RECIPE_"),

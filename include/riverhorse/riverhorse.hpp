@@ -4,6 +4,7 @@
 #ifndef RIVERHORSE_RIVERHORSE_HPP
 #define RIVERHORSE_RIVERHORSE_HPP
 
+#include <riverhorse/conversation.h>
 #include <riverhorse/riverhorse.h>
 #include <riverhorse/training.h>
 #include <riverhorse/vulkan.h>
@@ -45,6 +46,7 @@ inline riverhorse_model_options model_options() { return make<riverhorse_model_o
 inline riverhorse_sampling_options sampling_options() { return make<riverhorse_sampling_options>(); }
 inline riverhorse_generate_options generate_options() { return make<riverhorse_generate_options>(); }
 inline riverhorse_vulkan_device vulkan_device() { return make<riverhorse_vulkan_device>(); }
+inline riverhorse_conversation_options conversation_options() { return make<riverhorse_conversation_options>(); }
 inline riverhorse_batch_options batch_options() { return make<riverhorse_batch_options>(); }
 inline riverhorse_device_options device_options() { return make<riverhorse_device_options>(); }
 inline riverhorse_trainer_options trainer_options() { return make<riverhorse_trainer_options>(); }
@@ -326,11 +328,15 @@ class session {
   riverhorse_session* get() const noexcept { return handle_.get(); }
 
  private:
+  friend class conversation;
   friend class model;
-  explicit session(riverhorse_session* handle) : handle_(handle) {}
   struct deleter {
-    void operator()(riverhorse_session* handle) const noexcept { riverhorse_session_free(handle); }
+    bool owns;
+    void operator()(riverhorse_session* handle) const noexcept {
+      if (owns) riverhorse_session_free(handle);
+    }
   };
+  explicit session(riverhorse_session* handle, bool owns = true) : handle_(handle, deleter{owns}) {}
   std::unique_ptr<riverhorse_session, deleter> handle_;
 };
 
@@ -339,6 +345,97 @@ inline session model::create_session(const riverhorse_sampling_options& sampling
   check(riverhorse_session_create(get(), &sampling, &handle));
   return session(handle);
 }
+
+// Turns of a user's text and a reply, in the words of a template; see riverhorse/conversation.h.
+class conversation {
+ public:
+  conversation(const model& of, const riverhorse_conversation_options& options,
+               const riverhorse_sampling_options& sampling = sampling_options()) {
+    riverhorse_conversation* raw = nullptr;
+    check(riverhorse_conversation_create(of.get(), &options, &sampling, &raw));
+    handle_.reset(raw);
+    session_ = riverhorse_api::session(riverhorse_conversation_get_session(raw), false);
+  }
+
+  // A whole turn, which waits for the reply.
+  riverhorse_generate_result say(std::string_view text, std::int64_t max_tokens = 0,
+                                 const token_function& on_token = {}) {
+    begin_turn(text);
+    return reply(max_tokens, on_token);
+  }
+
+  void begin_turn(std::string_view text) {
+    check(riverhorse_conversation_begin_turn(get(), text.data(), text.size()));
+  }
+
+  riverhorse_generate_result reply(std::int64_t max_tokens = 0, const token_function& on_token = {}) {
+    auto result = make<riverhorse_generate_result>();
+    detail::callback_state<token_function> state{on_token, nullptr};
+    state.finish(
+        riverhorse_conversation_reply(get(), max_tokens, on_token ? detail::on_token : nullptr, &state, &result));
+    return result;
+  }
+
+  // For a reply that does not wait: session().start_async(prompt(), generate_options()), or enqueue and start; then
+  // end_turn().
+  std::vector<std::int32_t> prompt() const {
+    std::size_t count = 0;
+    check(riverhorse_conversation_get_prompt(get(), nullptr, 0, &count));
+    std::vector<std::int32_t> ids(count);
+    check(riverhorse_conversation_get_prompt(get(), ids.data(), ids.size(), &count));
+    return ids;
+  }
+  riverhorse_generate_options generate_options() const {
+    auto value = make<riverhorse_generate_options>();
+    check(riverhorse_conversation_get_generate_options(get(), &value));
+    return value;
+  }
+  riverhorse_api::session& session() noexcept { return session_; }
+  void end_turn() { check(riverhorse_conversation_end_turn(get())); }
+
+  void undo(std::int64_t turns = 1) { check(riverhorse_conversation_undo(get(), turns)); }
+  void regenerate() { check(riverhorse_conversation_regenerate(get(), nullptr)); }
+  void regenerate(const riverhorse_sampling_options& sampling) {
+    check(riverhorse_conversation_regenerate(get(), &sampling));
+  }
+
+  riverhorse_conversation_info info() const {
+    auto value = make<riverhorse_conversation_info>();
+    check(riverhorse_conversation_get_info(get(), &value));
+    return value;
+  }
+  std::string user_text(std::int64_t turn) const { return text(riverhorse_conversation_get_user_text, turn); }
+  std::string reply_text(std::int64_t turn) const { return text(riverhorse_conversation_get_reply, turn); }
+
+  std::vector<unsigned char> save_bytes() {
+    std::size_t size = 0;
+    check(riverhorse_conversation_save_memory(get(), nullptr, 0, &size));
+    std::vector<unsigned char> bytes(size);
+    check(riverhorse_conversation_save_memory(get(), bytes.data(), bytes.size(), &size));
+    return bytes;
+  }
+  void load_bytes(const std::vector<unsigned char>& bytes) {
+    check(riverhorse_conversation_load_memory(get(), bytes.data(), bytes.size()));
+  }
+
+  riverhorse_conversation* get() const noexcept { return handle_.get(); }
+
+ private:
+  template <typename Get>
+  std::string text(const Get& get_text, std::int64_t turn) const {
+    std::size_t size = 0;
+    check(get_text(get(), turn, nullptr, 0, &size));
+    std::string result(size, '\0');
+    check(get_text(get(), turn, result.data(), result.size(), &size));
+    return result;
+  }
+
+  struct deleter {
+    void operator()(riverhorse_conversation* handle) const noexcept { riverhorse_conversation_free(handle); }
+  };
+  std::unique_ptr<riverhorse_conversation, deleter> handle_;
+  riverhorse_api::session session_{nullptr, false};  // the handle's
+};
 
 // Sessions whose work is recorded together, within one budget; see riverhorse_batch_create.
 class batch {

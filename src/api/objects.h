@@ -52,6 +52,9 @@ class Cancellation {
 
 SamplingOptions read_sampling(const riverhorse_sampling_options* sampling);
 
+// False: it is in use further up this thread's stack, and stays.
+bool free_session(riverhorse_session* session);
+
 }  // namespace riverhorse::api
 
 struct riverhorse_adopted_device {

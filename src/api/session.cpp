@@ -72,18 +72,25 @@ riverhorse_status riverhorse_session_create(riverhorse_model* model, const river
   });
 }
 
-void riverhorse_session_free(riverhorse_session* session) {
-  if (session == nullptr) return;
+bool riverhorse::api::free_session(riverhorse_session* session) {
+  constexpr const char* function = "riverhorse_session_free";
   bool taken = false;
-  const riverhorse_status closing = guarded(__func__, [&] {
+  const riverhorse_status closing = guarded(function, [&] {
     const std::shared_ptr<AsyncJob> job = riverhorse::api::unfinished_job(*session);
     taken = job != nullptr && job->worker.close(*job, session->session) == AsyncWorker::Closing::begun;
   });
-  if (taken) delete session;  // its thread takes the text down
-  if (taken || closing != RIVERHORSE_OK) return;
-  const riverhorse_status status =
-      with_any_session(__func__, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
-  if (status == RIVERHORSE_OK) delete session;  // else it is in use further up this thread's stack
+  if (closing != RIVERHORSE_OK) return false;
+  if (!taken) {  // else its thread takes the text down
+    const riverhorse_status status =
+        with_any_session(function, session, [&](ModelState&, riverhorse::Session&) { session->session.reset(); });
+    if (status != RIVERHORSE_OK) return false;
+  }
+  delete session;
+  return true;
+}
+
+void riverhorse_session_free(riverhorse_session* session) {
+  if (session != nullptr) riverhorse::api::free_session(session);
 }
 
 riverhorse_status riverhorse_session_set_sampling(riverhorse_session* session,
