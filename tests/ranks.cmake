@@ -23,6 +23,9 @@ if(TARGET riverhorse_mpi)
   endforeach()
 endif()
 if(TARGET riverhorse_program)
+  riverhorse_test(plan_cli_test plan_cli_test.cpp USES riverhorse_formats nlohmann_json::nlohmann_json LABELS program)
+  target_compile_definitions(plan_cli_test PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>")
+  add_dependencies(plan_cli_test riverhorse_program)
   riverhorse_test(ranks_cli_test ranks_cli_test.cpp USES riverhorse_formats nlohmann_json::nlohmann_json
                   LABELS program training ranks TIMEOUT 1500)
   target_compile_definitions(ranks_cli_test PRIVATE RIVERHORSE_PROGRAM="$<TARGET_FILE:riverhorse_program>"

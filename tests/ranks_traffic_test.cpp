@@ -7,7 +7,9 @@
 #include "counting_ranks.h"
 #include "cpu/cpu_device.h"
 #include "model/initialization.h"
+#include "train/layout_plan.h"
 #include "train/trainer_core.h"
+#include "train/training_flops.h"
 
 namespace riverhorse::test {
 namespace {
@@ -104,6 +106,67 @@ TEST(RanksTraffic, OneAloneSendsNothing) {
   TrainerCore core(open_cpu_device(cpu_device_info(), {}), tiny_model(), options);
   EXPECT_EQ(core.exchanged_bytes(), 0);
   core.exchange();
+}
+
+PlanOptions some_plan(int ranks) {
+  PlanOptions options;
+  options.config = *model_preset("tiny-hybrid");
+  options.ranks = ranks;
+  options.batch = {4, 24};
+  return options;
+}
+
+// What a layout is said to take and to send is what a trainer of it takes on the cpu, but for scratch, and sends.
+TEST(LayoutPlan, IsWhatATrainerTakesAndSends) {
+  const std::vector<std::int32_t> ids(24, 7);
+  const Checkpoint model = tiny_model();
+  for (const int size : {1, 4}) {
+    int compared = 0;
+    for (const PlannedLayout& layout : plan_layouts(some_plan(size))) {
+      if (layout.places > 1) continue;
+      SCOPED_TRACE(testing::Message() << size << " ranks, shard " << static_cast<int>(layout.shard));
+      const auto host = std::make_shared<CountingRanks>(size), tensors = std::make_shared<CountingRanks>(size);
+      TrainerCoreOptions options;
+      if (size > 1) options.ranks = {host, tensors};
+      options.micro_batch = {4 / size, 24};
+      options.recompute = layout.recompute;
+      options.shard = layout.shard;
+      const std::shared_ptr<Device> device = open_cpu_device(cpu_device_info(), {});
+      const MemoryPlan plan = TrainerCore::estimate_memory(device, model.config, options);
+      for (const MemoryCategory category : memory_categories) {
+        if (category == MemoryCategory::scratch) continue;
+        EXPECT_EQ(layout.memory.bytes(category), plan.bytes(category)) << memory_category_name(category);
+      }
+      TrainerCore core(device, model, options);
+      std::vector<std::int32_t> all;
+      for (int i = 0; i < 4 / size; ++i) all.insert(all.end(), ids.begin(), ids.end());
+      core.step(all, next_token_targets(all, 24), 1);
+      EXPECT_DOUBLE_EQ(layout.traffic.summed + layout.traffic.moved, tensors->sent_bytes);
+      ++compared;
+    }
+    EXPECT_EQ(compared, size == 1 ? 3 : 9);
+  }
+}
+
+TEST(LayoutPlan, OneRankTakesTheTimeThatWasMeasured) {
+  PlanOptions options = some_plan(1);
+  const double flops = 4 * 24 * training_flops_per_token(options.config, 24);
+  options.measured = {12.5, flops};
+  const std::vector<PlannedLayout> one = plan_layouts(options);
+  ASSERT_EQ(one.size(), 3u);
+  EXPECT_EQ(one[0].recompute, Recompute::none);
+  EXPECT_DOUBLE_EQ(*one[0].step_ms, 12.5);
+  EXPECT_GT(*one[1].step_ms, 12.5);
+  // Of four, each has a quarter of it; what is slow to send shows.
+  options.ranks = 4;
+  options.bandwidth = 1e15;
+  EXPECT_NEAR(*plan_layouts(options)[0].step_ms, 12.5 / 4, 1e-3);
+  options.bandwidth = 1e6;
+  for (const PlannedLayout& layout : plan_layouts(options)) {
+    const double compute = 12.5 / 4, summed = layout.traffic.summed * 1e-3, moved = layout.traffic.moved * 1e-3;
+    if (layout.recompute != Recompute::none) continue;
+    EXPECT_NEAR(*layout.step_ms, compute + std::max(0.0, summed - compute * 2 / 3) + moved, 1e-6);
+  }
 }
 
 }  // namespace

@@ -19,5 +19,6 @@ void add_tokenize_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_selftest_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
 
 }  // namespace riverhorse::cli

@@ -87,6 +87,7 @@ int run(int argc, char** argv) {
   add_train_command(app);
   add_selftest_command(app);
   add_bench_command(app);
+  add_plan_command(app);
   app.footer(examples);  // after the commands, which would take it over
   for (CLI::App* command : app.get_subcommands({})) add_log_level_option(*command);  // may stand behind it too
 

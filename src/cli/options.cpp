@@ -108,18 +108,23 @@ void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {
       ->check(CLI::IsMember({"auto", "chunked", "fft"}));
 }
 
-void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes) {
-  command
+CLI::Option* add_size_option(CLI::App& command, const std::string& flag, std::uint64_t& bytes,
+                             const std::string& help) {
+  return command
       .add_option_function<std::string>(
-          "--memory-budget", [&bytes](const std::string& text) { bytes = *parse_size(text); },
-          "The most to take on the device, like 2GiB or 800MB; a model that does not fit is refused, with what would "
-          "(default: what is free)")
+          flag, [&bytes](const std::string& text) { bytes = *parse_size(text); }, help)
       ->type_name("SIZE")
       ->check(CLI::Validator(
           [](std::string& text) {
             return parse_size(text) ? "" : text + " is no size; give a number and B, KB, MB, GB, KiB, MiB or GiB";
           },
           ""));
+}
+
+void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes) {
+  add_size_option(command, "--memory-budget", bytes,
+                  "The most to take on the device, like 2GiB or 800MB; a model that does not fit is refused, with "
+                  "what would (default: what is free)");
 }
 
 void add_trace_option(CLI::App& command, std::string& path) {

@@ -19,7 +19,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace riverhorse {
 class Trace;
@@ -50,6 +51,9 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options);
 void add_dtype_option(CLI::App& command, DType& dtype);
 // --conv C
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm);
+// FLAG SIZE, like 2GiB or 800MB
+CLI::Option* add_size_option(CLI::App& command, const std::string& flag, std::uint64_t& bytes,
+                             const std::string& help);
 // --memory-budget SIZE
 void add_memory_budget_option(CLI::App& command, std::uint64_t& bytes);
 // --trace FILE

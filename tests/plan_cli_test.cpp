@@ -1,0 +1,60 @@
+// riverhorse plan: layouts that fit, their times from a measured row, and what it refuses.
+#include "cli_fixture.h"
+
+namespace riverhorse {
+namespace {
+
+class PlanCli : public ProgramTest {
+ protected:
+  static std::string rows_file() {
+    const std::string path = temporary("rows.json");
+    const nlohmann::json row = {{"name", "train"}, {"dtype", "bf16"}, {"shape", "125m, 32 x 1024 tokens"},
+                                {"wall_ms", 58.5}, {"flops", 2.5e13}, {"tokens", 32768}};
+    nlohmann::json slow = row, quiet = row;
+    slow["shape"] = "125m, 32 x 1024 tokens, recompute block";
+    slow["wall_ms"] = 1000;
+    quiet["dtype"] = "f32";
+    quiet["wall_ms"] = 2000;
+    std::ofstream(path) << nlohmann::json{{"schema", "riverhorse-bench-1"}, {"rows", {slow, quiet, row}}};
+    return path;
+  }
+};
+
+TEST_F(PlanCli, FindsWhatFitsAndHowLongItTakes) {
+  const std::string rows = rows_file();
+  const ChildResult one =
+      run(words("plan --preset 125m --gpus 1 --batch 32 --memory 80GiB --dtype bf16 --json --rows " + rows));
+  expect_success(one);
+  const nlohmann::json alone = one.json();
+  EXPECT_EQ(alone["row"], "125m, 32 x 1024 tokens");
+  ASSERT_EQ(alone["layouts"].size(), 3u);
+  EXPECT_EQ(alone["layouts"][0]["recompute"], "none");
+  EXPECT_EQ(alone["layouts"][0]["sent_bytes"], 0);
+  const double ms = alone["layouts"][0]["step_ms"].get<double>();
+  EXPECT_GT(ms, 50);  // the flops of the row are rounded here
+  EXPECT_LT(ms, 70);
+
+  const std::string large = "plan --preset 2.7b --gpus 64 --memory 80GiB --dtype bf16 --length 2048";
+  const ChildResult table = run(words(large + " --bandwidth 50GB --rows " + rows));
+  expect_success(table);
+  EXPECT_NE(table.out.find("--shard gradients --sequence-parallel 1 --recompute none"), std::string::npos)
+      << table.out;
+  EXPECT_EQ(run(words(large)).out.find("64 GPUs of 80.0 GiB"), std::string("2.7b, ").size());
+}
+
+TEST_F(PlanCli, RefusesWhatItCannotPlan) {
+  const std::string rows = rows_file(), few = "plan --preset 2.7b --gpus 4 --dtype bf16 ";
+  expect_failure(run(words(few + "--memory 10GiB")), 1, "fits none of 10.00 GiB: at least");
+  expect_failure(run(words(few + "--memory 10")), 1, "--gpus, a smaller --batch or --length");
+  expect_failure(run(words(few + "--memory lots")), 2, "lots is no size");
+  expect_failure(run(words(few)), 2, "--memory");
+  expect_failure(run(words(few + "--memory 80GiB --rows " + rows)), 2, "needs --bandwidth");
+  expect_failure(run(words(few + "--memory 80GiB --bandwidth 1GB --logits 16 --rows " + rows)), 2,
+                 "no row of training");
+  expect_failure(run(words(few + "--memory 80GiB --bandwidth 1GB --rows " RIVERHORSE_SOURCE_DIR "/LICENSE")), 2,
+                 "this is not what riverhorse bench train --json writes");
+  expect_failure(run(words(few + "--memory 80GiB --batch 6 --length 1023")), 2, "do not divide among 4 GPUs");
+}
+
+}  // namespace
+}  // namespace riverhorse
