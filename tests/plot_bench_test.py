@@ -51,14 +51,14 @@ class PlotBench(unittest.TestCase):
 
     def test_models_of_several_devices_in_one_table(self):
         first = self.write("a.json", model_report("decode", "A"))
-        second = self.write("b.json", model_report("prefill", "B", device_ms=None, ceiling="gemm",
-                                                   tokens_per_second_wall=9.876))
+        second = self.write("b.json", model_report("prefill", "B", device_ms=None, wall_ms=2995.4,
+                                                   ceiling="gemm", tokens_per_second_wall=9.876))
         result, output = self.run_script(first, second, "--table")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertFalse(os.path.exists(output))
         self.assertEqual(result.stdout.splitlines()[2:], [
             "| decode: tiny, 1 sequence | A (vulkan) | f16 | 0.5 | 1,923 | 750 | 25.5 |",
-            "| prefill: tiny, 1 sequence | B (vulkan) | f16 | 0.52 | 9.88 |  |  |"])
+            "| prefill: tiny, 1 sequence | B (vulkan) | f16 | 2,995 | 9.88 |  |  |"])
 
     def run_script(self, *arguments):
         output = os.path.join(self.folder.name, "plot.svg")
