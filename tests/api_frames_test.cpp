@@ -1,6 +1,10 @@
 // Steps of a model in the frames of a host that draws with the same device.
+#include <riverhorse/conversation.h>
+
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <string_view>
 
 #include "api_frames_fixture.h"
 
@@ -363,6 +367,48 @@ TEST_F(ApiFrames, RefuseWrongCalls) {
   EXPECT_FAILS(riverhorse_session_start(on_cpu, &length), RIVERHORSE_UNSUPPORTED, "vulkan");
   length.max_tokens = -1;
   EXPECT_FAILS(riverhorse_session_start(text, &length), RIVERHORSE_INVALID_ARGUMENT, "max_tokens");
+}
+
+TEST_F(ApiFrames, HaveConversations) {
+  riverhorse_model* model = load(hybrid_path, options());
+  const std::string form = R"({"system": {"prefix": "", "suffix": "\n"}, "user": {"prefix": "G:", "suffix": "\n"},
+ "assistant": {"prefix": "H:", "suffix": "\n"}, "stop": ["\n"], "end_of_text": false})";
+  riverhorse_conversation_options made{};
+  made.struct_size = sizeof made;
+  made.template_json = form.data();
+  made.template_bytes = form.size();
+  made.system_text = "It is late.";
+  made.system_bytes = 11;
+  const riverhorse_logit_bias letters[] = {{'a', 500}, {'b', 500}, {'c', 500}, {'\n', 500}};
+  riverhorse_sampling_options sampling = sampling_options();
+  sampling.temperature = 1.5;
+  sampling.seed = 3;
+  sampling.logit_bias = letters;
+  sampling.logit_bias_count = std::size(letters);
+  riverhorse_conversation *blocking = nullptr, *framed = nullptr;
+  ASSERT_OK(riverhorse_conversation_create(model, &made, &sampling, &blocking));
+  ASSERT_OK(riverhorse_conversation_create(model, &made, &sampling, &framed));
+  riverhorse_session* const text = riverhorse_conversation_get_session(framed);
+  for (const std::string_view line : {"Who is there?", "And why?"}) {
+    Log expected, log;
+    ASSERT_OK(riverhorse_conversation_begin_turn(blocking, line.data(), line.size()));
+    ASSERT_OK(riverhorse_conversation_reply(blocking, 8, on_token, &expected, nullptr));
+    ASSERT_OK(riverhorse_conversation_begin_turn(framed, line.data(), line.size()));
+    std::int32_t ids[64];
+    std::size_t count = 0;
+    ASSERT_OK(riverhorse_conversation_get_prompt(framed, ids, std::size(ids), &count));
+    riverhorse_generate_options length = generate_options(8);
+    ASSERT_OK(riverhorse_conversation_get_generate_options(framed, &length));
+    ASSERT_OK(riverhorse_session_enqueue(text, ids, count));
+    ASSERT_OK(riverhorse_session_start(text, &length));
+    run(text, 1e9, log);
+    while (log.last.frames_in_flight > 0) poll(text, log);
+    ASSERT_OK(riverhorse_conversation_end_turn(framed));
+    EXPECT_EQ(log.text, expected.text);
+    EXPECT_EQ(tokens_of(text), tokens_of(riverhorse_conversation_get_session(blocking)));
+  }
+  riverhorse_conversation_free(blocking);
+  riverhorse_conversation_free(framed);
 }
 
 }  // namespace
