@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "formats/json.h"
 #include "model/checkpoint.h"
 #include "train/layout_plan.h"
 #include "train/training_flops.h"
@@ -31,16 +32,11 @@ struct Row {
   std::string shape;
   MeasuredStep step;
 };
-Row nearest_row(const PlanCommand& command) {
-  const nlohmann::json report = nlohmann::json::parse(read_text_file(command.rows, rows_limit_bytes), nullptr, false);
-  if (!report.is_object() || report.value("schema", "") != "riverhorse-bench-1" || !report.contains("rows")) {
-    fail(StatusCode::invalid_argument, "--rows {}: this is not what riverhorse bench train --json writes",
-         command.rows);
-  }
+Row nearest_row(const PlanCommand& command, const nlohmann::json& report) {
   const double wanted = training_flops_per_token(command.plan.config, command.length);
   std::optional<Row> best;
   double best_distance = 0;
-  for (const nlohmann::json& row : report["rows"]) {
+  for (const nlohmann::json& row : report.at("rows")) {
     const std::string name = row.value("name", ""), shape = row.value("shape", "");
     const bool steps = name == "train" || (name == "scaling" && row.value("ranks", 0) == 1);
     const bool whole = shape.find("recompute") == std::string::npos && shape.find("left out") == std::string::npos;
@@ -61,6 +57,18 @@ Row nearest_row(const PlanCommand& command) {
          command.rows, dtype_name(command.plan.dtype));
   }
   return *best;
+}
+
+Row read_nearest_row(const PlanCommand& command) {
+  const nlohmann::json report = nlohmann::json::parse(read_text_file(command.rows, rows_limit_bytes), nullptr, false);
+  std::string reason = "it is no JSON object of riverhorse-bench-1";
+  try {
+    if (report.is_object() && report.value("schema", "") == "riverhorse-bench-1") return nearest_row(command, report);
+  } catch (const nlohmann::json::exception& error) {
+    reason = json_error_text(error);
+  }
+  fail(StatusCode::invalid_argument, "--rows {}: this is not what riverhorse bench train --json writes: {}",
+       command.rows, reason);
 }
 
 std::string_view shard_name(Shard shard) {
@@ -132,7 +140,7 @@ void run(PlanCommand command) {
       fail(StatusCode::invalid_argument,
            "the time of a step on {} GPUs needs --bandwidth: what one can send a second", plan.ranks);
     }
-    row = nearest_row(command);
+    row = read_nearest_row(command);
     plan.measured = row->step;
   }
   const std::vector<PlannedLayout> all = plan_layouts(plan);
