@@ -70,8 +70,7 @@ BenchReport our_report(BenchOptions& options) {
   const CopyMeter& copy = *meter;
   report.ceilings = measure_ceilings(*device, copy, all_types || options.dtype == DType::f16,
                                      all_types || options.dtype == DType::bf16);
-  const bool generates = options.what == "prefill" || options.what == "decode" || options.what == "sessions";
-  if (generates || trains) meter.reset();  // the memory is for the model
+  if (options.what != "ops" && !convolves) meter.reset();  // the memory is for the model
   report.rows = options.what == "ops"        ? bench_ops(*device, options, copy)
                 : options.what == "frames"   ? bench_frames(device, options)
                 : options.what == "mixer"    ? bench_mixer(*device, options, copy)

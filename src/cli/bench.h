@@ -17,6 +17,10 @@
 #include "model/checkpoint.h"
 #include "train/ranks.h"
 
+namespace riverhorse {
+struct EngineOptions;
+}
+
 namespace riverhorse::cli {
 
 struct BenchOptions {
@@ -141,6 +145,8 @@ Checkpoint benchmark_checkpoint(const BenchOptions& options);
 std::string benchmark_model_name(const BenchOptions& options);
 // Ids all over the vocabulary, always the same.
 std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_size);
+// What all engines of benchmarks have of the options: types, the way of the long convolution, cache, memory budget.
+EngineOptions benchmark_engine_options(const BenchOptions& options);
 
 bool is_software(const DeviceInfo& info);
 BenchCeilings measure_ceilings(Device& device, const CopyMeter& copy, bool with_f16, bool with_bf16);

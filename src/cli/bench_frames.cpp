@@ -101,12 +101,9 @@ std::vector<BenchRow> bench_frames(const std::shared_ptr<Device>& device, const 
   const std::int64_t position = options.prompt_tokens > 0 ? options.prompt_tokens : default_position;
   const std::int64_t tokens = options.tokens > 0 ? options.tokens : default_tokens;
   const Checkpoint checkpoint = benchmark_checkpoint(options);
-  EngineOptions engine_options;
-  engine_options.dtype = options.dtype;
-  engine_options.cache_folder = options.device.cache;
+  EngineOptions engine_options = benchmark_engine_options(options);
   engine_options.max_sessions = 3;
   engine_options.context_tokens = position + std::max(tokens, rewound_tokens) + 16;
-  engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare();
   const std::unique_ptr<Session> text = engine.create_session();

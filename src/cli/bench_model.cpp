@@ -73,6 +73,22 @@ void trace_some(Engine& engine, const std::shared_ptr<Trace>& trace, const std::
   trace->write(engine.device().info());
 }
 
+// Of single steps, each waited for.
+struct StepTimes {
+  std::vector<double> device, wall;
+};
+StepTimes time_steps(Engine& engine, const std::vector<Session*>& batch, std::int64_t count) {
+  StepTimes times;
+  for (std::int64_t i = 0; i < count && !interrupted(); ++i) {
+    const auto before = Clock::now();
+    engine.step(batch);
+    times.wall.push_back(milliseconds_since(before));
+    const Engine::Timing timing = engine.last_timing();
+    if (timing.device_ms > 0) times.device.push_back(timing.device_ms);
+  }
+  return times;
+}
+
 }  // namespace
 
 std::string benchmark_model_name(const BenchOptions& options) {
@@ -109,19 +125,24 @@ std::vector<std::int32_t> benchmark_ids(std::int64_t count, std::int64_t vocab_s
   return ids;
 }
 
-std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options) {
-  const std::int64_t length = options.tokens > 0 ? options.tokens : 1024;
-  const std::shared_ptr<Trace> trace = make_trace(options.trace);
-  const Checkpoint checkpoint = benchmark_checkpoint(options);
+EngineOptions benchmark_engine_options(const BenchOptions& options) {
   EngineOptions engine_options;
   engine_options.dtype = options.dtype;
   engine_options.conv = options.conv;
   engine_options.cache_folder = options.device.cache;
+  engine_options.memory_budget_bytes = options.memory_budget_bytes;
+  engine_options.progress = progress_line("loading");
+  return engine_options;
+}
+
+std::vector<BenchRow> bench_prefill(const std::shared_ptr<Device>& device, const BenchOptions& options) {
+  const std::int64_t length = options.tokens > 0 ? options.tokens : 1024;
+  const std::shared_ptr<Trace> trace = make_trace(options.trace);
+  const Checkpoint checkpoint = benchmark_checkpoint(options);
+  EngineOptions engine_options = benchmark_engine_options(options);
   engine_options.max_sessions = 1;
   engine_options.context_tokens = length + 1;
   engine_options.prefill_piece_tokens = length;
-  engine_options.memory_budget_bytes = options.memory_budget_bytes;
-  engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare();
   const auto session = engine.create_session();
@@ -189,15 +210,10 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   const std::int64_t prompt = options.prompt_tokens > 0 ? options.prompt_tokens : 1024;
   const std::shared_ptr<Trace> trace = make_trace(options.trace);
   const Checkpoint checkpoint = benchmark_checkpoint(options);
-  EngineOptions engine_options;
-  engine_options.dtype = options.dtype;
-  engine_options.conv = options.conv;
-  engine_options.cache_folder = options.device.cache;
+  EngineOptions engine_options = benchmark_engine_options(options);
   engine_options.max_sessions = batch_size;
   engine_options.context_tokens = prompt + 3 * drawn + 16 + traced_steps;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(prompt, 2048);
-  engine_options.memory_budget_bytes = options.memory_budget_bytes;
-  engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare(batch_size);
 
@@ -216,7 +232,6 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   } while (batch[0]->position() < prompt + drawn && milliseconds_since(warm_up) < 300.0);
 
   // As generation runs, with steps in flight, for the wall time; then step by step for the device's times.
-  std::vector<double> device_times, wall_times;
   double wall_ms = 0;
   const std::int64_t position = batch[0]->position();
   if (batch_size == 1 && !interrupted()) {
@@ -224,14 +239,8 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
     const std::int64_t count = batch[0]->generate(drawn, [](std::int32_t) { return !interrupted(); });
     if (count > 0) wall_ms = milliseconds_since(before) / static_cast<double>(count);
   }
-  for (std::int64_t i = 0; i < drawn && !interrupted(); ++i) {
-    const auto before = Clock::now();
-    engine.step(batch);
-    wall_times.push_back(milliseconds_since(before));
-    const Engine::Timing timing = engine.last_timing();
-    if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
-  }
-  if (wall_ms == 0) wall_ms = median(wall_times);
+  const StepTimes times = time_steps(engine, batch, drawn);
+  if (wall_ms == 0) wall_ms = median(times.wall);
   trace_some(engine, trace, [&] {
     for (int i = 0; i < traced_steps; ++i) engine.step(batch);
   });
@@ -242,9 +251,9 @@ std::vector<BenchRow> bench_decode(const std::shared_ptr<Device>& device, const 
   row.dtype = options.dtype;
   row.shape = fmt::format("{}, {} sequence{}, position {}", benchmark_model_name(options), batch_size,
                           batch_size == 1 ? "" : "s", position);
-  row.device_ms = median(device_times);
+  row.device_ms = median(times.device);
   row.wall_ms = wall_ms;
-  row.repetitions = static_cast<int>(wall_times.size());
+  row.repetitions = static_cast<int>(times.wall.size());
   row.tokens = batch_size;
   add_step_costs(row, costs_of(checkpoint, options.dtype), checkpoint.config, sequences, sequences * middle);
   return {row};
@@ -262,15 +271,10 @@ std::vector<BenchRow> bench_sessions(const std::shared_ptr<Device>& device, cons
   counts.push_back(most);
   const std::shared_ptr<Trace> trace = make_trace(options.trace);
   const Checkpoint checkpoint = benchmark_checkpoint(options);
-  EngineOptions engine_options;
-  engine_options.dtype = options.dtype;
-  engine_options.conv = options.conv;
-  engine_options.cache_folder = options.device.cache;
+  EngineOptions engine_options = benchmark_engine_options(options);
   engine_options.max_sessions = most;
   engine_options.context_tokens = longest + static_cast<std::int64_t>(counts.size()) * (drawn + 2) + traced_steps + 2;
   engine_options.prefill_piece_tokens = std::min<std::int64_t>(longest, 2048);
-  engine_options.memory_budget_bytes = options.memory_budget_bytes;
-  engine_options.progress = progress_line("loading");
   Engine engine(device, checkpoint, engine_options);
   engine.prepare_sessions();
 
@@ -287,25 +291,18 @@ std::vector<BenchRow> bench_sessions(const std::shared_ptr<Device>& device, cons
       batch.push_back(sessions.back().get());
     }
     for (int i = 0; i < 2; ++i) engine.step(batch);  // warm-up
-    std::vector<double> device_times, wall_times;
     double positions = 0;
     for (const Session* session : batch)
       positions += static_cast<double>(session->position()) + 0.5 * static_cast<double>(drawn);
-    for (std::int64_t i = 0; i < drawn && !interrupted(); ++i) {
-      const auto before = Clock::now();
-      engine.step(batch);
-      wall_times.push_back(milliseconds_since(before));
-      const Engine::Timing timing = engine.last_timing();
-      if (timing.device_ms > 0) device_times.push_back(timing.device_ms);
-    }
-    if (wall_times.empty()) break;
+    const StepTimes times = time_steps(engine, batch, drawn);
+    if (times.wall.empty()) break;
     BenchRow row;
     row.name = "sessions";
     row.dtype = options.dtype;
     row.shape = fmt::format("{}, {} of up to {} tokens", benchmark_model_name(options), count, longest);
-    row.device_ms = median(device_times);
-    row.wall_ms = median(wall_times);
-    row.repetitions = static_cast<int>(wall_times.size());
+    row.device_ms = median(times.device);
+    row.wall_ms = median(times.wall);
+    row.repetitions = static_cast<int>(times.wall.size());
     row.tokens = count;
     add_step_costs(row, costs, checkpoint.config, static_cast<double>(count), positions);
     rows.push_back(row);

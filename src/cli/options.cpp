@@ -13,6 +13,8 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -60,6 +62,26 @@ extern "C" void handle_interrupt(int signal_number) {
   std::signal(signal_number, SIG_DFL);  // the second Ctrl-C ends the program at once
 }
 
+// One of a few names, each of which stands for a value.
+template <typename Value>
+void add_choice(CLI::App& command, const std::string& flag, Value& value,
+                const std::vector<std::pair<std::string, Value>>& choices, const std::string& type,
+                const std::string& help) {
+  std::vector<std::string> names;
+  for (const auto& choice : choices) names.push_back(choice.first);
+  command
+      .add_option_function<std::string>(
+          flag,
+          [&value, choices](const std::string& name) {
+            for (const auto& choice : choices) {
+              if (choice.first == name) value = choice.second;
+            }
+          },
+          help)
+      ->type_name(type)
+      ->check(CLI::IsMember(names));
+}
+
 }  // namespace
 
 void add_model_options(CLI::App& command, ModelOptions& options, bool required) {
@@ -88,24 +110,14 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
 }
 
 void add_dtype_option(CLI::App& command, DType& dtype) {
-  static const std::map<std::string, DType> names = {{"f32", DType::f32}, {"f16", DType::f16}, {"bf16", DType::bf16}};
-  command
-      .add_option_function<std::string>(
-          "--dtype", [&dtype](const std::string& name) { dtype = names.at(name); },
-          "Type of weights and activations: f32, f16 or bf16 (default: f32)")
-      ->type_name("TYPE")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+  add_choice(command, "--dtype", dtype, {{"f32", DType::f32}, {"f16", DType::f16}, {"bf16", DType::bf16}}, "TYPE",
+             "Type of weights and activations: f32, f16 or bf16 (default: f32)");
 }
 
 void add_conv_option(CLI::App& command, ConvAlgorithm& algorithm) {
-  static const std::map<std::string, ConvAlgorithm> names = {
-      {"auto", ConvAlgorithm::automatic}, {"chunked", ConvAlgorithm::chunked}, {"fft", ConvAlgorithm::fft}};
-  command
-      .add_option_function<std::string>(
-          "--conv", [&algorithm](const std::string& name) { algorithm = names.at(name); },
-          "Long convolution: auto, chunked or fft (default: auto)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"auto", "chunked", "fft"}));
+  add_choice(command, "--conv", algorithm,
+             {{"auto", ConvAlgorithm::automatic}, {"chunked", ConvAlgorithm::chunked}, {"fft", ConvAlgorithm::fft}},
+             "NAME", "Long convolution: auto, chunked or fft (default: auto)");
 }
 
 CLI::Option* add_size_option(CLI::App& command, const std::string& flag, std::uint64_t& bytes,
@@ -140,43 +152,22 @@ std::shared_ptr<Trace> make_trace(const std::string& path) {
 }
 
 void add_recompute_option(CLI::App& command, Recompute& level) {
-  static const std::map<std::string, Recompute> names = {
-      {"none", Recompute::none}, {"mixer", Recompute::mixer}, {"block", Recompute::block}};
-  command
-      .add_option_function<std::string>(
-          "--recompute", [&level](const std::string& name) { level = names.at(name); },
-          "train: what the backward pass makes again instead of keeping it: none, mixer or block (default: none)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"none", "mixer", "block"}));
+  add_choice(command, "--recompute", level,
+             {{"none", Recompute::none}, {"mixer", Recompute::mixer}, {"block", Recompute::block}}, "NAME",
+             "train: what the backward pass makes again instead of keeping it: none, mixer or block (default: none)");
 }
 
 void add_logits_option(CLI::App& command, LogitBits& bits) {
-  command
-      .add_option_function<std::string>(
-          "--logits", [&bits](const std::string& given) { bits = given == "16" ? LogitBits::half : LogitBits::full; },
-          "train: bits of a logit before the softmax of the loss: 32 or, in f16 and bf16, 16 (default: 32)")
-      ->type_name("BITS")
-      ->check(CLI::IsMember({"32", "16"}));
+  add_choice(command, "--logits", bits, {{"32", LogitBits::full}, {"16", LogitBits::half}}, "BITS",
+             "train: bits of a logit before the softmax of the loss: 32 or, in f16 and bf16, 16 (default: 32)");
 }
 
 void add_shard_options(CLI::App& command, Shard& shard, ReduceDtype& reduce_dtype) {
-  static const std::map<std::string, Shard> levels = {
-      {"none", Shard::none}, {"optimizer", Shard::optimizer}, {"gradients", Shard::gradients}};
-  command
-      .add_option_function<std::string>(
-          "--shard", [&shard](const std::string& name) { shard = levels.at(name); },
-          "scaling: what the ranks divide among them, none, optimizer or gradients (default: none)")
-      ->type_name("WHAT")
-      ->check(CLI::IsMember({"none", "optimizer", "gradients"}));
-  command
-      .add_option_function<std::string>(
-          "--reduce-dtype",
-          [&reduce_dtype](const std::string& name) {
-            reduce_dtype = name == "bf16" ? ReduceDtype::bf16 : ReduceDtype::f32;
-          },
-          "scaling: of the gradients between ranks, f32 or bf16 (default: f32)")
-      ->type_name("TYPE")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+  add_choice(command, "--shard", shard,
+             {{"none", Shard::none}, {"optimizer", Shard::optimizer}, {"gradients", Shard::gradients}}, "WHAT",
+             "scaling: what the ranks divide among them, none, optimizer or gradients (default: none)");
+  add_choice(command, "--reduce-dtype", reduce_dtype, {{"f32", ReduceDtype::f32}, {"bf16", ReduceDtype::bf16}},
+             "TYPE", "scaling: of the gradients between ranks, f32 or bf16 (default: f32)");
 }
 
 std::shared_ptr<Device> open_chosen_device(const DeviceChoiceOptions& options) {

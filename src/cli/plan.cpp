@@ -60,15 +60,16 @@ Row nearest_row(const PlanCommand& command, const nlohmann::json& report) {
 }
 
 Row read_nearest_row(const PlanCommand& command) {
-  const nlohmann::json report = nlohmann::json::parse(read_text_file(command.rows, rows_limit_bytes), nullptr, false);
-  std::string reason = "it is no JSON object of riverhorse-bench-1";
+  const std::string origin = "--rows " + command.rows;
+  std::string reason = "its schema is not riverhorse-bench-1";
+  const nlohmann::json report =
+      parse_json(read_text_file(command.rows, rows_limit_bytes), origin, {.size_bytes = rows_limit_bytes});
   try {
-    if (report.is_object() && report.value("schema", "") == "riverhorse-bench-1") return nearest_row(command, report);
+    if (report.at("schema") == "riverhorse-bench-1") return nearest_row(command, report);
   } catch (const nlohmann::json::exception& error) {
     reason = json_error_text(error);
   }
-  fail(StatusCode::invalid_argument, "--rows {}: this is not what riverhorse bench train --json writes: {}",
-       command.rows, reason);
+  fail(StatusCode::bad_file, "{}: this is not what riverhorse bench train --json writes: {}", origin, reason);
 }
 
 std::string_view shard_name(Shard shard) {

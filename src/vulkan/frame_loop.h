@@ -13,7 +13,6 @@ namespace riverhorse::vulkan {
 class VulkanFrameLoop final : public FrameLoop {
  public:
   explicit VulkanFrameLoop(const VulkanDevice& device);
-  ~VulkanFrameLoop() override;
 
   void* begin() override { return commands_.begin(); }
   void end() override;
@@ -21,7 +20,6 @@ class VulkanFrameLoop final : public FrameLoop {
  private:
   std::shared_ptr<DeviceCore> core_;
   OneTimeCommands commands_;
-  VkFence fence_ = VK_NULL_HANDLE;
 };
 
 }  // namespace riverhorse::vulkan
