@@ -109,6 +109,34 @@ TEST_P(SessionTest, CloneSnapshotRewindAndFileChangeNothingThatFollows) {
   std::filesystem::remove(path);
 }
 
+TEST_P(SessionTest, MarksAreReturnedToFromWhereverTheTextHasGone) {
+  const auto session = engine().create_session(lively(11));
+  const auto start = session->mark();
+  session->append(prompt(40, vocabulary()));
+  const std::vector<std::int32_t> text = session->tokens();
+  steps(*session, 3);
+  const auto mark = session->mark();
+  const std::vector<std::int32_t> expected = steps(*session, new_tokens);
+  session->set_sampling(lively(5));
+  EXPECT_EQ(session->return_to(mark), 0);
+  EXPECT_EQ(steps(*session, new_tokens), expected) << "sampling and its random stream are those of the mark";
+
+  EXPECT_EQ(session->return_to(start), 0);
+  EXPECT_EQ(session->position(), 0);
+  session->append(prompt(60, vocabulary(), 2));
+  EXPECT_EQ(session->return_to(mark), 42) << "another text is in the KV cache";
+  EXPECT_EQ(steps(*session, new_tokens), expected);
+  EXPECT_EQ(session->return_to(mark), 0) << "a mark may be returned to again";
+
+  // Before the mark the KV cache is that of the text still.
+  EXPECT_EQ(session->rewind(30), 30);
+  EXPECT_EQ(session->tokens(), std::vector<std::int32_t>(text.begin(), text.begin() + 30));
+
+  Engine other(device_, golden_checkpoint("h3-hybrid"), {});
+  EXPECT_EQ(code_of([&] { other.create_session()->return_to(mark); }), StatusCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { session->return_to(nullptr); }), StatusCode::invalid_argument);
+}
+
 TEST_P(SessionTest, RewindWithoutCheckpointReadsAgain) {
   const auto session = engine().create_session();
   const std::vector<std::int32_t> text = prompt(50, vocabulary());

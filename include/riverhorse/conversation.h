@@ -36,8 +36,8 @@ typedef struct riverhorse_conversation riverhorse_conversation;
 
 typedef struct riverhorse_conversation_options {
   uint32_t struct_size;
-  int32_t undo_turns; /* that can be taken back, at most 256; default 4; -1: none. Each keeps a copy of the state
-                         in the host's memory */
+  int32_t undo_turns; /* that can be taken back, at most 256; default 4; -1: none. Each keeps a copy of the
+                         SSM state on the device */
   const char* template_path; /* a file; or ... */
   const char* template_json; /* (template_bytes) in memory; one of both is needed */
   size_t template_bytes;
@@ -87,8 +87,8 @@ RIVERHORSE_API riverhorse_status riverhorse_conversation_reply(riverhorse_conver
 RIVERHORSE_API riverhorse_status riverhorse_conversation_end_turn(riverhorse_conversation* conversation);
 
 /* Takes the last `turns` turns back, an open one included: state, random numbers and sampling options are those from
- * before, to the last bit, and nothing is read again. INVALID_ARGUMENT: more than info.undo_count, or the session
- * still works. */
+ * before, to the last bit, and nothing is read again, unless the session's text was replaced by other functions.
+ * INVALID_ARGUMENT: more than info.undo_count, or the session still works. */
 RIVERHORSE_API riverhorse_status riverhorse_conversation_undo(riverhorse_conversation* conversation, int64_t turns);
 
 /* Takes the last turn back and begins it again with the same text, and with `sampling` (null: as it was, which gives

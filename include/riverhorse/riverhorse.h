@@ -388,7 +388,8 @@ RIVERHORSE_API riverhorse_status riverhorse_session_get_logits(riverhorse_sessio
 /* A copy of everything, random numbers included, in a new session that continues exactly as this one would. */
 RIVERHORSE_API riverhorse_status riverhorse_session_clone(riverhorse_session* session, riverhorse_session** copy);
 
-/* Remembers the state at this position, so that rewind() to here or later is cheap. */
+/* Remembers the state at this position, so that rewind() to here or later is cheap: a copy of the SSM state on the
+ * device (a few MB), none of the attention cache. OUT_OF_MEMORY. */
 RIVERHORSE_API riverhorse_status riverhorse_session_checkpoint(riverhorse_session* session);
 
 /* Goes back to an earlier position, exactly. *tokens_read_again (may be null) is how many tokens had to be read

@@ -64,7 +64,7 @@ struct riverhorse_conversation {
 
   // Before each of the last turns.
   struct Before {
-    std::shared_ptr<const riverhorse::Session::Snapshot> state;
+    std::shared_ptr<const riverhorse::Session::Mark> state;
     std::string tail;
   };
   std::deque<Before> ring = {};
@@ -106,7 +106,7 @@ struct riverhorse_conversation {
     if (count == 0) return;
     const Before& before = ring[ring.size() - static_cast<std::size_t>(count)];
     const std::int64_t in_state = std::max<std::int64_t>(text.position() - begin, 0);
-    text.restore(before.state);
+    text.return_to(before.state);
     tail = before.tail;
     if (is_open) tokens_read += std::min(in_state, static_cast<std::int64_t>(prompt.size()));
     is_open = false;
@@ -116,7 +116,7 @@ struct riverhorse_conversation {
 
   void open_turn(riverhorse::Session& text, std::string user_text) {
     std::vector<std::int32_t> ids = riverhorse::api::turn_prompt(form, tokenizer(), turns.empty(), tail, user_text);
-    Before before{undo_turns > 0 ? text.snapshot() : nullptr, tail};
+    Before before{undo_turns > 0 ? text.mark() : nullptr, tail};
     turns.push_back({std::move(user_text), ""});
     if (undo_turns > 0) {
       if (ring.size() == undo_turns) ring.pop_front();

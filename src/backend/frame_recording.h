@@ -108,8 +108,8 @@ class FrameDevice {
 
   // Errors: unsupported on a queue without timestamps.
   virtual std::unique_ptr<FrameQueue> make_frame_queue() = 0;
-  // As Device::record. `like` (may be null) has run: until the new one has, it is expected to take what estimates and
-  // that one's times say.
+  // As Device::record. `like` (may be null) has run: until the new one has, it is expected to take, and is cut into
+  // pieces by, what estimates and that one's times say.
   virtual std::shared_ptr<FrameRecording> record_for_frames(const RecordFunction& function,
                                                             const std::shared_ptr<Buffer>& workspace,
                                                             const FrameRecording* like) = 0;

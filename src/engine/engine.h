@@ -129,10 +129,17 @@ class Session {
   struct Snapshot;
   std::shared_ptr<const Snapshot> snapshot();
   void restore(const std::shared_ptr<const Snapshot>& snapshot);
+  // A place in this text to return to, any number of times and to the last bit: everything goes back, the random
+  // stream and sampling options too. It keeps a copy of the SSM state on the device, none of the KV cache. Returns
+  // the tokens that had to be read again: 0 unless the text no longer begins with what it was there, after clear(),
+  // load() or restore(). Errors: out_of_memory; invalid_argument for a mark of another engine.
+  struct Mark;
+  std::shared_ptr<const Mark> mark();
+  std::int64_t return_to(const std::shared_ptr<const Mark>& mark);
   // Back to an earlier position, by reading again from the start or from the newest checkpoint() before it; returns
   // the tokens that were read again. The random stream goes back too. Sampling options stay.
   std::int64_t rewind(std::int64_t position);
-  void checkpoint();  // keeps a snapshot here for rewind()
+  void checkpoint();  // keeps a mark here for rewind()
   void clear();       // an empty text; the random stream starts again
 
   // One file, versioned: model hash, position, tokens, SSM state, KV cache, sampler. Written whole or not at all.

@@ -17,6 +17,16 @@ constexpr std::size_t kept_prefill_recordings = 8;
 
 constexpr std::uint64_t forward_logits_bytes = std::uint64_t{64} << 20;
 
+// One slot of a pool of SSM states onto a slot of another.
+void copy_states(Encoder& encoder, const std::vector<H3State>& from, std::int64_t from_slot,
+                 const std::vector<H3State>& to, std::int64_t to_slot) {
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    if (!from[i].shift) continue;
+    encoder.copy({from[i].shift.slice(from_slot, 1), to[i].shift.slice(to_slot, 1)});
+    encoder.copy({from[i].modes.slice(from_slot, 1), to[i].modes.slice(to_slot, 1)});
+  }
+}
+
 }  // namespace
 
 void check_token_ids(std::span<const std::int32_t> ids, std::int64_t vocabulary) {
@@ -60,15 +70,8 @@ void EngineCore::release_slot(std::int64_t slot) { slot_used_[static_cast<std::s
 const std::shared_ptr<Recording>& EngineCore::clear_recording(std::int64_t slot) {
   std::shared_ptr<Recording>& recording = clear_recordings_[slot];
   if (recording) return recording;
-  recording = device_->record(
-      [&](Encoder& encoder) {
-        for (std::size_t i = 0; i < spare_.size(); ++i) {
-          if (!spare_[i].shift) continue;
-          encoder.copy({spare_[i].shift.slice(1, 1), state_.h3[i].shift.slice(slot, 1)});
-          encoder.copy({spare_[i].modes.slice(1, 1), state_.h3[i].modes.slice(slot, 1)});
-        }
-      },
-      {.workspace = workspace_});
+  recording = device_->record([&](Encoder& encoder) { copy_states(encoder, spare_, 1, state_.h3, slot); },
+                              {.workspace = workspace_});
   return recording;
 }
 
@@ -85,15 +88,7 @@ void EngineCore::set_position(std::int64_t slot, std::int64_t position) {
 void EngineCore::back_up(std::int64_t slot) {
   std::shared_ptr<Recording>& recording = back_up_recordings_[slot];
   if (!recording) {
-    recording = device_->record(
-        [&](Encoder& encoder) {
-          for (std::size_t i = 0; i < spare_.size(); ++i) {
-            if (!spare_[i].shift) continue;
-            encoder.copy({state_.h3[i].shift.slice(slot, 1), spare_[i].shift.slice(0, 1)});
-            encoder.copy({state_.h3[i].modes.slice(slot, 1), spare_[i].modes.slice(0, 1)});
-          }
-        },
-        {});
+    recording = device_->record([&](Encoder& encoder) { copy_states(encoder, state_.h3, slot, spare_, 0); }, {});
   }
   device_->submit(*recording);
 }
@@ -101,31 +96,33 @@ void EngineCore::back_up(std::int64_t slot) {
 void EngineCore::bring_back(std::int64_t slot) {
   std::shared_ptr<Recording>& recording = bring_back_recordings_[slot];
   if (!recording) {
-    recording = device_->record(
-        [&](Encoder& encoder) {
-          for (std::size_t i = 0; i < spare_.size(); ++i) {
-            if (!spare_[i].shift) continue;
-            encoder.copy({spare_[i].shift.slice(0, 1), state_.h3[i].shift.slice(slot, 1)});
-            encoder.copy({spare_[i].modes.slice(0, 1), state_.h3[i].modes.slice(slot, 1)});
-          }
-        },
-        {});
+    recording = device_->record([&](Encoder& encoder) { copy_states(encoder, spare_, 0, state_.h3, slot); }, {});
   }
   device_->wait(device_->submit(*recording));
 }
 
+std::vector<H3State> EngineCore::copy_state(std::int64_t slot) {
+  require_available(*device_, options_, model_->h3_state_bytes(), "a copy of a session's state");
+  std::vector<H3State> copy = model_->allocate_h3_states(1);
+  device_->run([&](Encoder& encoder) { copy_states(encoder, state_.h3, slot, copy, 0); });
+  return copy;
+}
+
+void EngineCore::set_state(std::int64_t slot, const std::vector<H3State>& copy, std::int64_t position) {
+  device_->run([&](Encoder& encoder) { copy_states(encoder, copy, 0, state_.h3, slot); });
+  set_position(slot, position);
+}
+
 void EngineCore::copy_slot(std::int64_t from, std::int64_t to, std::int64_t position) {
   device_->run([&](Encoder& encoder) {
-    for (std::size_t i = 0; i < state_.h3.size(); ++i) {
-      if (state_.h3[i].shift) {
-        encoder.copy({state_.h3[i].shift.slice(from, 1), state_.h3[i].shift.slice(to, 1)});
-        encoder.copy({state_.h3[i].modes.slice(from, 1), state_.h3[i].modes.slice(to, 1)});
-      } else if (position > 0) {
-        for (const Tensor& cache : {state_.caches[i].k, state_.caches[i].v}) {
-          const std::int64_t rows = cache.shape[1];
-          const Tensor flat = cache.reshape({cache.shape[0] * rows, cache.shape[2]});
-          encoder.copy({flat.slice(from * rows, position), flat.slice(to * rows, position)});
-        }
+    copy_states(encoder, state_.h3, from, state_.h3, to);
+    if (position == 0) return;
+    for (const AttentionCache& of_layer : state_.caches) {
+      if (!of_layer.k) continue;
+      for (const Tensor& cache : {of_layer.k, of_layer.v}) {
+        const std::int64_t rows = cache.shape[1];
+        const Tensor flat = cache.reshape({cache.shape[0] * rows, cache.shape[2]});
+        encoder.copy({flat.slice(from * rows, position), flat.slice(to * rows, position)});
       }
     }
   });

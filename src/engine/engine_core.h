@@ -47,6 +47,9 @@ class EngineCore {
   // the position does no harm.
   void back_up(std::int64_t slot);
   void bring_back(std::int64_t slot);
+  // The same to and from copies of their own, which stay on the device. Errors: out_of_memory.
+  std::vector<H3State> copy_state(std::int64_t slot);
+  void set_state(std::int64_t slot, const std::vector<H3State>& copy, std::int64_t position);
   void copy_slot(std::int64_t from, std::int64_t to, std::int64_t position);  // everything but the sampler
 
   // Makes room in the KV caches for `tokens` in each slot, by doubling. Errors: out_of_memory, unsupported.
@@ -176,6 +179,17 @@ struct Session::Snapshot {
   std::vector<Layer> layers;
 
   std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
+};
+
+// A place in a text to return to: the SSM state, on the device. The rows of the KV cache are still in the slot as
+// long as the text begins with `tokens`; where it does not, it is read again.
+struct Session::Mark {
+  const EngineCore* core = nullptr;
+  std::vector<std::int32_t> tokens;
+  std::vector<std::uint32_t> draws_at;  // as in Snapshot
+  std::uint32_t draws = 0;
+  SamplingOptions sampling;
+  std::vector<H3State> state;  // one slot; none of an empty text
 };
 
 // The one file of a session. read_: errors as Session::load, before anything is changed.

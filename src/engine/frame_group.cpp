@@ -86,8 +86,11 @@ void FrameGroup::record_steps() {
     require_available(device, core_.options(), scratch, "scratch memory of frames");
     workspace_ = device.allocate(scratch, MemoryUse::device);
   }
-  // Largest first by powers of two: each is measured, and those between take after the next larger.
-  const FrameRecording* like = nullptr;
+  // Largest first by powers of two: each is measured, and those between take after the next larger. The first is cut
+  // into pieces by what other work took on this device; once measured, again by what it takes itself.
+  const std::shared_ptr<FrameRecording> first = frames_.record_for_frames(step(most_.batch), workspace_, nullptr);
+  measure(first, most_.batch, 1);
+  const FrameRecording* like = first.get();
   for (std::int64_t batch = most_.batch; batch >= 1; --batch) {
     steps_[batch] = frames_.record_for_frames(step(batch), workspace_, like);
     if (!std::has_single_bit(static_cast<std::uint64_t>(batch)) && batch != most_.batch) continue;

@@ -247,8 +247,54 @@ void Session::restore(const std::shared_ptr<const Snapshot>& snapshot) {
   impl_->checkpoints.clear();
 }
 
+std::shared_ptr<const Session::Mark> Session::mark() {
+  settle();
+  auto mark = std::make_shared<Mark>();
+  mark->core = impl_->core.get();
+  mark->tokens = impl_->tokens;
+  mark->draws_at = impl_->draws_at;
+  mark->draws = impl_->draws;
+  mark->sampling = impl_->sampling;
+  if (!mark->tokens.empty()) mark->state = impl_->core->copy_state(impl_->slot);
+  return mark;
+}
+
+std::int64_t Session::Impl::return_to(const Mark& mark) {
+  const bool goes_on =
+      tokens.size() >= mark.tokens.size() && std::equal(mark.tokens.begin(), mark.tokens.end(), tokens.begin());
+  const auto beyond = [&](const auto& each) { return each->tokens.size() > mark.tokens.size(); };
+  std::erase_if(checkpoints, [&](const auto& each) { return !goes_on || beyond(each); });
+  std::int64_t read_again = 0;
+  if (mark.tokens.empty()) {
+    core->clear_slot(slot);
+  } else if (goes_on) {
+    core->set_state(slot, mark.state, static_cast<std::int64_t>(mark.tokens.size()) - 1);
+  } else {
+    core->clear_slot(slot);
+    tokens.clear();
+    draws_at.clear();
+    read_up_to(mark.tokens, {}, {});
+    read_again = state_position();
+  }
+  tokens = mark.tokens;
+  draws_at = mark.draws_at;
+  draws = mark.draws;
+  sampling = mark.sampling;
+  sampler_stale = true;
+  counts_stale = true;
+  return read_again;
+}
+
+std::int64_t Session::return_to(const std::shared_ptr<const Mark>& mark) {
+  settle();
+  if (!mark || mark->core != impl_->core.get()) {
+    fail(StatusCode::invalid_argument, "return_to: {}", mark ? "the mark is of another engine" : "there is no mark");
+  }
+  return impl_->return_to(*mark);
+}
+
 void Session::checkpoint() {
-  if (!impl_->tokens.empty()) impl_->checkpoints.push_back(snapshot());
+  if (!impl_->tokens.empty()) impl_->checkpoints.push_back(mark());
 }
 
 std::int64_t Session::rewind(std::int64_t new_position) {
@@ -266,7 +312,7 @@ std::int64_t Session::rewind(std::int64_t new_position) {
   while (!kept.empty() && kept.back()->tokens.size() > end) kept.pop_back();
   std::int64_t start = 0;
   if (!kept.empty()) {
-    impl_->apply(*kept.back());
+    impl_->return_to(*kept.back());
     start = position();
   } else {
     impl_->core->clear_slot(impl_->slot);

@@ -32,6 +32,10 @@ class Checksum {
   void add(std::span<const std::byte> bytes) {
     length_ += bytes.size();
     while (!bytes.empty()) {
+      for (; filled_ == 0 && bytes.size() >= sizeof(word_); bytes = bytes.subspan(sizeof(word_))) {
+        std::memcpy(&word_, bytes.data(), sizeof(word_));
+        mix();
+      }
       const std::size_t taken = std::min(bytes.size(), sizeof(word_) - filled_);
       std::memcpy(reinterpret_cast<std::byte*>(&word_) + filled_, bytes.data(), taken);
       filled_ += taken;
@@ -171,6 +175,11 @@ void write_session_file(const std::filesystem::path& path, const Session::Snapsh
 
 std::vector<std::byte> session_bytes(const Session::Snapshot& snapshot) {
   std::vector<std::byte> all;
+  std::size_t size = prefix_bytes + header_of(snapshot).size() + 8 * snapshot.tokens.size() + checksum_bytes;
+  for (const Session::Snapshot::Layer& layer : snapshot.layers) {
+    size += 4 * (layer.shift.size() + layer.modes.size()) + layer.k.size() + layer.v.size();
+  }
+  all.reserve(size);
   put_session(snapshot, [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
   return all;
 }

@@ -31,10 +31,10 @@ struct Session::Impl {
   std::vector<std::uint32_t> draws_at;  // as in Snapshot
   std::uint32_t draws = 0;
   SamplingOptions sampling;
-  bool sampler_stale = true;                                 // the device's sampler row is not this session's
-  bool counts_stale = true;                                  // the device's counts are not those of `tokens`
-  std::vector<std::shared_ptr<const Snapshot>> checkpoints;  // by rising position
-  std::shared_ptr<FrameMember> frames;                       // null: not recorded into frames
+  bool sampler_stale = true;                             // the device's sampler row is not this session's
+  bool counts_stale = true;                              // the device's counts are not those of `tokens`
+  std::vector<std::shared_ptr<const Mark>> checkpoints;  // by rising position
+  std::shared_ptr<FrameMember> frames;                   // null: not recorded into frames
 
   std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
 
@@ -103,6 +103,7 @@ struct Session::Impl {
   bool is_in_batch() const { return frames != nullptr && frames->group->is_open && !frames->leaving; }
   Snapshot describe() const;
   void apply(const Snapshot& snapshot);
+  std::int64_t return_to(const Mark& mark);  // tokens that were read again
 };
 
 }  // namespace riverhorse

@@ -173,17 +173,18 @@ std::uint64_t VulkanDevice::scratch_bytes(const RecordFunction& function) {
 }
 
 std::unique_ptr<Recording> VulkanDevice::record(const RecordFunction& function, const RecordOptions& options) {
-  return make_recording(function, options, false);
+  return make_recording(function, options, std::nullopt);
 }
 
 std::unique_ptr<VulkanRecording> VulkanDevice::make_recording(const RecordFunction& function,
-                                                              const RecordOptions& options, bool for_frames) {
+                                                              const RecordOptions& options,
+                                                              std::optional<double> frame_scale) {
   VulkanEncoder preparing(*this, nullptr, nullptr);
   function(preparing);
   for (const PipelineKey& key : preparing.wanted_pipelines()) impl_->pipelines->get(key);
   std::shared_ptr<Buffer> workspace = workspace_for(options, preparing.scratch_peak_bytes());
   auto recording = std::make_unique<VulkanRecording>(
-      impl_->core, impl_->pipelines, options, preparing.dispatch_count(), preparing.operation_count(), for_frames);
+      impl_->core, impl_->pipelines, options, preparing.dispatch_count(), preparing.operation_count(), frame_scale);
   VulkanEncoder encoder(*this, recording.get(), std::move(workspace));
   function(encoder);
   recording->finish();

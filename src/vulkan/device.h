@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,7 +99,7 @@ class VulkanDevice final : public Device, public FrameDevice {
  private:
   explicit VulkanDevice(std::shared_ptr<DeviceCore> core);
   std::unique_ptr<VulkanRecording> make_recording(const RecordFunction& function, const RecordOptions& options,
-                                                  bool for_frames);
+                                                  std::optional<double> frame_scale);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -36,8 +36,8 @@ std::shared_ptr<FrameRecording> VulkanDevice::record_for_frames(const RecordFunc
   RecordOptions options;
   options.workspace = workspace;
   const auto* known = dynamic_cast<const VulkanFrameRecording*>(like);
-  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, true),
-                                                known != nullptr ? known->scale() : impl_->core->time_scale);
+  const double scale = known != nullptr ? known->scale() : impl_->core->time_scale;
+  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, scale), scale);
 }
 
 void KnownTime::add(double now) {

@@ -30,18 +30,18 @@ VkQueryPool make_queries(DeviceCore& core, std::uint32_t count) {
 
 VulkanRecording::VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_ptr<Pipelines> pipelines,
                                  const RecordOptions& options, std::uint32_t dispatches, std::uint32_t operations,
-                                 bool for_frames)
+                                 std::optional<double> frame_scale)
     : core_(std::move(core)),
       pipelines_(std::move(pipelines)),
       options_(options),
-      for_frames_(for_frames),
+      frame_scale_(frame_scale),
       operation_capacity_(operations) {
   VkCommandPoolCreateInfo create{};
   create.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
   create.queueFamilyIndex = core_->profile.queue_family;
   core_->check_device(core_->table.vkCreateCommandPool(core_->device, &create, core_->allocator, &pool_),
                       "creating a command pool");
-  if (core_->profile.timestamp_bits > 0 && !for_frames_) {  // frames take their own times
+  if (core_->profile.timestamp_bits > 0 && !frame_scale_) {  // frames take their own times
     segment_queries_ = make_queries(*core_, 2 * (dispatches + 1));
     if (options.op_timestamps && operations > 0) operation_queries_ = make_queries(*core_, 2 * operations);
   }
@@ -64,7 +64,7 @@ void VulkanRecording::begin_segment() {
   VkCommandBufferAllocateInfo allocate{};
   allocate.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
   allocate.commandPool = pool_;
-  allocate.level = for_frames_ ? VK_COMMAND_BUFFER_LEVEL_SECONDARY : VK_COMMAND_BUFFER_LEVEL_PRIMARY;
+  allocate.level = frame_scale_ ? VK_COMMAND_BUFFER_LEVEL_SECONDARY : VK_COMMAND_BUFFER_LEVEL_PRIMARY;
   allocate.commandBufferCount = 1;
   VkCommandBuffer commands = VK_NULL_HANDLE;
   core_->check_device(vk.vkAllocateCommandBuffers(core_->device, &allocate, &commands),
@@ -77,7 +77,7 @@ void VulkanRecording::begin_segment() {
   begin.flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT;  // the next step is queued while this one runs
   VkCommandBufferInheritanceInfo inheritance{};
   inheritance.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_INHERITANCE_INFO;
-  if (for_frames_) begin.pInheritanceInfo = &inheritance;  // outside a render pass
+  if (frame_scale_) begin.pInheritanceInfo = &inheritance;  // outside a render pass
   core_->check_device(vk.vkBeginCommandBuffer(commands, &begin), "beginning a command buffer");
   if (index == 0) {
     // Everything submitted before comes first; within the recording the encoder's barriers do it.
@@ -103,9 +103,9 @@ void VulkanRecording::end_segment() {
 
 bool VulkanRecording::grow(double estimate_ms) {
   Segment& segment = segments_.back();
-  const double scale = core_->time_scale;
+  const double scale = frame_scale_.value_or(core_->time_scale);
   constexpr double frame_piece_ms = 0.05;
-  const double limit_ms = for_frames_ ? frame_piece_ms : core_->options.submission_limit_ms / 4;
+  const double limit_ms = frame_scale_ ? frame_piece_ms : core_->options.submission_limit_ms / 4;
   const bool full = segment.estimate_ms > 0 && (segment.estimate_ms + estimate_ms) * scale > limit_ms;
   if (full) {
     end_segment();

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -18,9 +19,11 @@ namespace riverhorse::vulkan {
 class VulkanRecording final : public Recording {
  public:
   // `dispatches` and `operations`: how many there will be at most, as counted while preparing.
-  // `for_frames`: in small secondary command buffers, which are not submitted but executed (frame_recording.h).
+  // With a `frame_scale`, from estimates to times: in small secondary command buffers, which are not submitted but
+  // executed (frame_recording.h).
   VulkanRecording(std::shared_ptr<DeviceCore> core, std::shared_ptr<Pipelines> pipelines,
-                  const RecordOptions& options, std::uint32_t dispatches, std::uint32_t operations, bool for_frames);
+                  const RecordOptions& options, std::uint32_t dispatches, std::uint32_t operations,
+                  std::optional<double> frame_scale);
   ~VulkanRecording() override;
 
   std::vector<OpTiming> timings() override;
@@ -60,7 +63,7 @@ class VulkanRecording final : public Recording {
   std::shared_ptr<DeviceCore> core_;
   std::shared_ptr<Pipelines> pipelines_;
   RecordOptions options_;
-  bool for_frames_;
+  std::optional<double> frame_scale_;
   VkCommandPool pool_ = VK_NULL_HANDLE;
   std::vector<VkCommandBuffer> commands_;  // one a segment
   std::vector<Segment> segments_;
