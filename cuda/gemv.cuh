@@ -15,10 +15,11 @@
 
 #include "kernel.cuh"
 #include "norm.h"
+#include "quantised.cuh"
 
 namespace riverhorse::cuda::gemv {
 
-constexpr int few_rows = 8;  // of x, at most
+constexpr int few_rows = 8;  // of x, at most; in 16 bits tensor cores take more than one
 constexpr int warps = 4;     // of a block
 constexpr int threads = warps * warp_size;
 
@@ -51,14 +52,19 @@ struct PlainRows {
   int rows, inputs;
 
   __device__ void get(int row, int unit, float (&values)[count]) const {
-    const auto group = reinterpret_cast<const Neighbours<T, count>*>(x + min(row, rows - 1) * inputs)[unit];
+    constexpr int at_once = count < most_at_once<T> ? count : most_at_once<T>;
+    const T* from = x + min(row, rows - 1) * inputs + unit * count;
 #pragma unroll
-    for (int i = 0; i < count; ++i) values[i] = to_float(group.values[i]);
+    for (int begin = 0; begin < count; begin += at_once) {
+      const auto group = *reinterpret_cast<const Neighbours<T, at_once>*>(from + begin);
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) values[begin + i] = to_float(group.values[i]);
+    }
   }
 };
 
-// layer_norm(x) in shared memory. A unit of 8 elements lies in two halves of the row, so that lanes that read
-// neighbouring units read neighbouring 16 bytes.
+// layer_norm(x) in shared memory. A unit of 8 elements lies in two halves of the row, a larger one in as many parts
+// as it has fours, so that lanes that read neighbouring units read neighbouring 16 bytes.
 template <typename T, int count>
 struct NormalisedRows {
   static constexpr int group = count == 1 ? 1 : 4;  // elements at once
@@ -173,18 +179,72 @@ class RowNorm {
   Group weights_[Rows::held], biases_[Rows::held];
 };
 
+// W of activations' type. A lane reads a unit at once; add() is sum += the unit times what it meets of x.
+template <typename T, int elements>
+struct PlainMatrix {
+  static constexpr int count = elements;
+  using Unit = Neighbours<T, count>;
+
+  const Unit* units;
+  int row_units;
+
+  PlainMatrix(const T* weight, std::int64_t inputs)
+      : units(reinterpret_cast<const Unit*>(weight)), row_units(static_cast<int>(inputs / count)) {}
+
+  __device__ Unit load(std::int64_t row, int unit) const { return load_once(units + row * row_units + unit); }
+  __device__ static void add(const Unit& unit, const float (&x)[count], float& sum) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) sum += to_float(unit.values[i]) * x[i];
+  }
+};
+
+// W quantised: a unit is 16 bytes of quants, in q4 a block, in q8 half a block, and the block's scale.
+template <DType dtype>
+struct QuantisedMatrix {
+  static constexpr int count = dtype == DType::q4 ? 32 : 16;
+  static constexpr int units_in_block = static_cast<int>(quantised_block) / count;
+  struct Unit {
+    uint4 quants;
+    __half scale;
+  };
+
+  QuantisedRows<dtype> rows;
+
+  QuantisedMatrix(const unsigned char* weight, std::int64_t inputs) : rows(weight, inputs) {}
+
+  __device__ Unit load(std::int64_t row, int unit) const {
+    Unit loaded;
+    loaded.quants = load_once(reinterpret_cast<const uint4*>(rows.block(row, 0)) + unit);
+    loaded.scale = rows.scale_bits(row, unit / units_in_block);
+    return loaded;
+  }
+  __device__ static void add(const Unit& unit, const float (&x)[count], float& sum) {
+    const std::uint32_t words[4] = {unit.quants.x, unit.quants.y, unit.quants.z, unit.quants.w};
+    float product = 0;
+#pragma unroll
+    for (int i = 0; i < count; i += 4) {
+      float quants[4];
+      numbers_of<dtype>(words[i / 4 % 4], i / 16, quants);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) product += quants[c] * x[i + c];
+    }
+    sum += to_float(unit.scale) * product;
+  }
+};
+
 // What a warp reads of W, portion by portion: for each turn of the warp, `rows_at_once` rows, their units begin,
 // begin + stride, ... `at_once` of them a portion.
-template <typename T, int count, int rows_at_once, int at_once>
+template <typename Matrix, int rows_at_once, int at_once>
 class Weights {
  public:
-  using Unit = Neighbours<T, count>;
+  static constexpr int count = Matrix::count;
+  using Unit = typename Matrix::Unit;
 
   // Rows first + i row_step of the first turn, `turn_step` more of each that follows; below `end` of the first of
   // them.
-  __device__ Weights(const T* weight, int inputs, int first, int turn_step, int end, std::int64_t row_step, int begin,
-                     int stride)
-      : weight_(reinterpret_cast<const Unit*>(weight)),
+  __device__ Weights(const Matrix& matrix, int inputs, int first, int turn_step, int end, std::int64_t row_step,
+                     int begin, int stride)
+      : matrix_(matrix),
         units_(inputs / count),
         row_step_(row_step),
         turn_step_(turn_step),
@@ -213,12 +273,7 @@ class Weights {
         float values[count];
         x.get(row, unit, values);
 #pragma unroll
-        for (int r = 0; r < rows_at_once; ++r) {
-#pragma unroll
-          for (int i = 0; i < count; ++i) {
-            sums[r][row] += to_float(portions_[which][r][u].values[i]) * values[i];
-          }
-        }
+        for (int r = 0; r < rows_at_once; ++r) Matrix::add(portions_[which][r][u], values, sums[r][row]);
       }
     }
     request(portions_[which]);
@@ -230,11 +285,11 @@ class Weights {
   __device__ __forceinline__ void request(Portion& to) {
 #pragma unroll
     for (int r = 0; r < rows_at_once; ++r) {
-      const Unit* from = weight_ + (row_ + r * row_step_) * units_;
+      const std::int64_t row = row_ + r * row_step_;
 #pragma unroll
       for (int u = 0; u < at_once; ++u) {
         const int unit = begin_ + (portion_ * at_once + u) * stride_;
-        if (row_ < end_ && unit < units_) to[r][u] = load_once(from + unit);
+        if (row_ < end_ && unit < units_) to[r][u] = matrix_.load(row, unit);
       }
     }
     if ((++portion_) * at_once * stride_ >= units_) {
@@ -243,7 +298,7 @@ class Weights {
     }
   }
 
-  const Unit* weight_;
+  Matrix matrix_;
   int units_;
   std::int64_t row_step_;
   int turn_step_, end_, begin_, stride_;

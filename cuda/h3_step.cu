@@ -17,7 +17,9 @@ namespace {
 
 using namespace gemv;
 
-constexpr int at_once = 2;            // units of each of three rows of W that a lane requests together
+// Units of each of three rows of W that a lane requests together.
+template <typename Matrix>
+constexpr int at_once = Matrix::count > 8 ? 1 : 2;
 constexpr int places = 2;             // of the ring a lane: N is at most 64
 constexpr int sequences_at_once = 4;  // of a warp, from q, k and v
 
@@ -99,13 +101,13 @@ struct Carried {
   }
 };
 
-template <typename T>
+template <typename Matrix>
 struct Projection {
   const float* x;
   const float* norm_weight;
   const float* norm_bias;
   float epsilon;
-  const T* weight;
+  Matrix weight;
   const float* bias;  // or null
 };
 
@@ -114,17 +116,17 @@ __device__ float rounded(float value) {
   return to_float(from_float<T>(value));
 }
 
-template <typename T, int most_rows, int count>
+template <typename T, typename Matrix, int most_rows>
 __global__ void __launch_bounds__(threads, most_rows == 1 ? 4 : 1)
-    project_and_step(Projection<T> projection, Step<T> step) {
-  using Rows = NormalisedRows<T, count>;
+    project_and_step(Projection<Matrix> projection, Step<T> step) {
+  using Rows = NormalisedRows<T, Matrix::count>;
   SHARED_MEMORY(float, normalised);
   let_next_begin();
   const auto width = static_cast<int>(step.filter.width);
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
   const int own = static_cast<int>(blockIdx.x) * warps + warp;
   const int channel = min(own, width - 1);  // a warp without a channel comes along to the barriers
-  using Reader = Weights<T, count, 3, at_once>;
+  using Reader = Weights<Matrix, 3, at_once<Matrix>>;
   Reader weights(projection.weight, width, own, width, width, width, lane, warp_size);
   RowNorm<Rows> row_norm(projection.norm_weight, projection.norm_bias, projection.epsilon, width);
   float bias[3] = {};
@@ -192,8 +194,8 @@ bool is_one_kernel(const H3StepArgs& args) {
 }  // namespace
 
 bool CudaEncoder::fuses_projection(const H3StepArgs& args) const {
-  return is_one_kernel(args) && args.y.shape[0] <= few_rows && !is_quantised(args.projection->weight.dtype) &&
-         normalised_rows_fit(args.y.shape[1], limits_.shared_bytes);
+  const std::int64_t most = is_half(args.y.dtype) ? 1 : few_rows;  // several are for tensor cores
+  return is_one_kernel(args) && args.y.shape[0] <= most && normalised_rows_fit(args.y.shape[1], limits_.shared_bytes);
 }
 
 void CudaEncoder::record_h3_step(const H3StepArgs& args) {
@@ -210,20 +212,31 @@ void CudaEncoder::record_h3_step(const H3StepArgs& args) {
         return;
       }
       const H3Projection& from = *args.projection;
-      const Projection<T> projection{.x = data<float>(from.x),
-                                     .norm_weight = data<float>(from.norm.weight),
-                                     .norm_bias = data<float>(from.norm.bias),
-                                     .epsilon = from.norm.epsilon,
-                                     .weight = data<T>(from.weight),
-                                     .bias = data<float>(from.bias)};
+      const auto start = [&](const auto& weight) {
+        using Matrix = std::decay_t<decltype(weight)>;
+        const Projection<Matrix> projection{.x = data<float>(from.x),
+                                            .norm_weight = data<float>(from.norm.weight),
+                                            .norm_bias = data<float>(from.norm.bias),
+                                            .epsilon = from.norm.epsilon,
+                                            .weight = weight,
+                                            .bias = data<float>(from.bias)};
+        constexpr int most_sequences = sizeof(T) == 2 ? 1 : few_rows;
+        const auto kernel = batch == 1 && Matrix::count > 1 ? project_and_step<T, Matrix, 1>
+                                                            : project_and_step<T, Matrix, most_sequences>;
+        launch_in_turn(kernel, grid, threads, static_cast<std::size_t>(batch * width) * sizeof(float), turn,
+                       projection, step);
+      };
       constexpr int most = most_at_once<T>;
-      const bool whole = width % most == 0 && at_16_bytes(projection.x) && at_16_bytes(projection.norm_weight) &&
-                         at_16_bytes(projection.norm_bias) && at_16_bytes(projection.weight);
-      const auto kernel = !whole       ? project_and_step<T, few_rows, 1>
-                          : batch == 1 ? project_and_step<T, 1, most>
-                                       : project_and_step<T, few_rows, most>;
-      launch_in_turn(kernel, grid, threads, static_cast<std::size_t>(batch * width) * sizeof(float), turn, projection,
-                     step);
+      if (is_quantised(from.weight.dtype)) {
+        with_quantised(from.weight.dtype, [&](auto quantised) {
+          start(QuantisedMatrix<decltype(quantised)::value>(data<unsigned char>(from.weight), width));
+        });
+      } else if (width % most == 0 && at_16_bytes(data<void>(from.x)) && at_16_bytes(data<void>(from.weight)) &&
+                 at_16_bytes(data<void>(from.norm.weight)) && at_16_bytes(data<void>(from.norm.bias))) {
+        start(PlainMatrix<T, most>(data<T>(from.weight), width));
+      } else {
+        start(PlainMatrix<T, 1>(data<T>(from.weight), width));
+      }
     });
   };
   const H3Projection from = args.projection.value_or(H3Projection());

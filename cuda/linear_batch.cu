@@ -1,4 +1,4 @@
-// linear for a batch of sequences, 9 to 64 rows of x in 16 bits, on tensor cores: W is to be read once, at the speed
+// linear for a batch of sequences, 2 to 64 rows of x in 16 bits, on tensor cores: W is to be read once, at the speed
 // of memory, and x, which every block reads, no more often than that.
 //
 // A block makes 64 outputs, or 64 outputs of a slice of K where those are too few blocks to fill the device: then it
@@ -153,7 +153,8 @@ void launch_batch(Launch turn, const LinearArgs& args, const Tensor& x, const Te
                                       .inputs = static_cast<int>(args.weight.shape[1]),
                                       .slices = static_cast<int>(slices)};
       const Epilogue<T, Y> epilogue(args, rows);
-      const auto kernel = rows <= 16   ? multiply_batch<T, Y, 2>
+      const auto kernel = rows <= 8    ? multiply_batch<T, Y, 1>
+                          : rows <= 16 ? multiply_batch<T, Y, 2>
                           : rows <= 32 ? multiply_batch<T, Y, 4>
                                        : multiply_batch<T, Y, 8>;
       launch_in_turn(kernel, grid_of(divide_up(outputs, block_outputs), slices), threads, 0, turn, operands,

@@ -42,11 +42,12 @@ struct Epilogue {
   }
 };
 
-// Calls `function` with values of the types of the weights and of y.
+// Calls `function` with values of the types of activations and of y.
 template <typename Function>
 void with_types(const LinearArgs& args, Function&& function) {
-  with_activation(args.weight.dtype, [&](auto type) {
-    if (args.y.dtype == args.weight.dtype) {
+  const DType act = activation_dtype(args);
+  with_activation(act, [&](auto type) {
+    if (args.y.dtype == act) {
       function(type, type);
     } else {
       function(type, float());

@@ -12,22 +12,25 @@ namespace {
 
 using namespace gemv;
 
-constexpr int at_once = 4;      // units of a row that a lane requests together
+// Units of a row that a lane requests together.
+template <typename Matrix>
+constexpr int at_once = Matrix::count == 32 ? 2 : 4;
 constexpr int most_blocks = 4;  // of a multiprocessor, all at once: more rows of W are turns of the same warps
 
-template <typename T>
+template <typename T, typename Matrix>
 struct Operands {
   const T* x;             // or null
   const float* residual;  // what is to be normalised, or null
   const float* norm_weight;
   const float* norm_bias;
   float epsilon;
-  const T* weight;
+  Matrix weight;
   int inputs, split;
 };
 
-template <typename T, typename Y, int most_rows, int count, bool norm>
-__global__ void __launch_bounds__(threads) multiply_few_rows(Operands<T> operands, Epilogue<T, Y> epilogue) {
+template <typename T, typename Matrix, typename Y, int most_rows, bool norm>
+__global__ void __launch_bounds__(threads) multiply_few_rows(Operands<T, Matrix> operands, Epilogue<T, Y> epilogue) {
+  constexpr int count = Matrix::count;
   using Rows = std::conditional_t<norm, NormalisedRows<T, count>, PlainRows<T, count>>;
   SHARED_MEMORY(float, normalised);
   __shared__ float parts[2][warps][most_rows];
@@ -39,7 +42,7 @@ __global__ void __launch_bounds__(threads) multiply_few_rows(Operands<T> operand
   const int stride = split * warp_size;
   int block_output = static_cast<int>(blockIdx.x) * rows_of_block;
   int output = block_output + warp / split;
-  using Reader = Weights<T, count, 1, at_once>;
+  using Reader = Weights<Matrix, 1, at_once<Matrix>>;
   Reader weights(operands.weight, inputs, output, turn_step, outputs, 0, part * warp_size + lane, stride);
   const int portions = Reader::portions(inputs, stride);
   const bool finishes = part == 0 && lane < rows;  // a lane a row of x
@@ -96,73 +99,88 @@ __global__ void __launch_bounds__(threads) multiply_few_rows(Operands<T> operand
   }
 }
 
+template <typename T, typename Y, typename Matrix>
+void launch_few_rows(Launch turn, const LinearArgs& args, const Matrix& weight, std::int64_t rows,
+                     int multiprocessors) {
+  constexpr int units_at_once = at_once<Matrix>;
+  // A lane has at least so many units of a row before others share it; those of quantised weights hold more.
+  constexpr int least_units = Matrix::count > most_at_once<T> ? 1 : 3;
+  const bool norm = args.norm.has_value();
+  const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1], units = inputs / Matrix::count;
+  int split = 1;
+  while (split < warps && units > least_units * warp_size * split &&
+         (outputs * split < 16 * multiprocessors || units > 2 * units_at_once * warp_size * split)) {
+    split *= 2;
+  }
+  const std::int64_t rows_of_block = warps / split;
+  const std::size_t shared_bytes = norm ? static_cast<std::size_t>(rows * inputs) * sizeof(float) : 0;
+  const std::int64_t blocks = divide_up(outputs, rows_of_block);
+  const std::int64_t at_a_time =
+      std::min<std::int64_t>(most_blocks, (192 << 10) / (shared_bytes + 1)) * multiprocessors;
+  // Warps that all have as many rows finish together.
+  const std::int64_t turns = divide_up(blocks, std::min(blocks, at_a_time));
+  const Operands<T, Matrix> operands{.x = norm ? nullptr : data<T>(args.x),
+                                     .residual = norm ? data<float>(args.x) : nullptr,
+                                     .norm_weight = norm ? data<float>(args.norm->weight) : nullptr,
+                                     .norm_bias = norm ? data<float>(args.norm->bias) : nullptr,
+                                     .epsilon = norm ? args.norm->epsilon : 0.0f,
+                                     .weight = weight,
+                                     .inputs = static_cast<int>(inputs),
+                                     .split = split};
+  const auto start = [&](auto kernel) {
+    launch_in_turn(kernel, grid_of(divide_up(blocks, turns)), threads, shared_bytes, turn, operands,
+                   Epilogue<T, Y>(args, rows));
+  };
+  // In 16 bits several rows come here only where their elements are read one by one.
+  constexpr int most_rows = sizeof(T) == 2 && Matrix::count > 1 ? 1 : few_rows;
+  const bool alone = rows == 1 && Matrix::count > 1;
+  if (norm) {
+    start(alone ? multiply_few_rows<T, Matrix, Y, 1, true> : multiply_few_rows<T, Matrix, Y, most_rows, true>);
+  } else {
+    start(alone ? multiply_few_rows<T, Matrix, Y, 1, false> : multiply_few_rows<T, Matrix, Y, most_rows, false>);
+  }
+}
+
+// Whether all that is read of rows lies at multiples of 16 bytes.
+bool aligned(const LinearArgs& args) {
+  return at_16_bytes(data<void>(args.weight)) && at_16_bytes(data<void>(args.x)) &&
+         (!args.norm || (at_16_bytes(data<void>(args.norm->weight)) && at_16_bytes(data<void>(args.norm->bias))));
+}
+
 }  // namespace
 
 bool CudaEncoder::multiplies_few_rows(const LinearArgs& args, std::int64_t rows) const {
   constexpr std::int64_t most = 1 << 30;
-  return rows <= few_rows && !args.x_transposed && args.weight.shape[0] < most &&
+  const bool on_tensor_cores =
+      rows > 1 && (is_quantised(args.weight.dtype) ? is_half(activation_dtype(args)) : multiplies_batch(args, rows));
+  return !on_tensor_cores && rows <= few_rows && !args.x_transposed && args.weight.shape[0] < most &&
          args.weight.shape[1] < most / few_rows;
 }
 
 void CudaEncoder::record_linear_gemv(const LinearArgs& args, std::int64_t rows) {
-  const std::int64_t outputs = args.weight.shape[0], inputs = args.weight.shape[1];
+  const std::int64_t inputs = args.weight.shape[1];
   ScratchScope scope(*this);
-  LinearArgs plain = args;
-  const bool norm = args.norm && normalised_rows_fit(inputs, limits_.shared_bytes);
-  if (args.norm && !norm) {
-    plain.x = record_norm_of_linear(args);
-    plain.norm.reset();
+  LinearArgs own = args;
+  if (args.norm && !normalised_rows_fit(inputs, limits_.shared_bytes)) {
+    own.x = record_norm_of_linear(args);
+    own.norm.reset();
   }
-  const Tensor norm_weight = plain.norm ? plain.norm->weight : Tensor(),
-               norm_bias = plain.norm ? plain.norm->bias : Tensor();
+  const Tensor norm_weight = own.norm ? own.norm->weight : Tensor(), norm_bias = own.norm ? own.norm->bias : Tensor();
   const int multiprocessors = limits_.multiprocessors;
   const auto run = [=](Launch turn) {
-    with_types(plain, [&](auto type, auto y_type) {
+    with_types(own, [&](auto type, auto y_type) {
       using T = decltype(type);
       using Y = decltype(y_type);
       constexpr int most = most_at_once<T>;
-      const bool whole = inputs % most == 0 && at_16_bytes(data<T>(plain.weight)) &&
-                         at_16_bytes(data<void>(plain.x)) && at_16_bytes(data<void>(norm_weight)) &&
-                         at_16_bytes(data<void>(norm_bias));
-      const std::int64_t units = whole ? inputs / most : inputs;
-      int split = 1;
-      while (split < warps && units > 3 * warp_size * split &&
-             (outputs * split < 16 * multiprocessors || units > 2 * at_once * warp_size * split)) {
-        split *= 2;
-      }
-      const std::int64_t rows_of_block = warps / split;
-      const std::size_t shared_bytes = norm ? static_cast<std::size_t>(rows * inputs) * sizeof(float) : 0;
-      const std::int64_t blocks = divide_up(outputs, rows_of_block);
-      const std::int64_t at_a_time =
-          std::min<std::int64_t>(most_blocks, (192 << 10) / (shared_bytes + 1)) * multiprocessors;
-      // Warps that all have as many rows finish together.
-      const std::int64_t turns = divide_up(blocks, std::min(blocks, at_a_time));
-      const Operands<T> operands{.x = norm ? nullptr : data<T>(plain.x),
-                                 .residual = norm ? data<float>(plain.x) : nullptr,
-                                 .norm_weight = data<float>(norm_weight),
-                                 .norm_bias = data<float>(norm_bias),
-                                 .epsilon = norm ? plain.norm->epsilon : 0.0f,
-                                 .weight = data<T>(plain.weight),
-                                 .inputs = static_cast<int>(inputs),
-                                 .split = split};
-      const auto start = [&](auto kernel) {
-        launch_in_turn(kernel, grid_of(divide_up(blocks, turns)), threads, shared_bytes, turn, operands,
-                       Epilogue<T, Y>(plain, rows));
-      };
-      const auto with_norm = [&](auto has_norm) {
-        constexpr bool normalises = decltype(has_norm)::value;
-        if (!whole) {
-          start(multiply_few_rows<T, Y, few_rows, 1, normalises>);
-        } else if (rows == 1) {
-          start(multiply_few_rows<T, Y, 1, most, normalises>);
-        } else {
-          start(multiply_few_rows<T, Y, few_rows, most, normalises>);
-        }
-      };
-      if (norm) {
-        with_norm(std::true_type());
+      const auto start = [&](const auto& weight) { launch_few_rows<T, Y>(turn, own, weight, rows, multiprocessors); };
+      if (is_quantised(own.weight.dtype)) {
+        with_quantised(own.weight.dtype, [&](auto quantised) {
+          start(QuantisedMatrix<decltype(quantised)::value>(data<unsigned char>(own.weight), inputs));
+        });
+      } else if (inputs % most == 0 && aligned(own) && (rows == 1 || sizeof(T) == 4)) {
+        start(PlainMatrix<T, most>(data<T>(own.weight), inputs));
       } else {
-        with_norm(std::false_type());
+        start(PlainMatrix<T, 1>(data<T>(own.weight), inputs));
       }
     });
   };

@@ -1,16 +1,11 @@
-// y = activation(x' W^T + bias), or y += that, with a quantised W.
+// linear with quantised weights.
 //
-// Few rows read W once, as it is stored. In 16 bits they are a product on tensor cores: 16 rows of x by 8 outputs a
-// warp, whose quants are small integers and so exact in 16 bits. The 32 columns of a block are two products onto sums
-// of their own, which the block's scales take to the sums of the row in fp32: nothing of W is rounded. The four lanes
-// of an output each hold a quarter of a block, in the order of memory; that x is read in the same order is all that a
-// product asks. The warps of a block share its outputs where there are few of these, along K. In f32 a warp
-// has one output. The norm is a kernel of its own: in every block, as of plain weights, it took 0.03 ms more a token
-// of 125m on an H100.
-//
-// More rows read W from scratch memory, dequantised.
-//
-// The sums of a row do not depend on how many rows there are.
+// Up to 8 rows of x are linear_gemv.cu's. 9 to 16 rows in 16 bits are a product on tensor cores that reads W once, as
+// it is stored: 16 rows of x by 8 outputs a warp, whose quants are small integers and so exact in 16 bits. The 32
+// columns of a block are two products onto sums of their own, which the block's scales take to the sums of the row in
+// fp32: nothing of W is rounded. The four lanes of an output each hold a quarter of a block, in the order of memory;
+// that x is read in the same order is all that a product asks. The warps of a block share its outputs where there are
+// few of these, along K. More rows read W from scratch memory, dequantised.
 #include "encoder.h"
 #include "kernel.cuh"
 #include "linear_epilogue.cuh"
@@ -21,50 +16,12 @@ namespace riverhorse::cuda {
 
 namespace {
 
-constexpr int few_rows = 8;        // in f32
-constexpr int few_rows_half = 16;  // in f16 and bf16
+constexpr int most_rows = 16;
+constexpr int row_groups = 2;  // of 8
 constexpr int warps_in_block = 8;
 constexpr int threads = warps_in_block * warp_size;
 constexpr int tile_outputs = 8;
 constexpr int blocks_ahead = 4;  // of a row, that a warp requests at once
-
-// `most_rows` as in linear_few_rows of plain weights: rows that are not there repeat the first.
-template <DType dtype, typename Y, int most_rows>
-__global__ void multiply_f32(const float* x, QuantisedRows<dtype> weight, Epilogue<float, Y> epilogue) {
-  constexpr int count = 4;
-  let_next_begin();
-  wait_for_previous();
-  const std::int64_t output = std::int64_t{blockIdx.x} * warps_in_block + threadIdx.x / warp_size;
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  if (output >= epilogue.outputs) return;
-  constexpr int groups_in_block = static_cast<int>(quantised_block) / count;
-  const std::int64_t inputs = std::int64_t{weight.blocks} * quantised_block;
-  float sums[most_rows] = {};
-#pragma unroll 2
-  for (int group = lane; group < weight.blocks * groups_in_block; group += warp_size) {
-    const int block = group / groups_in_block;
-    float quants[count];
-    read_quants<dtype>(weight.block(output, block), group % groups_in_block * count, quants);
-    const float scale = weight.scale(output, block);
-#pragma unroll
-    for (int row = 0; row < most_rows; ++row) {
-      const std::int64_t begin = row < epilogue.rows ? row * inputs : 0;
-      const auto values = reinterpret_cast<const Neighbours<float, count>*>(x + begin)[group];
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < count; ++i) sum += quants[i] * values.values[i];
-      sums[row] += scale * sum;
-    }
-  }
-#pragma unroll
-  for (int row = 0; row < most_rows; ++row) {
-    if (row >= epilogue.rows) break;
-    const float sum = warp_sum(sums[row]);
-    if (lane != 0) continue;
-    const std::int64_t i = epilogue.index(row, output);
-    epilogue.store(i, sum, epilogue.bias_of(output), epilogue.before(i));
-  }
-}
 
 // Four quants as two pairs of T. `bytes`: unsigned, by `zero` too large, which is 128 or 8.
 template <typename T, int zero>
@@ -116,7 +73,7 @@ struct Quarter<DType::q4> {  // columns 4 t to 4 t + 3, and the same 16 further 
 
 // function(c, index in y) for the sums of a lane that are results: those of the first warp of a tile, of rows of x
 // and outputs that are there.
-template <int row_groups, typename T, typename Y, typename Function>
+template <typename T, typename Y, typename Function>
 __device__ __forceinline__ void for_own_results(const Epilogue<T, Y>& epilogue, int part, int g,
                                                 const std::int64_t (&outputs)[2], Function&& function) {
 #pragma unroll
@@ -126,11 +83,10 @@ __device__ __forceinline__ void for_own_results(const Epilogue<T, Y>& epilogue, 
   }
 }
 
-// `split` warps share a tile. `wide`: more than 8 rows.
-template <DType dtype, typename T, typename Y, bool wide>
+// `split` warps share a tile.
+template <DType dtype, typename T, typename Y>
 __global__ void __launch_bounds__(threads)
     multiply_half(const T* x, QuantisedRows<dtype> weight, int split, Epilogue<T, Y> epilogue) {
-  constexpr int row_groups = wide ? 2 : 1;
   let_next_begin();
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
   const int g = lane / 4, t = lane % 4, part = warp % split;
@@ -160,8 +116,7 @@ __global__ void __launch_bounds__(threads)
   }
   wait_for_previous();
   float before[2 * row_groups] = {};
-  for_own_results<row_groups>(epilogue, part, g, outputs,
-                              [&](int c, std::int64_t i) { before[c] = epilogue.before(i); });
+  for_own_results(epilogue, part, g, outputs, [&](int c, std::int64_t i) { before[c] = epilogue.before(i); });
 
   float sums[4] = {};
   for (int first = part; first < weight.blocks; first += blocks_ahead * split) {
@@ -216,46 +171,24 @@ __global__ void __launch_bounds__(threads)
       for (int other = 1; other < split; ++other) sums[c] += parts[warp + other][c][lane];
     }
   }
-  for_own_results<row_groups>(epilogue, part, g, outputs,
-                              [&](int c, std::int64_t i) { epilogue.store(i, sums[c], bias[c % 2], before[c]); });
-}
-
-bool at_16_bytes(const Tensor& tensor) { return tensor.offset_bytes % 16 == 0; }
-
-// Calls `function` with values of the types of activations and of y.
-template <typename Function>
-void with_types_of(DType act, DType y, Function&& function) {
-  with_activation(act, [&](auto type) {
-    if (y == act) {
-      function(type, type);
-    } else {
-      function(type, float());
-    }
-  });
+  for_own_results(epilogue, part, g, outputs,
+                  [&](int c, std::int64_t i) { epilogue.store(i, sums[c], bias[c % 2], before[c]); });
 }
 
 template <DType dtype, typename T, typename Y>
 void launch_product(Launch turn, const LinearArgs& args, std::int64_t rows, int multiprocessors) {
-  const std::int64_t inputs = args.weight.shape[1];
-  const QuantisedRows<dtype> weight(data<unsigned char>(args.weight), inputs);
+  const QuantisedRows<dtype> weight(data<unsigned char>(args.weight), args.weight.shape[1]);
   const Epilogue<T, Y> epilogue(args, rows);
-  if constexpr (std::is_same_v<T, float>) {
-    launch_in_turn(rows == 1 ? multiply_f32<dtype, Y, 1> : multiply_f32<dtype, Y, few_rows>,
-                   grid_of(divide_up(epilogue.outputs, warps_in_block)), threads, 0, turn, data<float>(args.x),
-                   weight, epilogue);
-  } else {
-    // Warps share a tile until there are enough of them to keep memory busy.
-    constexpr int warps_wanted = 16;  // a multiprocessor
-    const std::int64_t tiles = divide_up(epilogue.outputs, tile_outputs);
-    int split = 1;
-    while (split < warps_in_block && tiles * split < std::int64_t{warps_wanted} * multiprocessors &&
-           weight.blocks > split * blocks_ahead) {
-      split *= 2;
-    }
-    launch_in_turn(rows <= few_rows ? multiply_half<dtype, T, Y, false> : multiply_half<dtype, T, Y, true>,
-                   grid_of(divide_up(tiles, warps_in_block / split)), threads, 0, turn, data<T>(args.x), weight,
-                   split, epilogue);
+  // Warps share a tile until there are enough of them to keep memory busy.
+  constexpr int warps_wanted = 16;  // a multiprocessor
+  const std::int64_t tiles = divide_up(epilogue.outputs, tile_outputs);
+  int split = 1;
+  while (split < warps_in_block && tiles * split < std::int64_t{warps_wanted} * multiprocessors &&
+         weight.blocks > split * blocks_ahead) {
+    split *= 2;
   }
+  launch_in_turn(multiply_half<dtype, T, Y>, grid_of(divide_up(tiles, warps_in_block / split)), threads, 0, turn,
+                 data<T>(args.x), weight, split, epilogue);
 }
 
 }  // namespace
@@ -263,28 +196,34 @@ void launch_product(Launch turn, const LinearArgs& args, std::int64_t rows, int 
 void CudaEncoder::record_linear_quantised(const LinearArgs& args, std::int64_t rows) {
   const DType act = activation_dtype(args);
   ScratchScope scope(*this);
-  if (args.x_transposed || rows > (is_half(act) ? few_rows_half : few_rows)) {
-    LinearArgs plain = args;
-    plain.weight = scratch(act, args.weight.shape);
-    record_copy({.in = args.weight, .out = plain.weight});
-    record_linear(plain);
-    return;
-  }
+  const auto aligned = [](const Tensor& tensor) { return tensor.offset_bytes % 16 == 0; };
   LinearArgs own = args;
-  if (args.norm) {
+  if (args.norm && !(aligned(args.x) && aligned(args.norm->weight) && aligned(args.norm->bias))) {
     own.x = record_norm_of_linear(args);
     own.norm.reset();
-  } else if (!at_16_bytes(args.x)) {
-    own.x = scratch(act, args.x.shape);
+  } else if (!aligned(args.x)) {
+    own.x = scratch(args.x.dtype, args.x.shape);
     record_copy({.in = args.x, .out = own.x});
   }
+  if (multiplies_few_rows(own, rows)) return record_linear_gemv(own, rows);
+  if (args.x_transposed || !is_half(act) || rows > most_rows) {
+    own.weight = scratch(act, args.weight.shape);
+    record_copy({.in = args.weight, .out = own.weight});
+    return record_linear(own);
+  }
+  if (own.norm) {
+    own.x = record_norm_of_linear(own);
+    own.norm.reset();
+  }
   add_in_turn("linear", {own.weight, own.bias}, {own.y},
-              [own, act, rows, multiprocessors = limits_.multiprocessors](Launch turn) {
-                with_types_of(act, own.y.dtype, [&](auto type, auto y_type) {
+              [own, rows, multiprocessors = limits_.multiprocessors](Launch turn) {
+                with_types(own, [&](auto type, auto y_type) {
                   using T = decltype(type);
                   using Y = decltype(y_type);
                   with_quantised(own.weight.dtype, [&](auto quantised) {
-                    launch_product<decltype(quantised)::value, T, Y>(turn, own, rows, multiprocessors);
+                    if constexpr (sizeof(T) == 2) {
+                      launch_product<decltype(quantised)::value, T, Y>(turn, own, rows, multiprocessors);
+                    }
                   });
                 });
               });

@@ -21,11 +21,28 @@ struct QuantisedRows {
   __device__ const unsigned char* block(std::int64_t row, int index) const {
     return bytes + row * row_bytes + index * block_bytes;
   }
-  __device__ float scale(std::int64_t row, int index) const {
-    const auto* scales = reinterpret_cast<const __half*>(bytes + row * row_bytes + blocks * block_bytes);
-    return to_float(scales[index]);
+  __device__ __half scale_bits(std::int64_t row, int index) const {
+    return reinterpret_cast<const __half*>(bytes + row * row_bytes + blocks * block_bytes)[index];
   }
+  __device__ float scale(std::int64_t row, int index) const { return to_float(scale_bits(row, index)); }
 };
+
+// Four quants of a word, as floats; in q4 those of its low half bytes, or of its high ones. The bytes become the last
+// bits of a float of 2^23, from which 2^23 and what they are too large by are taken again.
+template <DType dtype>
+__device__ __forceinline__ void numbers_of(std::uint32_t word, int half, float (&values)[4]) {
+  constexpr float too_large = 0x1p23f + (dtype == DType::q4 ? 8.0f : 128.0f);
+  const std::uint32_t bytes = dtype == DType::q4 ? (word >> (4 * half)) & 0x0f0f0f0fu : word ^ 0x80808080u;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#ifdef RIVERHORSE_CUDA_EMULATED
+    const std::uint32_t bits = 0x4b000000u | ((bytes >> (8 * i)) & 255u);
+#else
+    const std::uint32_t bits = __byte_perm(bytes, 0x4b000000u, 0x7440u + static_cast<unsigned>(i));
+#endif
+    values[i] = __uint_as_float(bits) - too_large;
+  }
+}
 
 // The quants of `count` neighbours of a block, from `first` on, as floats; both are multiples of four and, in q4,
 // stay in one half of the block.
