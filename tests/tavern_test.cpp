@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <vector>
@@ -172,6 +173,53 @@ TEST_F(TavernTest, saving_loading_and_unsaying_are_exact) {
   EXPECT_NE(output_.find("other.save is not a game saved by this program"), std::string::npos) << output_;
 }
 
+// Figures of both rows, with the model and without; what they are is the machine's.
+TEST_F(TavernTest, frame_times_are_measured_at_a_budget) {
+  const int status =
+      run("--measure 1 --budgets 60000 --size 160x120 --reply-tokens 6 --output figures.json "
+          "--model '" RIVERHORSE_SOURCE_DIR "/tests/golden/lm/h3-pure'");
+  ASSERT_EQ(status, 0) << output_;
+  EXPECT_NE(output_.find("\n  none "), std::string::npos) << output_;
+  EXPECT_NE(output_.find("\n 60000 "), std::string::npos) << output_;
+  const nlohmann::json figures = nlohmann::json::parse(read("figures.json"));
+  EXPECT_EQ(figures.at("schema"), "riverhorse-tavern-1");
+  EXPECT_FALSE(figures.at("device").at("name").get<std::string>().empty());
+  EXPECT_FALSE(figures.at("device").at("driver").get<std::string>().empty());
+  EXPECT_EQ(figures.at("model").at("parameters"), 85568);
+  EXPECT_EQ(figures.at("width"), 160);
+  const nlohmann::json& rows = figures.at("rows");
+  ASSERT_EQ(rows.size(), 2u);
+  for (const nlohmann::json& row : rows) {
+    SCOPED_TRACE(row.dump());
+    const double seconds = row.at("seconds");
+    const std::int64_t frames = row.at("frames");
+    EXPECT_GE(seconds, 1);
+    ASSERT_GT(frames, 0);
+    EXPECT_LE(static_cast<double>(frames), 60 * seconds + 2);
+    for (const char* name : {"model_us", "drawing_us", "frame_ms", "cpu_ms"}) {
+      const nlohmann::json& values = row.at(name);
+      EXPECT_GE(values.at("p50"), 0) << name;
+      EXPECT_LE(values.at("p50"), values.at("p99")) << name;
+      EXPECT_LE(values.at("p99"), values.at("p99_9")) << name;
+      EXPECT_LE(values.at("p99_9"), values.at("longest")) << name;
+    }
+    EXPECT_GT(row.at("drawing_us").at("p50"), 0);
+    // A frame ends after the one before it, by at least its own drawing.
+    EXPECT_GE(row.at("frame_ms").at("longest").get<double>() * 1000, row.at("drawing_us").at("p50").get<double>());
+    EXPECT_NEAR(row.at("tokens_per_second").get<double>() * seconds, row.at("tokens").get<double>(), 0.1);
+  }
+  const nlohmann::json &without = rows[0], &with = rows[1];
+  EXPECT_TRUE(without.at("budget_us").is_null());
+  EXPECT_EQ(without.at("tokens"), 0);
+  EXPECT_EQ(with.at("budget_us"), 60000);
+  EXPECT_GT(with.at("tokens"), 0);
+  EXPECT_GT(with.at("model_us").at("longest"), without.at("model_us").at("p50"));
+  EXPECT_GT(with.at("frames_within_budget"), 0);
+  EXPECT_LE(with.at("frames_within_budget"), with.at("frames"));
+  EXPECT_NEAR(with.at("frame_ms_p99_change").get<double>(),
+              with.at("frame_ms").at("p99").get<double>() - without.at("frame_ms").at("p99").get<double>(), 1e-3);
+}
+
 TEST_F(TavernTest, what_is_not_understood_is_said) {
   const auto refused = [&](const std::string& arguments, const std::string& message) {
     EXPECT_EQ(run(arguments), 2) << arguments;
@@ -191,6 +239,13 @@ TEST_F(TavernTest, what_is_not_understood_is_said) {
   write("bad.txt", "overlay perhaps\n");
   refused("--script bad.txt", "bad.txt:1: overlay needs on or off, not perhaps");
 
+  refused("--measure 0", "--measure needs a number from 0.1 to 600, not 0");
+  refused("--measure 1 --budgets 250,,500", "each of --budgets needs a number from 1 to 1000000, not nothing");
+  refused("--measure 1 --budgets 250,fast", "each of --budgets needs a number from 1 to 1000000, not fast");
+  refused("--measure 1 --budget 250", "--measure plays by itself, without --budget");
+  refused("--measure 1 --frames 3", "--measure plays by itself, without --frames");
+  refused("--frames 1 --budgets 250", "--budgets is of --measure, which is not there");
+  refused("--frames 1 --output a.json", "--output is of --measure, which is not there");
   EXPECT_EQ(run("--help"), 0);
   EXPECT_NE(output_.find("usage: tavern"), std::string::npos);
   EXPECT_EQ(run("--headless --frames 1 --model /does/not/exist"), 1);

@@ -48,6 +48,15 @@ std::optional<std::uint32_t> find_family(VkInstance instance, VkPhysicalDevice d
   return std::nullopt;
 }
 
+std::string driver_of(VkPhysicalDevice device, const VkPhysicalDeviceProperties& properties) {
+  if (properties.apiVersion < VK_API_VERSION_1_2) return "version " + std::to_string(properties.driverVersion);
+  VkPhysicalDeviceDriverProperties driver{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
+  VkPhysicalDeviceProperties2 all{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
+  all.pNext = &driver;
+  vkGetPhysicalDeviceProperties2(device, &all);
+  return std::string(driver.driverName) + " " + driver.driverInfo;
+}
+
 int rank(VkPhysicalDeviceType type) {
   switch (type) {
     case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return 3;
@@ -130,6 +139,7 @@ void Gpu::choose_device(const Presentation& presentation, const std::string& dev
     best = rank(properties.deviceType);
     physical_device = each;
     name = properties.deviceName;
+    driver = driver_of(each, properties);
     lent_.queue_family = *family;
     timestamp_period_ns_ = properties.limits.timestampPeriod;
     const std::uint32_t bits = queue_families(each)[*family].timestampValidBits;

@@ -58,6 +58,7 @@ class Gpu {
   VkDevice device = VK_NULL_HANDLE;
   VkQueue queue = VK_NULL_HANDLE;
   std::string name;
+  std::string driver;  // name and version
 
  private:
   void make_instance(const std::vector<const char*>& extensions, std::atomic<int>* validation_messages);

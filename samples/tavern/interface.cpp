@@ -177,7 +177,7 @@ void Interface::panel(VkExtent2D extent, Tavern& tavern, Wishes& wishes) {
   if (ImGui::InputTextWithHint("##line", "say something, and press Enter", line_, sizeof line_,
                                ImGuiInputTextFlags_EnterReturnsTrue)) {
     focus_line_ = true;
-    if (!busy && line_[0] != '\0') {
+    if (tavern.can_hear() && line_[0] != '\0') {
       wishes.say = line_;
       line_[0] = '\0';
       message_.clear();

@@ -5,8 +5,10 @@
 #include <fstream>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "interface.h"
+#include "measurement.h"
 #include "options.h"
 #include "renderer.h"
 #include "scene.h"
@@ -24,6 +26,7 @@ class Game {
  public:
   Game(const Options& options, const Gpu& gpu, Window* window)
       : options_(options),
+        gpu_(gpu),
         window_(window),
         renderer_(gpu, window != nullptr ? window->extent() : VkExtent2D{options.width, options.height}),
         scene_(gpu, renderer_.render_pass()),
@@ -44,6 +47,7 @@ class Game {
     auto before = std::chrono::steady_clock::now();
     for (std::int64_t frame = 0; options_.frames == 0 || frame < options_.frames; ++frame) {
       if (window_ != nullptr && !window_->poll()) break;
+      hear();
       script_.step([&] { return tavern_.is_speaking(); }, [&](const Command& command) { carry_out(command); });
       if (options_.has_script && script_.is_done() && options_.frames == 0) break;
       const auto now = std::chrono::steady_clock::now();
@@ -57,12 +61,42 @@ class Game {
     if (!options_.screenshot.empty()) take_screenshot(options_.screenshot);
   }
 
+  // tavern --measure: the same frames, at sixty a second.
+  void run_measurement() {
+    const MeasureSettings settings{options_.measure_seconds, options_.budgets, most_measured_tokens};
+    const auto draw = [&](double budget_us) {
+      budget_us_ = budget_us;
+      const std::int64_t tokens = hear();
+      const auto begin = std::chrono::steady_clock::now();
+      draw_frame(1.0 / 60);
+      const std::chrono::duration<double, std::milli> cpu = std::chrono::steady_clock::now() - begin;
+      const FrameTimes& times = renderer_.times();
+      return MeasuredFrame{1000 * times.model_ms, 1000 * times.drawing_ms, times.since_last_ms, cpu.count(), tokens};
+    };
+    const std::vector<MeasuredRow> rows = measure(tavern_, settings, draw);
+    const MeasuredOn on{gpu_.name,      gpu_.driver,    options_.model, model_.info().parameter_count,
+                        options_.width, options_.height};
+    std::fputs(measurement_table(on, rows).c_str(), stdout);
+    if (!options_.output.empty()) write(options_.output, measurement_json(on, settings, rows));
+  }
+
  private:
+  // Of a measured text, and what the attention cache has room for: one that grew would stall frames.
+  static constexpr std::int64_t most_measured_tokens = 7168, measured_context = 8192;
+
   riverhorse_model_options model_options() const {
     riverhorse_model_options options = rh::model_options();
     options.adopted_device = adopted_.get();
     options.prefill_piece_tokens = 64;  // what is said is read in frames: no dispatch longer than there is time for
+    if (options_.measure_seconds > 0) options.context_tokens = measured_context;
     return options;
+  }
+
+  // What earlier frames have brought.
+  std::int64_t hear() {
+    const std::int64_t tokens = tavern_.poll();
+    tokens_heard_ += tokens;
+    return tokens;
   }
 
   void draw_frame(double real_seconds) {
@@ -74,7 +108,7 @@ class Game {
 
     // This frame: what the budget allows of the replies, then the picture, in one command buffer.
     VkCommandBuffer commands = renderer_.begin();
-    tavern_.record(commands, budget_us_);
+    if (budget_us_ > 0) tavern_.record(commands, budget_us_);
     renderer_.begin_drawing();
     scene_.draw(commands, renderer_.extent(), time_, tavern_.guests());
     interface_.draw(commands);
@@ -82,12 +116,10 @@ class Game {
     renderer_.finish(shown ? &*shown : nullptr);
     if (shown) window_->present();
 
-    // Earlier frames: their words, and their times.
-    const auto tokens = static_cast<std::size_t>(tavern_.poll());
     statistics_.frame_ms.add(1000 * real_seconds);
     statistics_.drawing_ms.add(renderer_.times().drawing_ms);
     statistics_.model_ms.add(renderer_.times().model_ms);
-    statistics_.add_tokens(tokens, real_seconds);
+    statistics_.add_tokens(static_cast<std::size_t>(std::exchange(tokens_heard_, 0)), real_seconds);
   }
 
   // What the player wants. What cannot be done is said, and the evening goes on.
@@ -121,7 +153,7 @@ class Game {
         case What::budget: budget_us_ = command.number; break;
         case What::overlay: interface_.show_overlay(command.text == "on"); break;
         case What::screenshot: take_screenshot(command.text); break;
-        case What::transcript: write_transcript(command.text); break;
+        case What::transcript: write(command.text, tavern_.transcript()); break;
         case What::wait:
         case What::frames: break;  // Script's own
       }
@@ -144,14 +176,15 @@ class Game {
     write_png(path, renderer_.extent().width, renderer_.extent().height, renderer_.read_pixels());
   }
 
-  void write_transcript(const std::string& path) const {
+  static void write(const std::string& path, const std::string& text) {
     std::ofstream file(path, std::ios::binary);
-    file << tavern_.transcript();
+    file << text;
     file.close();
-    if (!file) throw std::runtime_error("the transcript " + path + " cannot be written");
+    if (!file) throw std::runtime_error(path + " cannot be written");
   }
 
   const Options& options_;
+  const Gpu& gpu_;
   Window* window_;
   Renderer renderer_;
   Scene scene_;
@@ -163,6 +196,7 @@ class Game {
   Statistics statistics_;
   double budget_us_;
   double time_ = 0;
+  std::int64_t tokens_heard_ = 0;  // since the frame before
 };
 
 void play(const Options& options, std::atomic<int>& validation_messages) {
@@ -177,7 +211,12 @@ void play(const Options& options, std::atomic<int>& validation_messages) {
     }
   } attached{window.get()};
   if (window) window->attach(gpu);
-  Game(options, gpu, window.get()).run();
+  Game game(options, gpu, window.get());
+  if (options.measure_seconds > 0) {
+    game.run_measurement();
+  } else {
+    game.run();
+  }
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
 #include "options.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <map>
+#include <set>
 #include <stdexcept>
 
 namespace tavern {
@@ -24,20 +26,42 @@ const char* const usage =
     "  --frames N          ends after N frames\n"
     "  --script FILE       plays without a person: commands, a line each (README.md)\n"
     "  --screenshot FILE   the last frame, as PNG\n"
+    "  --measure SECONDS   without a window: frame times at each of some budgets, 0.1 to 600 seconds each\n"
+    "  --budgets LIST      of --measure, microseconds, 1 to 1000000 (default: 250,500,1000,2000,4000,8000)\n"
+    "  --output FILE       of --measure: its figures as JSON, too\n"
     "  --validation        with Vulkan's validation layer; a message makes the exit status 1\n"
     "  --help              this text\n";
 
 namespace {
+
+// 0.1, and 8 without decimals.
+std::string plain(double value) {
+  std::string text = std::to_string(value);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.back() == '.') text.pop_back();
+  return text;
+}
 
 double number(const std::string& option, const std::string& text, double least, double most) {
   char* end = nullptr;
   errno = 0;
   const double value = std::strtod(text.c_str(), &end);
   if (text.empty() || *end != '\0' || errno != 0 || !(value >= least && value <= most)) {
-    throw std::invalid_argument(option + " needs a number from " + std::to_string(static_cast<long long>(least)) +
-                                " to " + std::to_string(static_cast<long long>(most)) + ", not " + text);
+    throw std::invalid_argument(option + " needs a number from " + plain(least) + " to " + plain(most) + ", not " +
+                                (text.empty() ? "nothing" : text));
   }
   return value;
+}
+
+std::vector<double> read_budgets(const std::string& text) {
+  std::vector<double> budgets;
+  std::size_t begin = 0;
+  while (begin <= text.size()) {
+    const std::size_t comma = std::min(text.find(',', begin), text.size());
+    budgets.push_back(number("each of --budgets", text.substr(begin, comma - begin), 1, 1e6));
+    begin = comma + 1;
+  }
+  return budgets;
 }
 
 void read_size(const std::string& text, Options& options) {
@@ -62,6 +86,9 @@ Options read_options(int argc, char** argv) {
       {"--font", [&](Text text) { options.font = text; }},
       {"--saved-game", [&](Text text) { options.saved_game = text; }},
       {"--screenshot", [&](Text text) { options.screenshot = text; }},
+      {"--measure", [&](Text text) { options.measure_seconds = number("--measure", text, 0.1, 600); }},
+      {"--budgets", [&](Text text) { options.budgets = read_budgets(text); }},
+      {"--output", [&](Text text) { options.output = text; }},
       {"--size", [&](Text text) { read_size(text, options); }},
       {"--budget", [&](Text text) { options.budget_us = number("--budget", text, 1, 1e6); }},
       {"--letters", [&](Text text) { options.letters_per_second = number("--letters", text, 1, 1e5); }},
@@ -74,8 +101,10 @@ Options read_options(int argc, char** argv) {
   };
   const std::map<std::string, bool*> flags = {
       {"--headless", &options.headless}, {"--validation", &options.validation}, {"--help", &options.help}};
+  std::set<std::string> given;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
+    given.insert(option);
     if (const auto flag = flags.find(option); flag != flags.end()) {
       *flag->second = true;
     } else if (const auto found = with_value.find(option); found != with_value.end()) {
@@ -84,6 +113,18 @@ Options read_options(int argc, char** argv) {
     } else {
       throw std::invalid_argument("there is no option " + option);
     }
+  }
+  if (options.measure_seconds > 0) {
+    options.headless = true;
+    for (const char* other : {"--budget", "--frames", "--script", "--screenshot"}) {
+      if (given.count(other) == 0) continue;
+      throw std::invalid_argument(std::string("--measure plays by itself, without ") + other);
+    }
+    return options;
+  }
+  for (const char* other : {"--budgets", "--output"}) {
+    if (given.count(other) != 0)
+      throw std::invalid_argument(std::string(other) + " is of --measure, which is not there");
   }
   if (options.headless && options.frames == 0 && !options.has_script && !options.help) {
     throw std::invalid_argument("--headless needs --frames or --script: nobody could end it");

@@ -21,6 +21,9 @@ struct Options {
   bool headless = false;
   std::int64_t frames = 0;  // 0: until the window is closed or the script ends
   std::string screenshot;
+  double measure_seconds = 0;  // of each budget; 0: it is played
+  std::vector<double> budgets{250, 500, 1000, 2000, 4000, 8000};
+  std::string output;  // of the measurement, as JSON
   std::vector<Command> script;
   bool has_script = false;
   bool validation = false;

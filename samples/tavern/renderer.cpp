@@ -138,7 +138,9 @@ VkCommandBuffer Renderer::begin() {
     check(vkGetQueryPoolResults(gpu_.device, frame.timestamps, 0, 3, sizeof ticks, ticks.data(), sizeof ticks[0],
                                 VK_QUERY_RESULT_64_BIT),
           "vkGetQueryPoolResults");
-    times_ = {gpu_.timestamp_ms(ticks[1] - ticks[0]), gpu_.timestamp_ms(ticks[2] - ticks[1])};
+    times_ = {gpu_.timestamp_ms(ticks[1] - ticks[0]), gpu_.timestamp_ms(ticks[2] - ticks[1]),
+              last_end_ == 0 ? 0 : gpu_.timestamp_ms(ticks[2] - last_end_)};
+    last_end_ = ticks[2];
   }
   check(vkResetCommandPool(gpu_.device, frame.pool, 0), "vkResetCommandPool");
   VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};

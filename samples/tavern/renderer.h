@@ -14,6 +14,7 @@ namespace tavern {
 struct FrameTimes {
   double model_ms = 0;
   double drawing_ms = 0;
+  double since_last_ms = 0;  // from the end of the frame before; 0: there was none
 };
 
 // Where a frame is shown: a swapchain's image, and the semaphores around its use.
@@ -72,6 +73,7 @@ class Renderer {
   std::array<Frame, frames_in_flight> frames_;
   std::size_t now_ = 0;
   FrameTimes times_;
+  std::uint64_t last_end_ = 0;  // a timestamp; 0: of no frame yet
 };
 
 }  // namespace tavern

@@ -40,8 +40,7 @@ double approach(double from, double to, double seconds, double per_second) {
 Tavern::Tavern(const riverhorse_api::model& model, const Settings& settings)
     : settings_(settings), batch_(model, batch_of_all()) {
   for (const Character& each : characters()) {
-    conversations_.emplace_back(model, each, settings.seed + 1000 * conversations_.size());
-    batch_.add(conversations_.back().session());
+    conversations_.emplace_back(model, each, settings.seed + 1000 * conversations_.size(), batch_);
   }
   faces_.resize(conversations_.size());
   for (std::size_t i = 0; i < faces_.size(); ++i) faces_[i].phase = 2.1 * static_cast<double>(i);
@@ -54,8 +53,13 @@ std::vector<std::size_t> Tavern::listeners() const {
   return all;
 }
 
+bool Tavern::can_hear() const {
+  const std::vector<std::size_t> all = listeners();
+  return std::none_of(all.begin(), all.end(), [&](std::size_t i) { return conversations_[i].is_replying(); });
+}
+
 void Tavern::say(const std::string& text) {
-  if (is_busy()) throw std::runtime_error("a reply is still being drawn: wait for it");
+  if (!can_hear()) throw std::runtime_error("a reply is still being drawn: wait for it");
   for (const std::size_t i : listeners()) {
     conversations_[i].say(text, settings_.reply_tokens);
     faces_[i].spoken_letters = 0;
@@ -95,9 +99,18 @@ void Tavern::load(const std::string& path) {
   for (Face& face : faces_) face.spoken_letters = HUGE_VAL;
 }
 
+void Tavern::begin_anew() {
+  for (Conversation& each : conversations_) each.begin_anew();
+}
+
+bool Tavern::is_in_flight() const {
+  return std::any_of(conversations_.begin(), conversations_.end(),
+                     [](const Conversation& each) { return each.is_in_flight(); });
+}
+
 bool Tavern::is_busy() const {
   return std::any_of(conversations_.begin(), conversations_.end(),
-                     [](const Conversation& each) { return each.is_replying(); });
+                     [](const Conversation& each) { return each.is_busy(); });
 }
 
 bool Tavern::is_silent(std::size_t i) const {
@@ -113,7 +126,10 @@ bool Tavern::is_speaking() const {
   return false;
 }
 
-void Tavern::record(VkCommandBuffer commands, double budget_us) { batch_.record(commands, budget_us); }
+void Tavern::record(VkCommandBuffer commands, double budget_us) {
+  if (batch_.record(commands, budget_us).pieces == 0) return;
+  for (Conversation& each : conversations_) each.recorded();
+}
 
 std::int64_t Tavern::poll() {
   std::int64_t tokens = 0;

@@ -28,14 +28,19 @@ class Tavern {
   int addressed() const { return addressed_; }
   void address(int who) { addressed_ = who; }
 
-  // To whom is addressed. They must be done with what they said before: see is_busy().
+  // To whom is addressed, who must have answered before. The others may be speaking, and it waits for nothing.
   void say(const std::string& text);
+  bool can_hear() const;  // whom is addressed
+  // As if nothing had been said. Whoever speaks is cut short, but no frame may be in flight.
+  void begin_anew();
+  // These are for moments when nobody is_busy().
   bool rewind();  // unsaid: the last exchange with whom is addressed; false when there is none
   bool retell();  // their last replies again, in other words
   void save(const std::string& path);
   void load(const std::string& path);
-  bool is_busy() const;      // a reply is being drawn
-  bool is_speaking() const;  // or is not spoken to its end
+  bool is_busy() const;       // a reply is being drawn, or frames with it may be in flight
+  bool is_in_flight() const;  // such frames may be
+  bool is_speaking() const;   // or is not spoken to its end
 
   // Of a frame: work for the replies, within one budget; what came of earlier frames, in tokens; and time.
   void record(VkCommandBuffer commands, double budget_us);
