@@ -14,7 +14,7 @@ riverhorse_packages_build=(
 # samples/tavern writes with a font.
 riverhorse_packages_run=(libvulkan1 mesa-vulkan-drivers python3 fonts-dejavu-core)
 riverhorse_packages_test=(
-  libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin xvfb xauth "mono-mcs?" "mono-runtime?"
+  libgtest-dev vulkan-validationlayers libopenmpi-dev openmpi-bin xvfb xauth xdotool "mono-mcs?" "mono-runtime?"
 )
 riverhorse_packages_ci=(ccache git clang-format-14 clang-tidy-14)
 

@@ -275,4 +275,95 @@ TEST_F(TavernTest, a_window_shows_it) {
   EXPECT_GT(difference(first, replies, hearth), 0.05);
 }
 
+// A player's evening, by keyboard and mouse. What was done is seen in what the game saves. Clicks and keys that come
+// within one frame get in each other's way, so what was not done is tried again with longer pauses. The places are
+// those of ImGui's own letters.
+constexpr char evening[] = R"sh(
+game=$1 xdotool=$2
+fail() { echo "$1"; kill $pid; exit 9; }
+"$game" --size 400x225 --font '' --budget 20000 --reply-tokens 6 --model "$3" --screenshot last.png &
+pid=$!
+for try in $(seq 600); do
+  window=$("$xdotool" search --onlyvisible --name 'The tavern' 2> /dev/null) && break
+  kill -0 $pid || exit 8
+  sleep 0.2
+done
+[ -n "$window" ] || fail 'there is no window'
+click() { "$xdotool" mousemove --window $window $1 $2 click 1; }
+pause() { sleep $((attempt / 3)).$((attempt % 3 * 3)); }
+said() { [ "$(grep -aos "$line" tavern.save | wc -l)" = 1 ]; }  # to one of them
+# Clicks on Save until there is a new file. Nothing is saved while a reply is being drawn.
+save() {
+  rm -f tavern.save
+  for try in $(seq 120); do
+    click 358 201
+    for look in $(seq 50); do
+      [ -e tavern.save ] && return
+      kill -0 $pid || exit 8
+      sleep 0.02
+    done
+  done
+  fail 'nothing was saved'
+}
+
+save  # the model was loaded
+for attempt in $(seq 30); do
+  line="Good evening, Emma: $attempt."
+  pause
+  click 225 110  # Emma
+  pause
+  "$xdotool" type --delay 5 "$line"
+  "$xdotool" keydown Return
+  pause
+  "$xdotool" keyup Return
+  pause
+  save
+  said && break
+done
+said || fail 'it was not said to Emma alone'
+cp tavern.save said.save
+printf '%s' "$line" > line.txt
+for attempt in $(seq 30); do
+  pause
+  click 175 201  # Unsay
+  pause
+  save
+  said || break
+done
+said && fail 'it was not unsaid'
+"$xdotool" windowsize $window 480 270
+pause
+"$xdotool" keydown Control_L keydown q
+wait $pid
+status=$?
+"$xdotool" keyup q keyup Control_L
+exit $status
+)sh";
+
+TEST_F(TavernTest, a_player_types_clicks_and_resizes) {
+  if (std::string(TAVERN_XVFB).empty()) GTEST_SKIP() << "xvfb-run was not found (xvfb)";
+  if (std::string(TAVERN_XDOTOOL).empty()) GTEST_SKIP() << "xdotool was not found (xdotool)";
+  write("evening.sh", evening);
+  const std::string command = "cd '" + folder_.string() +
+                              "' && '" TAVERN_XVFB "' -a -s '-screen 0 640x480x24' sh evening.sh '" TAVERN_PROGRAM
+                              "' '" TAVERN_XDOTOOL "' '" RIVERHORSE_SOURCE_DIR
+                              "/tests/golden/lm/h3-pure' > output.txt 2>&1";
+  const int status = std::system(command.c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  ASSERT_EQ(WEXITSTATUS(status), 0) << read("output.txt");
+
+  // Only Emma was clicked on, so only she heard it; a reply follows what was said, as length and text.
+  const std::string said = read("line.txt"), saved = read("said.save");
+  const std::size_t at = saved.find(said);
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_LT(saved.find("Emma"), at);
+  EXPECT_GT(saved.find("Hermit"), at);
+  EXPECT_NE(saved[at + said.size()], 0);
+  const Picture last(path("last.png"));
+  EXPECT_EQ(last.width, 480u);
+  EXPECT_EQ(last.height, 270u);
+  EXPECT_GT(colours(last), 3000u);
+  EXPECT_GT(brightness(last, hearth), 0.35);
+}
+
 }  // namespace

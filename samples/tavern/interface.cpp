@@ -116,6 +116,8 @@ Wishes Interface::build(VkExtent2D extent, double seconds, Tavern& tavern, doubl
   panel(extent, tavern, wishes);
   if (overlay_) overlay(extent, budget_us, statistics);
   click(extent, tavern);
+  // Whatever was clicked, what is typed next is said.
+  if (ImGui::IsMouseReleased(ImGuiMouseButton_Left) && !ImGui::IsAnyItemActive()) focus_line_ = true;
   ImGui::Render();
   return wishes;
 }

@@ -121,6 +121,9 @@ void Window::free_swapchain() {
 
 bool Window::poll() {
   glfwPollEvents();
+  const bool control = glfwGetKey(window_, GLFW_KEY_LEFT_CONTROL) == GLFW_PRESS ||
+                       glfwGetKey(window_, GLFW_KEY_RIGHT_CONTROL) == GLFW_PRESS;
+  if (control && glfwGetKey(window_, GLFW_KEY_Q) == GLFW_PRESS) glfwSetWindowShouldClose(window_, GLFW_TRUE);
   // Of a window without an area nothing can be drawn: it was made an icon.
   int width = 0, height = 0;
   glfwGetFramebufferSize(window_, &width, &height);
