@@ -53,6 +53,7 @@ static class Native {
     internal IntPtr progress_user;
     internal IntPtr adopted_device;
     internal ulong memory_budget_bytes;
+    internal int low_priority;
   }
 
   [StructLayout(LayoutKind.Sequential)]
@@ -80,6 +81,7 @@ static class Native {
     internal ulong device_memory_bytes;
     [MarshalAs(UnmanagedType.ByValArray, SizeConst = 32)] internal byte[] device_id;
     [MarshalAs(UnmanagedType.ByValArray, SizeConst = 256)] internal byte[] device_name;
+    internal int low_priority;
   }
 
   [StructLayout(LayoutKind.Sequential)]
