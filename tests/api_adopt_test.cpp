@@ -225,6 +225,18 @@ TEST_F(ApiAdopt, RefusesWhatCannotBeAdopted) {
   options.low_priority = 1;
   EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
                "options.low_priority is set, and so is options.adopted_device");
+  options = adopt();
+  options.frame_sessions = 5;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
+               "frame_sessions is 5; it must be from 0 to max_sessions, which is 4");
+  options.frame_sessions = 4;
+  options.memory_budget_bytes = 1;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_OUT_OF_MEMORY,
+               "sessions in frames");
+  options = cpu_options();
+  options.frame_sessions = 1;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
+               "options.frame_sessions is 1 without an adopted_device");
 }
 
 // On a device of the library's own.

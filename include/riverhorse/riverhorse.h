@@ -190,6 +190,9 @@ typedef struct riverhorse_model_options {
   int32_t low_priority; /* 1: other work on the GPU goes first, where the Vulkan driver has VK_KHR_global_priority and
                            grants it; elsewhere nothing changes, and riverhorse_model_info.low_priority is 0. Not with
                            `adopted_device`, whose queue is the application's: INVALID_ARGUMENT */
+  int32_t frame_sessions; /* with `adopted_device`: so many sessions will be in frames at once (riverhorse/vulkan.h),
+                             each by itself; what they take counts when loading checks the memory. A text of more than
+                             256 tokens, and a session's penalties and biases, take more. Default 0: not counted */
 } riverhorse_model_options;
 
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a

@@ -54,6 +54,7 @@ static class Native {
     internal IntPtr adopted_device;
     internal ulong memory_budget_bytes;
     internal int low_priority;
+    internal int frame_sessions;
   }
 
   [StructLayout(LayoutKind.Sequential)]

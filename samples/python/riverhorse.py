@@ -161,7 +161,7 @@ _DeviceInfo = _struct(
 _ModelOptions = _struct(
     "u32 struct_size; i32 dtype conv safe_shaders skip_self_test validation check_finite max_sessions; i64 "
     "context_tokens prefill_piece_tokens; f64 submission_limit_ms; text config_path backend device cache_folder; "
-    "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes; i32 low_priority")
+    "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes; i32 low_priority frame_sessions")
 _ModelFile = _struct("text name; pointer data; size size")
 _ModelInfo = _struct(
     "u32 struct_size; i32 dtype; i64 parameter_count embedding_width layer_count attention_layer_count state_size "

@@ -39,6 +39,7 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
   result.prefill_piece_tokens =
       positive_or(options.prefill_piece_tokens, result.prefill_piece_tokens, "prefill_piece_tokens");
   result.memory_budget_bytes = options.memory_budget_bytes;
+  result.frame_sessions = positive_or<std::int64_t>(options.frame_sessions, 0, "frame_sessions");
   if (options.progress != nullptr) {
     result.progress = [callback = options.progress, user = options.progress_user](std::uint64_t done,
                                                                                   std::uint64_t total) {
@@ -49,7 +50,11 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
 }
 
 void require_one_device(const riverhorse_model_options& options) {
-  if (options.adopted_device == nullptr) return;
+  if (options.adopted_device == nullptr) {
+    if (options.frame_sessions == 0) return;
+    fail(StatusCode::invalid_argument,
+         "options.frame_sessions is {} without an adopted_device, whose frames they are", options.frame_sessions);
+  }
   if (options.low_priority != 0) {
     fail(StatusCode::invalid_argument,
          "options.low_priority is set, and so is options.adopted_device: its queue is the application's, which "
