@@ -221,6 +221,47 @@ TEST_F(ApiAdopt, RefusesWhatCannotBeAdopted) {
   options.validation = 1;
   EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
                "validation");
+  options = adopt();
+  options.low_priority = 1;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
+               "options.low_priority is set, and so is options.adopted_device");
+  options = adopt();
+  options.frame_sessions = 5;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
+               "frame_sessions is 5; it must be from 0 to max_sessions, which is 4");
+  options.frame_sessions = 4;
+  options.memory_budget_bytes = 1;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_OUT_OF_MEMORY,
+               "sessions in frames");
+  options = cpu_options();
+  options.frame_sessions = 1;
+  EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_INVALID_ARGUMENT,
+               "options.frame_sessions is 1 without an adopted_device");
+}
+
+// On a device of the library's own.
+TEST_F(ApiAdopt, LowPriorityIsHadOrSaidToBeMissing) {
+  riverhorse_model_options options = cpu_options();
+  options.skip_self_test = 1;
+  options.low_priority = 1;
+  for (const char* backend : {"cpu", "vulkan"}) {
+    std::string messages;
+    riverhorse_set_log_callback(
+        [](void* user, riverhorse_log_level level, const char* message) {
+          if (level == RIVERHORSE_LOG_INFO) *static_cast<std::string*>(user) += message;
+        },
+        &messages);
+    options.backend = backend;
+    riverhorse_model* model = load(hybrid_path, options);
+    riverhorse_set_log_callback(nullptr, nullptr);
+    riverhorse_model_info info{};
+    info.struct_size = sizeof info;
+    ASSERT_OK(riverhorse_model_get_info(model, &info));
+    EXPECT_EQ(info.low_priority == 0, messages.find("has no queue of low priority: ") != std::string::npos)
+        << backend << ": " << messages;
+    EXPECT_TRUE(backend != std::string("cpu") || info.low_priority == 0);
+    EXPECT_EQ(steps(session(model, prompt), 12), continuation) << backend;
+  }
 }
 
 }  // namespace

@@ -36,6 +36,7 @@ class Cli : public ProgramTest {
     ASSERT_EQ(listing.json()["devices"].size(), 1u) << listing.out;
     EXPECT_EQ(listing.json()["devices"][0]["id"], "cpu:0");
     EXPECT_TRUE(listing.json()["devices"][0]["default"]);
+    EXPECT_EQ(listing.json()["devices"][0]["low_priority"], false);
     EXPECT_NE(absence(listing.json(), "vulkan").find(reason), std::string::npos)
         << "the reason should name \"" << reason << "\": " << listing.out;
 

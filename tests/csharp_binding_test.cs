@@ -263,6 +263,15 @@ static class BindingTest {
     new Model(Path.Combine(path, "model.pt"), options).Dispose();
     Equal(messages.Count, 0, "messages that nobody listens to");
 
+    options = Cpu();
+    options.LowPriority = true;
+    Library.SetLog((level, message) => { lock (messages) messages.Add(message); });
+    using (var model = new Model(Path.Combine(path, "model.pt"), options)) {
+      Equal(model.Info.LowPriority, false, "low priority on the cpu");
+    }
+    Library.SetLog(null);
+    Has(string.Join("; ", messages), "has no queue of low priority", "the log");
+
     var missing = Path.Combine(folder, "nirgends ☃");
     Has(Fails(Status.NotFound, () => new Model(missing), "a missing model").Message, missing, "the message");
     Fails(Status.NotFound, () => new Model(path, new ModelOptions { Backend = "cpu", Device = "☃" }), "no device");

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <thread>
 
+#include "backend/frame_recording.h"
 #include "engine_fixture.h"
 #include "model/initialization.h"
 
@@ -183,6 +184,56 @@ TEST_P(EngineMemoryOnDevice, WholeForwardPassesKeepToTheBudget) {
   Engine engine(device, checkpoint, options);
   EXPECT_LE(relative_error(all_logits(engine, ids, 2, 200), expected), 2e-5);
   EXPECT_THROW(engine.forward(some_ids(20000, 2000), 1, 20000, [](std::int64_t, std::span<const float>) {}), Error);
+}
+
+TEST_P(EngineMemoryOnDevice, CountsSessionsInFrames) {
+  if (dynamic_cast<FrameDevice*>(device_.get()) == nullptr) GTEST_SKIP() << "no frames";
+  const Checkpoint checkpoint = with_weights(medium_model(), {});
+  const std::shared_ptr<Device> device = fresh_device(GetParam());
+  EngineOptions options;
+  options.max_sessions = 3;
+  options.context_tokens = 300;
+  options.prefill_piece_tokens = 512;
+  const auto estimate = [&] {
+    return estimate_memory(checkpoint.config, options, {DType::f32, &checkpoint.file}, *device);
+  };
+  const MemoryEstimate none = estimate();
+  EXPECT_EQ(none.frames_bytes, 0u);
+  EXPECT_EQ(none.text().find("frames"), std::string::npos) << none.text();
+  options.frame_sessions = 3;
+  const MemoryEstimate said = estimate();
+  EXPECT_EQ(said.total_bytes(), none.total_bytes() + said.frames_bytes);
+
+  // Two fit, and so it is said; three do not, and nothing is allocated.
+  options.frame_sessions = 2;
+  options.memory_budget_bytes = estimate().total_bytes() + 1000;
+  options.frame_sessions = 3;
+  try {
+    const Engine engine(device, checkpoint, options);
+    ADD_FAILURE() << "it loaded";
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find(", sessions in frames "), std::string::npos) << message;
+    EXPECT_NE(message.find("; 2 sessions in frames would take"), std::string::npos) << message;
+  }
+  EXPECT_EQ(device->counters().allocations, 0u);
+
+  options.memory_budget_bytes = said.total_bytes() + 1000;
+  Engine engine(device, checkpoint, options);
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (int i = 0; i < 3; ++i) {
+    sessions.push_back(engine.create_session());
+    sessions.back()->append(some_ids(3, checkpoint.config.vocab_size));
+    sessions.back()->step();
+  }
+  sessions[0]->snapshot();  // transfers take what they take
+  const auto before = device->memory_usage().used_bytes;
+  for (const auto& session : sessions) session->start_frames(4);
+  sessions[0]->enqueue_frames(some_ids(200, checkpoint.config.vocab_size));
+  const auto used = static_cast<double>(device->memory_usage().peak_used_bytes - before);
+  EXPECT_NEAR(static_cast<double>(said.frames_bytes), used, 0.05 * used) << said.text();
+  const auto all = static_cast<double>(device->memory_usage().peak_used_bytes);
+  EXPECT_NEAR(static_cast<double>(said.total_bytes()), all, 0.05 * all) << said.text();
 }
 
 RIVERHORSE_ON_EVERY_DEVICE(EngineMemoryOnDevice);

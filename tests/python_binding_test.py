@@ -260,6 +260,14 @@ class Models(unittest.TestCase):
             rh.Model({"model.pt": b""}, backend="cpu", cache_folder="none")
 
     @on_cpu_only
+    def test_low_priority_where_there_is_none(self):
+        messages = []
+        rh.set_log(lambda level, message: messages.append(message))
+        self.addCleanup(rh.set_log, None)
+        self.assertIs(self.load(low_priority=True).info.low_priority, False)
+        self.assertIn("has no queue of low priority", "".join(messages))
+
+    @on_cpu_only
     def test_stream_yields_what_generate_gives(self):
         session = self.load("h3-pure").session()
         session.append("Hippo")

@@ -212,6 +212,91 @@ TEST(VulkanMinimal, PretendsToHaveNothingOptional) {
   EXPECT_EQ(device->validation_messages(), 0u);
 }
 
+TEST(VulkanLowPriority, IsWhatTheDriverOffers) {
+  using vulkan::choose_low_priority;
+  const std::vector<VkQueueGlobalPriorityKHR> low = {VK_QUEUE_GLOBAL_PRIORITY_LOW_KHR,
+                                                     VK_QUEUE_GLOBAL_PRIORITY_MEDIUM_KHR};
+  const std::vector<VkQueueGlobalPriorityKHR> high = {VK_QUEUE_GLOBAL_PRIORITY_MEDIUM_KHR,
+                                                      VK_QUEUE_GLOBAL_PRIORITY_HIGH_KHR};
+  const vulkan::LowPriority none = choose_low_priority({"VK_KHR_push_descriptor"}, {});
+  EXPECT_EQ(none.extension, nullptr);
+  EXPECT_NE(none.reason.find("VK_KHR_global_priority"), std::string::npos) << none.reason;
+  EXPECT_STREQ(choose_low_priority({"VK_KHR_global_priority", "VK_EXT_global_priority"}, low).extension,
+               "VK_KHR_global_priority");
+  EXPECT_STREQ(choose_low_priority({"VK_EXT_global_priority"}, {}).extension, "VK_EXT_global_priority");
+  const vulkan::LowPriority without = choose_low_priority({"VK_KHR_global_priority"}, high);
+  EXPECT_EQ(without.extension, nullptr);
+  EXPECT_NE(without.reason.find("queue family"), std::string::npos) << without.reason;
+}
+
+// Answers as a driver that grants low priority, refuses it, or lost its device.
+struct PriorityDriver {
+  static VkResult create(VkPhysicalDevice, const VkDeviceCreateInfo* create, const VkAllocationCallbacks*,
+                         VkDevice*) {
+    const auto* const priority =
+        static_cast<const VkDeviceQueueGlobalPriorityCreateInfoKHR*>(create->pQueueCreateInfos->pNext);
+    calls += priority == nullptr ? 'n' : 'l';
+    if (priority == nullptr) {
+      EXPECT_EQ(create->enabledExtensionCount, 1u);
+      return VK_SUCCESS;
+    }
+    EXPECT_EQ(priority->sType, VK_STRUCTURE_TYPE_DEVICE_QUEUE_GLOBAL_PRIORITY_CREATE_INFO_KHR);
+    EXPECT_EQ(priority->globalPriority, VK_QUEUE_GLOBAL_PRIORITY_LOW_KHR);
+    EXPECT_EQ(create->enabledExtensionCount, 2u);
+    EXPECT_STREQ(create->ppEnabledExtensionNames[0], "VK_KHR_push_descriptor");
+    EXPECT_STREQ(create->ppEnabledExtensionNames[1], "VK_KHR_global_priority");
+    EXPECT_EQ(create->pQueueCreateInfos->queueFamilyIndex, 3u);
+    return answer;
+  }
+  static inline VkResult answer = VK_SUCCESS;
+  static inline std::string calls;
+};
+
+TEST(VulkanLowPriority, ADriverThatRefusesIsAskedWithout) {
+  VkDeviceQueueCreateInfo queue{};
+  queue.queueFamilyIndex = 3;
+  const char* extension = VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME;
+  VkDeviceCreateInfo create{};
+  create.pQueueCreateInfos = &queue;
+  create.enabledExtensionCount = 1;
+  create.ppEnabledExtensionNames = &extension;
+  Support granted;
+  const auto calls = [&](const vulkan::LowPriority& low, VkResult answer, VkResult expected) {
+    PriorityDriver::answer = answer;
+    PriorityDriver::calls.clear();
+    VkDevice device = VK_NULL_HANDLE;
+    EXPECT_EQ(
+        vulkan::create_with_low_priority(&PriorityDriver::create, VK_NULL_HANDLE, create, low, &device, granted),
+        expected);
+    return PriorityDriver::calls;
+  };
+  const vulkan::LowPriority low{VK_KHR_GLOBAL_PRIORITY_EXTENSION_NAME, {}};
+  EXPECT_EQ(calls(low, VK_SUCCESS, VK_SUCCESS), "l");
+  EXPECT_TRUE(granted.supported);
+  EXPECT_EQ(calls(low, VK_ERROR_NOT_PERMITTED_KHR, VK_SUCCESS), "ln");
+  EXPECT_FALSE(granted.supported);
+  EXPECT_NE(granted.reason.find("VK_ERROR_NOT_PERMITTED"), std::string::npos) << granted.reason;
+  EXPECT_EQ(calls(low, VK_ERROR_INITIALIZATION_FAILED, VK_SUCCESS), "ln");
+  EXPECT_FALSE(granted.supported);
+  EXPECT_EQ(calls(low, VK_ERROR_DEVICE_LOST, VK_ERROR_DEVICE_LOST), "l");
+  EXPECT_EQ(calls({nullptr, "no such extension"}, VK_SUCCESS, VK_SUCCESS), "n");
+  EXPECT_FALSE(granted.supported);
+  EXPECT_EQ(granted.reason, "no such extension");
+}
+
+TEST(VulkanLowPriority, ADeviceHasItWhereItsDriverDoes) {
+  const auto device = open_vulkan(test::test_options(), true, QueuePriority::low);
+  if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
+  const Support offered = vulkan::low_priority_support(device->info());
+  std::printf("low priority: %s\n", offered.supported ? "yes" : offered.reason.c_str());
+  EXPECT_EQ(device->low_priority().supported, offered.supported) << device->low_priority().reason;
+  EXPECT_EQ(device->low_priority().reason, offered.reason);
+  const auto tensor = put(*device, DType::i32, {3}, counting(3, 5));
+  EXPECT_EQ(fetch<std::int32_t>(*device, tensor), counting(3, 5));
+  EXPECT_EQ(device->validation_messages(), 0u);
+  EXPECT_FALSE(open_vulkan(test::test_options(), false)->low_priority().supported) << "nobody asked for it";
+}
+
 // A real loss cannot be provoked here; what follows from one is what is tested.
 TEST_F(VulkanTest, ALostDeviceIsAnErrorAndNothingHangs) {
   const auto slots = put(*device_, DType::i32, {1}, counting(1, 0));

@@ -35,18 +35,19 @@ inline DeviceOptions test_options() {
 }
 
 // Null when there is no Vulkan device. The best ranked one: lavapipe in CI, the GPU where there is one.
-inline std::unique_ptr<vulkan::VulkanDevice> open_vulkan(DeviceOptions options = test_options(), bool aloud = true) {
+inline std::unique_ptr<vulkan::VulkanDevice> open_vulkan(DeviceOptions options = test_options(), bool aloud = true,
+                                                         QueuePriority priority = QueuePriority::normal) {
   const std::vector<DeviceInfo>& list = vulkan_devices();
   if (list.empty()) return nullptr;
   try {
-    auto device = std::make_unique<vulkan::VulkanDevice>(list[0], options);
+    auto device = std::make_unique<vulkan::VulkanDevice>(list[0], options, priority);
     if (aloud) std::printf("device: %s, %s\n", list[0].name.c_str(), list[0].driver.c_str());
     return device;
   } catch (const Error& error) {
     if (!options.validation) throw;
     std::printf("WITHOUT VALIDATION: %s\n", error.what());
     options.validation = false;
-    return std::make_unique<vulkan::VulkanDevice>(list[0], options);
+    return std::make_unique<vulkan::VulkanDevice>(list[0], options, priority);
   }
 }
 

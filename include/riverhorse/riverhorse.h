@@ -187,6 +187,12 @@ typedef struct riverhorse_model_options {
   void* progress_user;
   riverhorse_adopted_device* adopted_device; /* instead of `backend` and `device`, which must be null then */
   uint64_t memory_budget_bytes;              /* the most to take on the device; default: what is free there */
+  int32_t low_priority; /* 1: other work on the GPU goes first, where the Vulkan driver has VK_KHR_global_priority and
+                           grants it; elsewhere nothing changes, and riverhorse_model_info.low_priority is 0. Not with
+                           `adopted_device`, whose queue is the application's: INVALID_ARGUMENT */
+  int32_t frame_sessions; /* with `adopted_device`: so many sessions will be in frames at once (riverhorse/vulkan.h),
+                             each by itself; what they take counts when loading checks the memory. A text of more than
+                             256 tokens, and a session's penalties and biases, take more. Default 0: not counted */
 } riverhorse_model_options;
 
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a
@@ -232,6 +238,8 @@ typedef struct riverhorse_model_info {
   uint64_t device_memory_bytes; /* that the model holds on the device */
   char device_id[32];
   char device_name[256];
+  int32_t low_priority; /* 1: its queue has low priority, as riverhorse_model_options asked; 0: not asked, or not had,
+                           of which a message of level RIVERHORSE_LOG_INFO says why */
 } riverhorse_model_info;
 
 /* Fills `info`, whose struct_size is set by the caller. */

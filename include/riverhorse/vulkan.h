@@ -91,7 +91,8 @@ RIVERHORSE_API void riverhorse_adopted_device_free(riverhorse_adopted_device* ad
  * on last. Other functions of the session but enqueue, position and tokens end what was started: they finish what is
  * half done and read what was enqueued, which waits, and fail with INVALID_ARGUMENT while its frames are in flight.
  * The attention cache cannot grow meanwhile, so load the model with context_tokens large enough. INVALID_ARGUMENT: an
- * empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. */
+ * empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. OUT_OF_MEMORY: what it takes
+ * does not fit, which the load would have told with riverhorse_model_options.frame_sessions. */
 RIVERHORSE_API riverhorse_status riverhorse_session_start(riverhorse_session* session,
                                                           const riverhorse_generate_options* options);
 

@@ -53,6 +53,8 @@ static class Native {
     internal IntPtr progress_user;
     internal IntPtr adopted_device;
     internal ulong memory_budget_bytes;
+    internal int low_priority;
+    internal int frame_sessions;
   }
 
   [StructLayout(LayoutKind.Sequential)]
@@ -80,6 +82,7 @@ static class Native {
     internal ulong device_memory_bytes;
     [MarshalAs(UnmanagedType.ByValArray, SizeConst = 32)] internal byte[] device_id;
     [MarshalAs(UnmanagedType.ByValArray, SizeConst = 256)] internal byte[] device_name;
+    internal int low_priority;
   }
 
   [StructLayout(LayoutKind.Sequential)]

@@ -166,6 +166,7 @@ public sealed class ModelOptions {
   /// <summary>Of loading, in bytes.</summary>
   public ProgressFunction Progress;
   public ulong MemoryBudgetBytes;
+  public bool LowPriority;
 }
 
 public sealed class ModelInfo {
@@ -187,6 +188,8 @@ public sealed class ModelInfo {
   public ulong DeviceMemoryBytes { get; internal set; }
   public string DeviceId { get; internal set; }
   public string DeviceName { get; internal set; }
+  /// <summary>Of its queue, as was asked; false also where the driver has none.</summary>
+  public bool LowPriority { get; internal set; }
 }
 
 /// <summary>A model on a device.</summary>
@@ -233,7 +236,8 @@ public sealed class Model : IDisposable {
         config_path = scope.Text(given.ConfigPath), backend = scope.Text(given.Backend),
         device = scope.Text(given.Device), cache_folder = scope.Text(given.CacheFolder),
         progress = given.Progress == null ? IntPtr.Zero : Marshal.GetFunctionPointerForDelegate(Carrier.OnProgress),
-        progress_user = carrier.User, memory_budget_bytes = given.MemoryBudgetBytes
+        progress_user = carrier.User, memory_budget_bytes = given.MemoryBudgetBytes,
+        low_priority = given.LowPriority ? 1 : 0
       };
       carrier.Check(load(scope));
       return scope.Model;
@@ -252,7 +256,7 @@ public sealed class Model : IDisposable {
         VocabSize = raw.vocab_size, PaddedVocabSize = raw.padded_vocab_size, HasTokenizer = raw.has_tokenizer != 0,
         EndOfText = raw.end_of_text, TokenizerVocabSize = raw.tokenizer_vocab_size, MaxSessions = raw.max_sessions,
         DeviceMemoryBytes = raw.device_memory_bytes, DeviceId = Native.Text(raw.device_id),
-        DeviceName = Native.Text(raw.device_name)
+        DeviceName = Native.Text(raw.device_name), LowPriority = raw.low_priority != 0
       };
     }
   }

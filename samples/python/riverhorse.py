@@ -29,7 +29,7 @@ import weakref
 from ctypes import POINTER, c_char, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint8, c_uint32
 from ctypes import c_uint64, c_void_p
 from collections.abc import Mapping
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional, Sequence, Union, get_type_hints
 
 ABI_VERSION = 0  # of the riverhorse.h that the structures below are those of
 
@@ -161,12 +161,12 @@ _DeviceInfo = _struct(
 _ModelOptions = _struct(
     "u32 struct_size; i32 dtype conv safe_shaders skip_self_test validation check_finite max_sessions; i64 "
     "context_tokens prefill_piece_tokens; f64 submission_limit_ms; text config_path backend device cache_folder; "
-    "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes")
+    "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes; i32 low_priority frame_sessions")
 _ModelFile = _struct("text name; pointer data; size size")
 _ModelInfo = _struct(
     "u32 struct_size; i32 dtype; i64 parameter_count embedding_width layer_count attention_layer_count state_size "
     "vocab_size padded_vocab_size; i32 has_tokenizer end_of_text; i64 tokenizer_vocab_size max_sessions; u64 "
-    "device_memory_bytes; char device_id:32 device_name:256")
+    "device_memory_bytes; char device_id:32 device_name:256; i32 low_priority")
 _LogitBias = _struct("i32 token; f32 bias")
 _SamplingOptions = _struct(
     "u32 struct_size; i32 padded_vocabulary; f64 temperature; i64 top_k; f64 top_p min_p repetition_penalty "
@@ -309,10 +309,11 @@ def _call(name: str, *arguments: Any) -> Any:
 def _values(kind: Any, raw: _Struct, **others: Any) -> Any:
     """A named tuple of a struct's members, texts as str and truths as bool; `others` are those that differ."""
     values = {name: getattr(raw, name) for name in kind._fields if name not in others}
+    types = get_type_hints(kind)
     for name, value in values.items():
         if isinstance(value, bytes):
             values[name] = value.decode("utf-8", "replace")
-        elif kind.__annotations__[name] == "bool":
+        elif types[name] is bool:
             values[name] = value != 0
     return kind(**values, **others)
 
@@ -495,6 +496,7 @@ class ModelInfo(NamedTuple):
     device_memory_bytes: int  # that the model holds on the device
     device_id: str
     device_name: str
+    low_priority: bool  # of its queue, as was asked; False also where the driver has none
 
 
 class Sampling(NamedTuple):
@@ -537,7 +539,8 @@ class Model(_Object):
                  cache_folder: Optional[Path] = None, max_sessions: int = 0, context_tokens: int = 0,
                  prefill_piece_tokens: int = 0, submission_limit_ms: float = 0, memory_budget_bytes: int = 0,
                  safe_shaders: bool = False, skip_self_test: bool = False, validation: bool = False,
-                 check_finite: bool = False, progress: Optional[ProgressFunction] = None) -> None:
+                 check_finite: bool = False, low_priority: bool = False,
+                 progress: Optional[ProgressFunction] = None) -> None:
         """Loads a model folder, a .safetensors or a .pt file; or from memory, given the bytes of a model folder's files
         by their names: {"config.json": ..., "model.safetensors": ..., "tokenizer.json": ...}. Arguments that are 0 or
         None mean the defaults of riverhorse_model_options; `progress` counts bytes."""
@@ -547,7 +550,8 @@ class Model(_Object):
             validation=validation, check_finite=check_finite, max_sessions=max_sessions,
             context_tokens=context_tokens, prefill_piece_tokens=prefill_piece_tokens,
             submission_limit_ms=submission_limit_ms, config_path=config_path, backend=backend, device=device,
-            cache_folder=cache_folder, progress=callback.pointer, memory_budget_bytes=memory_budget_bytes)
+            cache_folder=cache_folder, progress=callback.pointer, memory_budget_bytes=memory_budget_bytes,
+            low_priority=low_priority)
         handle = c_void_p()
         outputs = (ctypes.byref(options), ctypes.byref(handle))
         if isinstance(source, Mapping):

@@ -39,6 +39,7 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
   result.prefill_piece_tokens =
       positive_or(options.prefill_piece_tokens, result.prefill_piece_tokens, "prefill_piece_tokens");
   result.memory_budget_bytes = options.memory_budget_bytes;
+  result.frame_sessions = positive_or<std::int64_t>(options.frame_sessions, 0, "frame_sessions");
   if (options.progress != nullptr) {
     result.progress = [callback = options.progress, user = options.progress_user](std::uint64_t done,
                                                                                   std::uint64_t total) {
@@ -49,14 +50,32 @@ riverhorse::EngineOptions engine_options(const riverhorse_model_options& options
 }
 
 void require_one_device(const riverhorse_model_options& options) {
-  if (options.adopted_device == nullptr || (options.backend == nullptr && options.device == nullptr)) return;
+  if (options.adopted_device == nullptr) {
+    if (options.frame_sessions == 0) return;
+    fail(StatusCode::invalid_argument,
+         "options.frame_sessions is {} without an adopted_device, whose frames they are", options.frame_sessions);
+  }
+  if (options.low_priority != 0) {
+    fail(StatusCode::invalid_argument,
+         "options.low_priority is set, and so is options.adopted_device: its queue is the application's, which "
+         "chooses the priority when it makes its device");
+  }
+  if (options.backend == nullptr && options.device == nullptr) return;
   fail(StatusCode::invalid_argument, "options.adopted_device is set, and so is options.{}: choose by one of them",
        options.backend != nullptr ? "backend" : "device");
 }
 
 std::shared_ptr<riverhorse::Device> open_device(const riverhorse_model_options& options,
                                                 const riverhorse::CheckedDeviceOptions& checked) {
-  if (options.adopted_device == nullptr) return riverhorse::open_checked_device(checked);
+  if (options.adopted_device == nullptr) {
+    std::shared_ptr<riverhorse::Device> device = riverhorse::open_checked_device(checked);
+    const riverhorse::Support low = riverhorse::low_priority_of(*device);
+    if (options.low_priority != 0 && !low.supported) {
+      riverhorse::log_info(fmt::format("{} ({}) has no queue of low priority: {}", device->info().id(),
+                                       device->info().name, low.reason));
+    }
+    return device;
+  }
   const auto open = [&](const riverhorse::DeviceOptions& device_options) {
     return riverhorse::open_adopted_device(options.adopted_device->shared, device_options);
   };
@@ -71,6 +90,7 @@ struct LoadOptions {
         device(riverhorse::api::read_device(api)),
         engine(engine_options(api)) {
     require_one_device(api);
+    if (api.low_priority != 0) device.priority = riverhorse::QueuePriority::low;
     checkpoint.config_path = text_or_empty(api.config_path);
     checkpoint.check_finite = api.check_finite != 0;
   }
@@ -180,6 +200,7 @@ riverhorse_status riverhorse_model_get_info(const riverhorse_model* model, river
     value.device_memory_bytes = state.device->memory_usage().used_bytes;
     riverhorse::api::copy_text(value.device_id, device.id());
     riverhorse::api::copy_text(value.device_name, device.name);
+    value.low_priority = riverhorse::low_priority_of(*state.device).supported ? 1 : 0;
     riverhorse::api::write_info(info, value, "info");
   });
 }

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "backend/cuda_library.h"
 #include "backend/frame_loop.h"
+#include "backend/queue_priority.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "cpu/cpu_device.h"
@@ -43,6 +44,13 @@ std::string listed(const std::vector<const DeviceInfo*>& devices) {
     if (absence.backend == kind) fail(StatusCode::not_found, "no {} device: {}", backend_name(kind), absence.reason);
   }
   fail(StatusCode::not_found, "no {} device was found", backend_name(kind));
+}
+
+// Of the backends that ask no driver for it.
+Support no_queue_priority(BackendKind kind) {
+  return {false, kind == BackendKind::cuda
+                     ? "CUDA has no priorities between programs, and within one its stream has the lowest already"
+                     : "the cpu backend has no queue, and its threads have the program's priority"};
 }
 
 }  // namespace
@@ -129,11 +137,16 @@ DeviceInfo choose_training_device(const DeviceList& list, std::string_view backe
 }
 
 std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions& options) {
+  return open_device(info, options, QueuePriority::normal);
+}
+
+std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions& options,
+                                    [[maybe_unused]] QueuePriority wanted) {
   switch (info.backend) {
     case BackendKind::cpu: return open_cpu_device(info, options);
     case BackendKind::vulkan:
 #ifdef RIVERHORSE_WITH_VULKAN
-      return std::make_unique<vulkan::VulkanDevice>(info, options);
+      return std::make_unique<vulkan::VulkanDevice>(info, options, wanted);
 #else
       fail(StatusCode::unsupported, "this build has no Vulkan backend");
 #endif
@@ -145,6 +158,20 @@ std::unique_ptr<Device> open_device(const DeviceInfo& info, const DeviceOptions&
     }
   }
   fail(StatusCode::invalid_argument, "an unknown backend");
+}
+
+Support low_priority_support(const DeviceInfo& info) {
+#ifdef RIVERHORSE_WITH_VULKAN
+  if (info.backend == BackendKind::vulkan) return vulkan::low_priority_support(info);
+#endif
+  return no_queue_priority(info.backend);
+}
+
+Support low_priority_of(const Device& device) {
+#ifdef RIVERHORSE_WITH_VULKAN
+  if (const auto* const found = dynamic_cast<const vulkan::VulkanDevice*>(&device)) return found->low_priority();
+#endif
+  return no_queue_priority(device.info().backend);
 }
 
 std::unique_ptr<Device> open_adopted_device([[maybe_unused]] std::shared_ptr<AdoptedVulkan> adopted,

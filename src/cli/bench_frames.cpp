@@ -103,6 +103,7 @@ std::vector<BenchRow> bench_frames(const std::shared_ptr<Device>& device, const 
   const Checkpoint checkpoint = benchmark_checkpoint(options);
   EngineOptions engine_options = benchmark_engine_options(options);
   engine_options.max_sessions = 3;
+  engine_options.frame_sessions = 1;
   engine_options.context_tokens = position + std::max(tokens, rewound_tokens) + 16;
   Engine engine(device, checkpoint, engine_options);
   engine.prepare();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/queue_priority.h"
 #include "base/error.h"
 #include "cli/commands.h"
 
@@ -54,6 +55,7 @@ void print_json(const DeviceList& list) {
                        {"uuid", uuid_text(info)},
                        {"memory_total_bytes", info.memory_total_bytes},
                        {"memory_free_bytes", info.memory_free_bytes},
+                       {"low_priority", low_priority_support(info).supported},
                        {"default", info.id() == default_id}});
   }
   nlohmann::ordered_json absences = nlohmann::ordered_json::array();
@@ -77,6 +79,7 @@ void print_table(const DeviceList& list) {
     if (!info.api.empty()) details += (details.empty() ? "" : "; ") + info.api;
     const std::string uuid = uuid_text(info);
     if (!uuid.empty()) details += (details.empty() ? "uuid " : "; uuid ") + uuid;
+    if (low_priority_support(info).supported) details += "; queues of low priority";
     if (!details.empty()) fmt::print("            {}\n", details);
   }
   for (const BackendAbsence& absence : list.absences) {

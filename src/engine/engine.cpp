@@ -27,6 +27,10 @@ void check_options(const EngineOptions& options) {
   if (options.prefill_piece_tokens < 0 || options.prefill_piece_tokens > 65536) {
     refuse("prefill_piece_tokens", options.prefill_piece_tokens, "from 0 (automatic) to 65536");
   }
+  if (options.frame_sessions < 0 || options.frame_sessions > options.max_sessions) {
+    refuse("frame_sessions", options.frame_sessions,
+           fmt::format("from 0 to max_sessions, which is {}", options.max_sessions).c_str());
+  }
 }
 
 void check_support(const Device& device, const Checkpoint& checkpoint, const EngineOptions& options) {

@@ -44,6 +44,9 @@ struct EngineOptions {
   std::uint64_t memory_budget_bytes = 0;
   // forward() is to read texts of this length: what it takes at least counts as needed; 0: it is not used.
   std::int64_t forward_tokens = 0;
+  // So many sessions are to be in frames at once, each by itself: what they take counts as needed, for texts of up to
+  // 256 tokens at once.
+  std::int64_t frame_sessions = 0;
   ProgressFunction progress;  // of loading, in bytes; may be empty
 };
 
@@ -55,8 +58,9 @@ struct MemoryEstimate {
   std::uint64_t cache_bytes = 0;      // KV cache of all slots at context_tokens
   std::uint64_t workspace_bytes = 0;  // scratch memory of operations
   std::uint64_t staging_bytes = 0;    // of transfers
+  std::uint64_t frames_bytes = 0;     // of sessions in frames: logits, scratch memory, copies of states
   std::uint64_t total_bytes() const {
-    return weights_bytes + filters_bytes + state_bytes + cache_bytes + workspace_bytes + staging_bytes;
+    return weights_bytes + filters_bytes + state_bytes + cache_bytes + workspace_bytes + staging_bytes + frames_bytes;
   }
   std::string text() const;  // "weights 482.1 MiB, filters 5.2 MiB, ..., 611.0 MiB in all"
 };

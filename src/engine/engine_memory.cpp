@@ -14,6 +14,7 @@ namespace riverhorse {
 namespace {
 
 constexpr std::int64_t short_context_tokens = 256;
+constexpr std::int64_t short_frame_text_tokens = 256;
 
 std::string mebibytes(std::uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20); }
 
@@ -90,12 +91,22 @@ std::string advice(Device& device, const ModelConfig& config, const EngineOption
   const auto with_sessions = [&](std::int64_t sessions) {
     Change fewer = now;
     fewer.options.max_sessions = sessions;
+    fewer.options.frame_sessions = std::min(options.frame_sessions, sessions);
     fewer.what = fmt::format("{} session{}", sessions, sessions == 1 ? "" : "s");
     return fewer;
   };
   const std::int64_t sessions = largest_that(
       1, options.max_sessions, [&](std::int64_t count) { return needs(with_sessions(count)) <= available; });
   if (sessions > 0) offer(with_sessions(sessions));
+  const auto with_frames = [&](std::int64_t frames) {
+    Change fewer = now;
+    fewer.options.frame_sessions = frames;
+    fewer.what = fmt::format("{} session{} in frames", frames, frames == 1 ? "" : "s");
+    return fewer;
+  };
+  const std::int64_t frames = largest_that(
+      1, options.frame_sessions, [&](std::int64_t count) { return needs(with_frames(count)) <= available; });
+  if (frames > 0) offer(with_frames(frames));
   const auto with_context = [&](std::int64_t tokens) {
     Change shorter = now;
     shorter.options.context_tokens = tokens;
@@ -113,6 +124,7 @@ std::string advice(Device& device, const ModelConfig& config, const EngineOption
 
   std::string what = "one session";
   least.options.max_sessions = 1;
+  least.options.frame_sessions = std::min<std::int64_t>(options.frame_sessions, 1);
   least.options.prefill_piece_tokens = std::min(options.prefill_piece_tokens, smallest_piece_tokens);
   if (!config.attn_layer_idx.empty()) {
     least.options.context_tokens = std::min(options.context_tokens, short_context_tokens);
@@ -147,6 +159,38 @@ EngineTensors EngineTensors::make(const Allocate& allocate, std::int64_t slots, 
   return tensors;
 }
 
+EngineTensors EngineTensors::for_frames(const Allocate& allocate, std::int64_t batch) const {
+  EngineTensors tensors = *this;
+  tensors.slots = allocate(DType::i32, {batch}, MemoryUse::device);
+  tensors.tokens = allocate(DType::i32, {batch}, MemoryUse::device);
+  tensors.logits = allocate(DType::f32, {batch, logits.shape[1]}, MemoryUse::device);
+  tensors.piece_ids = allocate(DType::i32, {piece_ids.count()}, MemoryUse::device);
+  return tensors;
+}
+
+namespace {
+
+EngineTensors all_tensors(const H3Model& model, const EngineOptions& options) {
+  const std::int64_t slots = options.max_sessions;
+  EngineTensors tensors =
+      EngineTensors::make(without_memory, slots, model.vocabulary(), options.prefill_piece_tokens);
+  tensors.counts = without_memory(DType::i32, {slots, model.vocabulary()}, MemoryUse::device);
+  tensors.bias = without_memory(DType::f32, {slots, model.vocabulary()}, MemoryUse::device);
+  return tensors;
+}
+
+// Of options.frame_sessions, what each has for itself; `workspace` is the scratch memory of one. While a session's
+// steps are measured there is one copy of its state more.
+std::uint64_t frames_bytes(const EngineOptions& options, std::uint64_t state, std::uint64_t vocabulary,
+                           std::uint64_t workspace) {
+  if (options.frame_sessions == 0) return 0;
+  const auto frames = static_cast<std::uint64_t>(options.frame_sessions);
+  const auto ids = static_cast<std::uint64_t>(2 + options.max_sessions + options.prefill_piece_tokens);
+  return frames * (4 * (vocabulary + ids) + workspace + 2 * state) + state;
+}
+
+}  // namespace
+
 void record_step(Encoder& encoder, const H3Model& model, const ModelState& state, const EngineTensors& tensors,
                  const StepKind& kind) {
   H3Model::Pass pass;
@@ -180,10 +224,7 @@ void record_piece(Encoder& encoder, const H3Model& model, const ModelState& stat
 std::uint64_t count_workspace(Device& device, const H3Model& model, const EngineOptions& options) {
   const std::int64_t slots = options.max_sessions;
   const ModelState state = model.allocate_state(slots, options.context_tokens, false);
-  EngineTensors tensors =
-      EngineTensors::make(without_memory, slots, model.vocabulary(), options.prefill_piece_tokens);
-  tensors.counts = without_memory(DType::i32, {slots, model.vocabulary()}, MemoryUse::device);
-  tensors.bias = without_memory(DType::f32, {slots, model.vocabulary()}, MemoryUse::device);
+  const EngineTensors tensors = all_tensors(model, options);
   std::uint64_t most = 0;
   const auto count = [&](const RecordFunction& function) { most = std::max(most, device.scratch_bytes(function)); };
   // Products take few rows and many in different ways.
@@ -196,6 +237,25 @@ std::uint64_t count_workspace(Device& device, const H3Model& model, const Engine
     record_piece(encoder, model, state, tensors, std::min(options.prefill_piece_tokens, capacity));
   });
   return most;
+}
+
+std::int64_t frame_block_tokens(const H3Model& model, const EngineOptions& options, std::int64_t capacity,
+                                std::int64_t length) {
+  const std::int64_t piece = options.prefill_piece_tokens;
+  const std::int64_t longest = model.has_attention() ? std::min(piece, capacity) : piece;
+  return std::min(longest, std::max(short_frame_text_tokens, std::min(length, piece)));
+}
+
+std::uint64_t count_frame_workspace(Device& device, const H3Model& model, const ModelState& state,
+                                    const EngineTensors& tensors, const StepKind& most, std::int64_t block_tokens) {
+  std::uint64_t bytes =
+      device.scratch_bytes([&](Encoder& encoder) { record_piece(encoder, model, state, tensors, block_tokens); });
+  for (std::int64_t batch = 1; batch <= most.batch; ++batch) {
+    const StepKind kind{batch, most.counts, most.bias};
+    bytes = std::max(
+        bytes, device.scratch_bytes([&](Encoder& encoder) { record_step(encoder, model, state, tensors, kind); }));
+  }
+  return bytes;
 }
 
 ForwardPieces forward_pieces(std::int64_t rows, std::int64_t batch, std::int64_t length) {
@@ -231,6 +291,9 @@ MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& o
       static_cast<std::uint64_t>(4 * piece);
   estimate.cache_bytes = memory.cache_bytes_per_token * slots * static_cast<std::uint64_t>(options.context_tokens);
   estimate.workspace_bytes = workspace_bytes(config, options.dtype, piece) + memory.dequantised_bytes;
+  const std::int64_t block = std::min(piece, short_frame_text_tokens);
+  estimate.frames_bytes = frames_bytes(options, memory.state_bytes_per_slot, vocabulary,
+                                       workspace_bytes(config, options.dtype, block) + memory.dequantised_bytes);
   return estimate;
 }
 
@@ -249,15 +312,25 @@ MemoryEstimate estimate_memory(const ModelConfig& config, const EngineOptions& g
       const ForwardPieces least = forward_pieces(smallest_piece_tokens, 1, options.forward_tokens);
       estimate.workspace_bytes += count_forward(device, model, least, options.forward_tokens);
     }
+    if (options.frame_sessions > 0) {
+      const ModelState state = model.allocate_state(options.max_sessions, options.context_tokens, false);
+      const std::uint64_t workspace =
+          count_frame_workspace(device, model, state, all_tensors(model, options).for_frames(without_memory, 1),
+                                {1, true, true}, frame_block_tokens(model, options, options.context_tokens, 1));
+      estimate.frames_bytes =
+          frames_bytes(options, model.h3_state_bytes(), static_cast<std::uint64_t>(model.vocabulary()), workspace);
+    }
   }
   return estimate;
 }
 
 std::string MemoryEstimate::text() const {
-  return fmt::format(
-      "weights {}, filters {}, states {}, KV cache {}, workspace {}{}, {} in all", mebibytes(weights_bytes),
-      mebibytes(filters_bytes), mebibytes(state_bytes), mebibytes(cache_bytes), mebibytes(workspace_bytes),
-      staging_bytes > 0 ? fmt::format(", staging {}", mebibytes(staging_bytes)) : "", mebibytes(total_bytes()));
+  return fmt::format("weights {}, filters {}, states {}, KV cache {}, workspace {}{}{}, {} in all",
+                     mebibytes(weights_bytes), mebibytes(filters_bytes), mebibytes(state_bytes),
+                     mebibytes(cache_bytes), mebibytes(workspace_bytes),
+                     staging_bytes > 0 ? fmt::format(", staging {}", mebibytes(staging_bytes)) : "",
+                     frames_bytes > 0 ? fmt::format(", sessions in frames {}", mebibytes(frames_bytes)) : "",
+                     mebibytes(total_bytes()));
 }
 
 std::uint64_t available_bytes(const Device& device, const EngineOptions& options) {

@@ -27,6 +27,8 @@ struct EngineTensors {
   // All but counts and bias.
   static EngineTensors make(const Allocate& allocate, std::int64_t slots, std::int64_t vocabulary,
                             std::int64_t piece_tokens);
+  // These, with slots, tokens, logits and ids of its own: for steps of `batch` and blocks that frames run.
+  EngineTensors for_frames(const Allocate& allocate, std::int64_t batch) const;
 };
 
 struct StepKind {
@@ -43,6 +45,14 @@ void record_piece(Encoder& encoder, const H3Model& model, const ModelState& stat
 
 // What is shared by all steps and pieces: the scratch memory of the one that needs most.
 std::uint64_t count_workspace(Device& device, const H3Model& model, const EngineOptions& options);
+
+// Of a text of `length` tokens that is read in frames, the longest block that scratch memory is there for; `capacity`
+// is that of the KV cache. Short texts have what one of 256 tokens needs.
+std::int64_t frame_block_tokens(const H3Model& model, const EngineOptions& options, std::int64_t capacity,
+                                std::int64_t length);
+// Scratch memory of steps of up to `most.batch` sequences and of blocks of `block_tokens`.
+std::uint64_t count_frame_workspace(Device& device, const H3Model& model, const ModelState& state,
+                                    const EngineTensors& tensors, const StepKind& most, std::int64_t block_tokens);
 
 // How Engine::forward goes through sequences of `length` tokens: `group` of them at a time, `piece` tokens of each.
 struct ForwardPieces {

@@ -17,9 +17,8 @@ constexpr std::int64_t most_unseen = 48;
 static_assert(most_unseen < EngineTensors::history_length);
 // Tokens between two copies of a member's state.
 constexpr std::int64_t spare_interval = 16;
-// Recordings of blocks that are kept, and the shortest text that scratch memory is made for.
+// Recordings of blocks that are kept.
 constexpr std::size_t most_blocks = 16;
-constexpr std::int64_t first_block_tokens = 256;
 constexpr std::int64_t measured_block_tokens = 16;
 
 template <typename T>
@@ -59,16 +58,20 @@ FrameGroup::FrameGroup(EngineCore& core, const StepKind& most)
   require_available(device, core_.options(),
                     static_cast<std::uint64_t>(4 * (most_.batch * core_.vocabulary() + piece)),
                     "what is recorded into frames");
-  tensors_ = core_.tensors();
-  tensors_.slots = device.allocate_tensor(DType::i32, {most_.batch});
-  tensors_.tokens = device.allocate_tensor(DType::i32, {most_.batch});
-  tensors_.logits = device.allocate_tensor(DType::f32, {most_.batch, core_.vocabulary()});
-  tensors_.piece_ids = device.allocate_tensor(DType::i32, {piece});
+  tensors_ = core_.tensors().for_frames(
+      [&](DType dtype, Shape shape, MemoryUse use) { return device.allocate_tensor(dtype, shape, use); },
+      most_.batch);
   slot_tokens_ = device.allocate_tensor(DType::i32, {slots});
   record_steps();
 }
 
 FrameGroup::~FrameGroup() = default;
+
+void FrameGroup::require_workspace(std::uint64_t bytes) {
+  if (workspace_ != nullptr && workspace_->size_bytes() >= bytes) return;
+  require_available(core_.device(), core_.options(), bytes, "scratch memory of frames");
+  workspace_ = core_.device().allocate(std::max<std::uint64_t>(bytes, 1), MemoryUse::device);
+}
 
 void FrameGroup::record_steps() {
   Device& device = core_.device();
@@ -78,14 +81,9 @@ void FrameGroup::record_steps() {
       record_step(encoder, core_.model(), core_.state(), tensors_, kind);
     };
   };
-  std::uint64_t scratch = 1;
-  for (std::int64_t batch = 1; batch <= most_.batch; ++batch) {
-    scratch = std::max(scratch, device.scratch_bytes(step(batch)));
-  }
-  if (workspace_ == nullptr || workspace_->size_bytes() < scratch) {
-    require_available(device, core_.options(), scratch, "scratch memory of frames");
-    workspace_ = device.allocate(scratch, MemoryUse::device);
-  }
+  // Of blocks too, the shortest of which needs more than a step: what is recorded keeps the memory that it was given.
+  require_workspace(count_frame_workspace(device, core_.model(), core_.state(), tensors_, most_,
+                                          frame_block_tokens(core_.model(), core_.options(), capacity_, 1)));
   // Largest first by powers of two: each is measured, and those between take after the next larger. The first is cut
   // into pieces by what other work took on this device; once measured, again by what it takes itself.
   const std::shared_ptr<FrameRecording> first = frames_.record_for_frames(step(most_.batch), workspace_, nullptr);
@@ -188,21 +186,15 @@ std::shared_ptr<FrameRecording> FrameGroup::block(std::int64_t length) {
 // by which others are judged, and compiles what blocks of other lengths use.
 void FrameGroup::prepare_blocks(std::int64_t length) {
   Device& device = core_.device();
-  const std::int64_t piece = core_.options().prefill_piece_tokens;
   const auto record = [&](std::int64_t tokens) {
     return
         [this, tokens](Encoder& encoder) { record_piece(encoder, core_.model(), core_.state(), tensors_, tokens); };
   };
-  const std::int64_t longest = core_.model().has_attention() ? std::min(piece, capacity_) : piece;
-  const std::int64_t wanted = std::min(longest, std::max(first_block_tokens, std::min(length, piece)));
-  const std::uint64_t scratch = device.scratch_bytes(record(wanted));
-  if (workspace_->size_bytes() < scratch) {
-    require_available(device, core_.options(), scratch, "scratch memory of frames");
-    workspace_ = device.allocate(scratch, MemoryUse::device);
-  }
+  const std::int64_t wanted = frame_block_tokens(core_.model(), core_.options(), capacity_, length);
+  require_workspace(device.scratch_bytes(record(wanted)));
   if (!blocks_.empty()) return;
   for (std::int64_t tokens = 2; tokens <= wanted; tokens = 2 * tokens - 1) device.prepare(record(tokens), {});
-  const std::int64_t sample = std::min(measured_block_tokens, longest);
+  const std::int64_t sample = std::min(measured_block_tokens, wanted);
   measure(block(1), 1, 1);
   if (sample > 1) measure(block(sample), 1, sample);
 }

@@ -153,6 +153,7 @@ class FrameGroup final : public std::enable_shared_from_this<FrameGroup>, privat
   void return_to_text(FrameMember& member);
   std::vector<FrameCopy> state_copies(const FrameMember& member, const FrameMember::Spare& spare, bool back) const;
 
+  void require_workspace(std::uint64_t bytes);
   void record_steps();
   std::shared_ptr<FrameRecording> block(std::int64_t length);
   void prepare_blocks(std::int64_t length);

@@ -126,9 +126,11 @@ Verdict verdict_of(Device& device, const DeviceOptions& options) {
 
 // The cpu, which is what the others are compared with, is not tested.
 std::unique_ptr<Device> open_info(const DeviceInfo& info, const CheckedDeviceOptions& options) {
-  if (!options.self_test || info.backend == BackendKind::cpu) return open_device(info, options.device_options);
+  if (!options.self_test || info.backend == BackendKind::cpu) {
+    return open_device(info, options.device_options, options.priority);
+  }
   return open_tested_device(
-      [&info](const DeviceOptions& device_options) { return open_device(info, device_options); },
+      [&](const DeviceOptions& device_options) { return open_device(info, device_options, options.priority); },
       options.device_options);
 }
 

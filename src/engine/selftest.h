@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/queue_priority.h"
 
 namespace riverhorse {
 
@@ -41,6 +42,7 @@ struct CheckedDeviceOptions {
   std::string device;
   DeviceOptions device_options;
   bool self_test = true;
+  QueuePriority priority = QueuePriority::normal;
 };
 
 // Opens a device with `open` and makes sure that it computes rightly: runs the self test unless the cache folder

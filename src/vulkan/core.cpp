@@ -23,17 +23,22 @@ DeviceProfile find_profile(const Instance& instance, const DeviceInfo& info, boo
 
 }  // namespace
 
-DeviceCore::DeviceCore(const DeviceInfo& chosen, const DeviceOptions& wanted)
+Support low_priority_support(const DeviceInfo& info) {
+  const LowPriority low = find_profile(Instance(false), info, true).low_priority;
+  return {low.extension != nullptr, low.reason};
+}
+
+DeviceCore::DeviceCore(const DeviceInfo& chosen, const DeviceOptions& wanted, QueuePriority priority)
     : instance(std::make_unique<Instance>(wanted.validation)), info(chosen), options(wanted) {
   profile = find_profile(*instance, chosen, wanted.minimal_features);
-  device = create_logical_device(*instance, profile);
+  device = create_logical_device(*instance, profile, priority, low_priority);
   table.load(device, instance->functions().get_device_proc_addr);
   table.vkGetDeviceQueue(device, profile.queue_family, 0, &queue);
   start();
 }
 
 DeviceCore::DeviceCore(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& wanted)
-    : options(wanted), owns_device_(false) {
+    : options(wanted), low_priority{false, "its queue is the application's"}, owns_device_(false) {
   if (wanted.validation) {
     fail(StatusCode::invalid_argument,
          "validation was asked for on a host's device; it is the host's to enable, with its own instance");

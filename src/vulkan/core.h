@@ -40,7 +40,7 @@ class QueueLock {
 class DeviceCore {
  public:
   // Opens the physical device that `info` lists. Errors: not_found, unsupported.
-  DeviceCore(const DeviceInfo& info, const DeviceOptions& options);
+  DeviceCore(const DeviceInfo& info, const DeviceOptions& options, QueuePriority priority);
   // On a host's device, which it leaves alone in the end. Errors: as open_adopted_device.
   DeviceCore(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options);
   ~DeviceCore();
@@ -65,6 +65,7 @@ class DeviceCore {
   DeviceProfile profile;
   DeviceInfo info;
   DeviceOptions options;
+  Support low_priority;  // whether the queue has it
   VkDevice device = VK_NULL_HANDLE;
   VkQueue queue = VK_NULL_HANDLE;
   DeviceFunctions table;

@@ -23,8 +23,8 @@ const VulkanBuffer& own_buffer(const Tensor& tensor, const MemoryPool* pool) {
 
 }  // namespace
 
-VulkanDevice::VulkanDevice(const DeviceInfo& info, const DeviceOptions& options)
-    : VulkanDevice(std::make_shared<DeviceCore>(info, options)) {}
+VulkanDevice::VulkanDevice(const DeviceInfo& info, const DeviceOptions& options, QueuePriority priority)
+    : VulkanDevice(std::make_shared<DeviceCore>(info, options, priority)) {}
 
 VulkanDevice::VulkanDevice(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options)
     : VulkanDevice(std::make_shared<DeviceCore>(std::move(adopted), options)) {}
@@ -49,6 +49,7 @@ VkPhysicalDevice VulkanDevice::physical_device() const { return impl_->core->pro
 VkQueue VulkanDevice::queue() const { return impl_->core->queue; }
 std::uint32_t VulkanDevice::queue_family() const { return impl_->core->profile.queue_family; }
 const DeviceOptions& VulkanDevice::options() const { return impl_->core->options; }
+const Support& VulkanDevice::low_priority() const { return impl_->core->low_priority; }
 std::uint64_t VulkanDevice::validation_messages() const { return impl_->core->instance->validation_messages(); }
 
 std::string VulkanDevice::cache_key() const {

@@ -12,6 +12,7 @@
 #include "backend/adopted_vulkan.h"
 #include "backend/backend.h"
 #include "backend/frame_recording.h"
+#include "backend/queue_priority.h"
 #include "vulkan/functions.h"
 
 namespace riverhorse::vulkan {
@@ -48,7 +49,7 @@ struct VulkanLimits {
 
 class VulkanDevice final : public Device, public FrameDevice {
  public:
-  VulkanDevice(const DeviceInfo& info, const DeviceOptions& options);
+  VulkanDevice(const DeviceInfo& info, const DeviceOptions& options, QueuePriority priority = QueuePriority::normal);
   VulkanDevice(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptions& options);
   ~VulkanDevice() override;
 
@@ -80,6 +81,7 @@ class VulkanDevice final : public Device, public FrameDevice {
   VkQueue queue() const;
   std::uint32_t queue_family() const;
   const DeviceOptions& options() const;
+  const Support& low_priority() const;  // of the queue
   // Names vendor, device, driver version, cache UUID and shaders: files made under another key are void.
   std::string cache_key() const;
   std::uint64_t validation_messages() const;
@@ -109,6 +111,9 @@ std::shared_ptr<FftPlans> make_fft_plans(VulkanDevice& device);
 // Every usable Vulkan device, ranked: discrete by free memory, integrated, virtual, software; a GPU that two drivers
 // offer once. `reason` says why there is none, or stays empty. Never throws for a missing or broken driver.
 std::vector<DeviceInfo> list_vulkan_devices(std::string& reason);
+
+// Of backend/queue_priority.h.
+Support low_priority_support(const DeviceInfo& info);
 
 // Of backend/adopted_vulkan.h.
 void check_adoptable(const VulkanHandles& handles);

@@ -1,6 +1,7 @@
 #include "vulkan/frame_recording.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <span>
 #include <utility>
@@ -37,7 +38,8 @@ std::shared_ptr<FrameRecording> VulkanDevice::record_for_frames(const RecordFunc
   options.workspace = workspace;
   const auto* known = dynamic_cast<const VulkanFrameRecording*>(like);
   const double scale = known != nullptr ? known->scale() : impl_->core->time_scale;
-  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, scale), scale);
+  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, scale),
+                                                known != nullptr ? known->likely_scale() : scale);
 }
 
 void KnownTime::add(double now) {
@@ -45,21 +47,40 @@ void KnownTime::add(double now) {
   us_ = us_ < 0 ? now : us_ + weight * (now - us_);
 }
 
+void Overrun::add(double expected_us, double measured_us) {
+  if (expected_us <= 0) return;
+  factor_ = 1 + (factor_ - 1) * std::exp2(-1 / frames_to_half);
+  factor_ = std::max(factor_, std::min(most, measured_us / expected_us));
+}
+
 VulkanFrameRecording::VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces,
-                                           double scale)
-    : core_(std::move(core)), recording_(std::move(pieces)), scale_(scale), times_(recording_->segment_count()) {}
+                                           double likely_scale)
+    : core_(std::move(core)),
+      recording_(std::move(pieces)),
+      likely_scale_(likely_scale),
+      times_(recording_->segment_count()) {}
 
 double VulkanFrameRecording::expected_us(std::uint32_t index) const {
-  return times_[index].known() ? times_[index].us() : recording_->estimate_ms(index) * scale_ * 1000;
+  return times_[index].known() ? times_[index].us() : recording_->estimate_ms(index) * likely_scale_ * 1000;
 }
 
 double VulkanFrameRecording::scale() const {
+  double known_us = 0, estimate_us = 0;
+  for (std::size_t i = 0; i < times_.size(); ++i) {
+    if (!times_[i].known()) continue;
+    known_us += times_[i].us();
+    estimate_us += recording_->estimate_ms(i) * 1000;
+  }
+  return estimate_us > 0 ? known_us / estimate_us : likely_scale_;
+}
+
+double VulkanFrameRecording::likely_scale() const {
   std::vector<double> ratios;
   for (std::size_t i = 0; i < times_.size(); ++i) {
     const double estimate_us = recording_->estimate_ms(i) * 1000;
     if (times_[i].known() && estimate_us > 0) ratios.push_back(times_[i].us() / estimate_us);
   }
-  if (ratios.empty()) return scale_;
+  if (ratios.empty()) return likely_scale_;
   std::sort(ratios.begin(), ratios.end());
   return ratios[static_cast<std::size_t>(likely_share * static_cast<double>(ratios.size() - 1))];
 }
@@ -149,6 +170,8 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
   auto* const primary = static_cast<VkCommandBuffer>(commands);
   Append& append = appends_[static_cast<std::size_t>((oldest_ + in_flight_) % most_appends)];
   append.pieces.clear();
+  append.is_known = true;
+  const double limit_us = budget_us / overrun_.factor();
   std::int64_t runs_finished = 0;
   const auto took = [&](Piece piece, double expected_us) {
     append.pieces.push_back(std::move(piece));
@@ -168,9 +191,9 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
       before_us = before->known() ? before->us() : nothing_known_of_copies_us;
     }
     const double cost_us = before_us + recording->expected_us(next_piece_);
-    if (result.expected_us + cost_us > budget_us) {
+    if (result.expected_us + cost_us > limit_us) {
       if (!append.pieces.empty()) break;
-      saved_us_ += budget_us;
+      saved_us_ += limit_us;
       if (saved_us_ < cost_us) break;
     }
     if (append.pieces.empty()) {
@@ -182,6 +205,7 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
       begin_run(primary, *source);
       took({nullptr, 0, before}, before_us);
     }
+    append.is_known = append.is_known && current_->is_known(next_piece_) && (before == nullptr || before->known());
     const VkCommandBuffer piece = current_->piece(next_piece_);
     vk.vkCmdExecuteCommands(primary, 1, &piece);
     ++result.pieces;
@@ -254,6 +278,7 @@ void VulkanFrameQueue::measure(Append& append) {
     return static_cast<double>(ticks) * core_->profile.timestamp_period_ns * 1e-3;
   };
   append.executed.measured_us = between_us(0, count - 1);
+  if (append.is_known) overrun_.add(append.executed.expected_us, append.executed.measured_us);
   for (std::size_t i = 0; i + 1 < count; ++i) {
     const Piece& piece = append.pieces[i];
     const double now_us = between_us(i, i + 1);

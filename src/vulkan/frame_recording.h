@@ -29,10 +29,27 @@ class KnownTime {
   double us_ = -1;
 };
 
+// How much longer than expected frames have taken of late, at least 1: what else the device does lengthens them. It
+// follows an overrun at once and half of it is forgotten in most of a minute of 60 frames a second, so that one frame
+// in a thousand or fewer goes beyond its budget. Beyond `most`, something was in the way that is no measure of
+// others.
+class Overrun {
+ public:
+  static constexpr double most = 1.5;
+  static constexpr double frames_to_half = 2000;
+
+  double factor() const { return factor_; }
+  void add(double expected_us, double measured_us);
+
+ private:
+  double factor_ = 1;
+};
+
 class VulkanFrameRecording final : public FrameRecording {
  public:
-  // `scale`: from estimates to times.
-  VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces, double scale);
+  // `likely_scale`: from estimates to times, until they are known.
+  VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces,
+                       double likely_scale);
 
   void forget_times() override;
 
@@ -41,12 +58,14 @@ class VulkanFrameRecording final : public FrameRecording {
   VkCommandBuffer piece(std::uint32_t index) const { return recording_->segment(index); }
   double expected_us(std::uint32_t index) const;
   void add_time(std::uint32_t index, double now_us) { times_[index].add(now_us); }
-  double scale() const;  // as measured: few pieces take more
+  bool is_known(std::uint32_t index) const { return times_[index].known(); }
+  double likely_scale() const;  // as measured: few pieces take more
+  double scale() const;         // as measured, of all together
 
  private:
   std::shared_ptr<DeviceCore> core_;
   std::unique_ptr<VulkanRecording> recording_;
-  double scale_;
+  double likely_scale_;
   std::vector<KnownTime> times_;  // of each piece
 };
 
@@ -76,6 +95,7 @@ class VulkanFrameQueue final : public FrameQueue {
     VkEvent event = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
     std::vector<Piece> pieces;
+    bool is_known = true;  // what each takes
     Executed executed;
   };
   void begin_run(VkCommandBuffer primary, FrameSource& source);
@@ -94,7 +114,8 @@ class VulkanFrameQueue final : public FrameQueue {
   bool was_appended_ = false;
   std::uint64_t release_ticket_ = 0;  // of an empty submission behind the last append; 0: none since
   double saved_us_ = 0;               // for a piece longer than the budget
-  KnownTime before_, long_before_;    // of what is written and copied before a run: words, or states
+  Overrun overrun_;
+  KnownTime before_, long_before_;  // of what is written and copied before a run: words, or states
   std::vector<std::shared_ptr<FrameRecording>> retired_;
   OneTimeCommands own_commands_;
 };

@@ -56,6 +56,7 @@ std::string result_text(VkResult result) {
     case VK_ERROR_FEATURE_NOT_PRESENT: return "VK_ERROR_FEATURE_NOT_PRESENT";
     case VK_ERROR_INCOMPATIBLE_DRIVER: return "VK_ERROR_INCOMPATIBLE_DRIVER";
     case VK_ERROR_TOO_MANY_OBJECTS: return "VK_ERROR_TOO_MANY_OBJECTS";
+    case VK_ERROR_NOT_PERMITTED_KHR: return "VK_ERROR_NOT_PERMITTED";
     default: return fmt::format("VkResult {}", static_cast<int>(result));
   }
 }
@@ -169,6 +170,7 @@ void Instance::load_functions(PFN_vkGetInstanceProcAddr get) {
   find(functions_.get_features2, "vkGetPhysicalDeviceFeatures2");
   find(functions_.get_memory_properties2, "vkGetPhysicalDeviceMemoryProperties2");
   find(functions_.get_queue_families, "vkGetPhysicalDeviceQueueFamilyProperties");
+  find(functions_.get_queue_families2, "vkGetPhysicalDeviceQueueFamilyProperties2");
   find(functions_.create_device, "vkCreateDevice");
   find(functions_.get_device_proc_addr, "vkGetDeviceProcAddr");
   find(functions_.create_messenger, "vkCreateDebugUtilsMessengerEXT");

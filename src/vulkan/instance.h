@@ -29,6 +29,7 @@ struct InstanceFunctions {
   PFN_vkGetPhysicalDeviceFeatures2 get_features2 = nullptr;
   PFN_vkGetPhysicalDeviceMemoryProperties2 get_memory_properties2 = nullptr;
   PFN_vkGetPhysicalDeviceQueueFamilyProperties get_queue_families = nullptr;
+  PFN_vkGetPhysicalDeviceQueueFamilyProperties2 get_queue_families2 = nullptr;
   PFN_vkCreateDevice create_device = nullptr;
   PFN_vkGetDeviceProcAddr get_device_proc_addr = nullptr;
   PFN_vkCreateDebugUtilsMessengerEXT create_messenger = nullptr;    // validation only

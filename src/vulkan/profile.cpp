@@ -203,6 +203,7 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
   while (!profile.driver.empty() && profile.driver.back() == ' ') profile.driver.pop_back();
   profile.max_allocation_bytes = maintenance.maxMemoryAllocationSize;
   choose_queue_family(instance, profile);
+  profile.low_priority = query_low_priority(instance, physical_device, names, profile.queue_family);
   profile.memory_budget = has(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
 
   const VkPhysicalDeviceLimits& device_limits = profile.properties.limits;
@@ -291,7 +292,8 @@ MemoryBudget query_memory_budget(const Instance& instance, const DeviceProfile& 
   return sum;
 }
 
-VkDevice create_logical_device(const Instance& instance, const DeviceProfile& profile) {
+VkDevice create_logical_device(const Instance& instance, const DeviceProfile& profile, QueuePriority wanted_priority,
+                               Support& low_priority) {
   FeatureChain wanted;
   const VulkanLimits& limits = profile.limits;
   if (limits.f16_storage) {
@@ -341,8 +343,11 @@ VkDevice create_logical_device(const Instance& instance, const DeviceProfile& pr
   create.pQueueCreateInfos = &queue;
   create.enabledExtensionCount = static_cast<std::uint32_t>(profile.extensions.size());
   create.ppEnabledExtensionNames = profile.extensions.data();
+  const LowPriority low =
+      wanted_priority == QueuePriority::low ? profile.low_priority : LowPriority{nullptr, "it was not asked for"};
   VkDevice device = VK_NULL_HANDLE;
-  check(instance.functions().create_device(profile.physical_device, &create, nullptr, &device),
+  check(create_with_low_priority(instance.functions().create_device, profile.physical_device, create, low, &device,
+                                 low_priority),
         fmt::format("opening device {}", profile.properties.deviceName));
   return device;
 }

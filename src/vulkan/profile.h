@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "backend/queue_priority.h"
 #include "vulkan/device.h"
 #include "vulkan/functions.h"
 #include "vulkan/instance.h"
+#include "vulkan/queue_priority.h"
 
 namespace riverhorse::vulkan {
 
@@ -33,6 +35,7 @@ struct DeviceProfile {
   std::uint32_t queue_family = 0;
   std::uint32_t timestamp_bits = 0;  // 0: the queue has no timestamps
   double timestamp_period_ns = 1;
+  LowPriority low_priority;  // of a queue of that family
 };
 
 // Instead of the chosen one. Errors: unsupported, when it does not compute.
@@ -48,8 +51,9 @@ struct MemoryBudget {
 };
 MemoryBudget query_memory_budget(const Instance& instance, const DeviceProfile& profile);
 
-// A logical device with one queue and the profile's features.
-VkDevice create_logical_device(const Instance& instance, const DeviceProfile& profile);
+// A logical device with one queue and the profile's features. `low_priority`: whether the queue has it, else why not.
+VkDevice create_logical_device(const Instance& instance, const DeviceProfile& profile, QueuePriority wanted,
+                               Support& low_priority);
 
 // The listed name, type, driver, memory and so on; `index` is left for the caller.
 DeviceInfo describe(const Instance& instance, const DeviceProfile& profile);
