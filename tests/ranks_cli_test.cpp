@@ -321,6 +321,7 @@ void expect_scaling(const nlohmann::json& report, int count, double sent_of_para
   const nlohmann::json &one = report["rows"][0], &all = report["rows"][1];
   const auto number = [](const nlohmann::json& row, const char* field) { return row[field].get<double>(); };
   EXPECT_EQ(one["ranks"], 1);
+  EXPECT_EQ(all["sequence_parallel"], 1);
   EXPECT_EQ(one["tokens"], 2 * 24);
   EXPECT_EQ(one["sent_bytes"], 0);
   EXPECT_EQ(one["efficiency_percent"], 100);
@@ -354,6 +355,27 @@ TEST_F(Ranks, BenchScalingComparesThemWithOne) {
   const ChildResult three = bench(3, "--json --shard gradients");
   expect_success(three);
   expect_scaling(three.json(), 3, 2);
+
+  // Of shared sequences a rank has as many tokens as one alone, and sends states and heads too.
+  const ChildResult shared = bench(2, "--json --sequence-parallel 2");
+  expect_success(shared);
+  const nlohmann::json report = shared.json(), &one = report["rows"][0], &both = report["rows"][1];
+  EXPECT_EQ(one["shape"], "tiny-hybrid, 1 x 2 x 12 tokens");
+  EXPECT_EQ(one["sequence_parallel"], 1);
+  EXPECT_EQ(one["tokens"], 24);
+  EXPECT_EQ(both["shape"], "tiny-hybrid, 1 x 2 x 24 tokens, 2 ranks a sequence");
+  EXPECT_EQ(both["ranks"], 2);
+  EXPECT_EQ(both["sequence_parallel"], 2);
+  EXPECT_EQ(both["tokens"], 48);
+  const double gradients = both["bytes"].get<double>() / 7;  // 4 of 28 bytes a parameter
+  const double states = 2 * 2 * 64 * 2 * 4 * 16;             // layers, sequences, channels, (1 + head_dim) 4 N
+  const double heads = 2 * 4 * (24 * 64 * 4) / 2.0;          // there and back, q, k, v and y, tokens x D, half of it
+  EXPECT_NEAR(both["sent_bytes"].get<double>(), gradients + states + heads, 1);
+  EXPECT_NEAR(both["efficiency_percent"].get<double>(),
+              100 * one["wall_ms"].get<double>() / both["wall_ms"].get<double>(), 1e-6);
+  EXPECT_GT(both["communication_ms"].get<double>(), 0);
+  EXPECT_TRUE(both["hidden_percent"].is_null());
+  expect_one_message(bench(2, "--sequence-parallel 3"), 2, "2 ranks cannot share each sequence among 3");
   expect_one_message(bench(2, "--gpus 2"), 2, "--gpus is for a training without a launcher");
 }
 
@@ -373,6 +395,10 @@ TEST_F(Ranks, BenchScalingNeedsSeveral) {
   EXPECT_EQ(alone.json()["rows"][0]["repetitions"], 3);
   EXPECT_GT(alone.json()["rows"][0]["wall_ms"].get<double>(), 0);
   refused(std::string(few_steps) + " --gpus 2", 1, "ranks of the cpu backend are joined by MPI");
+  refused(std::string(few_steps) + " --gpus 1,3 --sequence-parallel 2", 2,
+          "3 ranks cannot share each sequence among 2");
+  refused(std::string(few_steps) + " --gpus 5 --sequence-parallel 5", 2, "a sequence of 24 tokens (--tokens)");
+  refused("bench train --sequence-parallel 2", 2, "--sequence-parallel is not for bench train, but for scaling");
   refused("bench train --gpus 2", 2, "--gpus is not for bench train, but for scaling");
   refused("bench train --shard optimizer", 2, "--shard is not for bench train");
   refused("bench train --reduce-dtype bf16", 2, "--reduce-dtype is not for bench train");
