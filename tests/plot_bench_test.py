@@ -37,8 +37,9 @@ def scaling_report(rates, batch="8 x 1024", more="", **others):
         suffix = more if ranks > 1 else ""
         share = 100 * rate / (ranks * rates[1]) if 1 in rates else None
         rows.append({"name": "scaling", "dtype": "bf16", "shape": f"125m, {ranks} x {batch} tokens{suffix}",
-                     "ranks": ranks, "wall_ms": ranks * 8.192e6 / rate, "tokens_per_second_wall": rate, "efficiency_percent": share,
-                     "sent_bytes": 5e8 * (ranks - 1), "hidden_percent": None if ranks == 1 else 93.75})
+                     "ranks": ranks, "wall_ms": ranks * 8.192e6 / rate, "tokens_per_second_wall": rate,
+                     "efficiency_percent": share, "sent_bytes": 5e8 * (ranks - 1),
+                     "hidden_percent": None if ranks == 1 else 93.75})
     return report(rows, benchmark="scaling", **others)
 
 
