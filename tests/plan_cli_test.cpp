@@ -42,6 +42,45 @@ TEST_F(PlanCli, FindsWhatFitsAndHowLongItTakes) {
   EXPECT_EQ(run(words(large)).out.find("64 GPUs of 80.0 GiB"), std::string("2.7b, ").size());
 }
 
+// Of steps on an H100, by the row of each model the steps of all three; and the memory that they took.
+TEST_F(PlanCli, AgreesWithWhatOneGpuMeasured) {
+  struct Measured {
+    std::string preset, batch, recompute, file;
+    nlohmann::json row;
+  };
+  std::vector<Measured> all = {
+      {"125m", "32", "none", "", {}}, {"355m", "32", "none", "", {}}, {"1.3b", "8", "mixer", "", {}}};
+  std::string files;
+  for (Measured& each : all) {
+    each.file = RIVERHORSE_SOURCE_DIR "/tests/benchmarks/results/h100/cuda_train_" + each.preset + "_bf16.json";
+    each.row = nlohmann::json::parse(read_whole_file(each.file))["rows"][0];
+    files += " " + each.file;
+  }
+  for (const Measured& each : all) {
+    const auto plan = [&](const std::string& rows) {
+      const ChildResult result = run(words("plan --gpus 1 --memory 80GB --dtype bf16 --logits 16 --json --preset " +
+                                           each.preset + " --batch " + each.batch + " --rows " + rows));
+      expect_success(result);
+      return result.json();
+    };
+    const auto layout_of = [&](const nlohmann::json& report) {
+      for (const nlohmann::json& layout : report["layouts"]) {
+        if (layout["recompute"] == each.recompute) return layout;
+      }
+      return nlohmann::json();
+    };
+    const double ms = each.row["wall_ms"].get<double>();
+    for (const Measured& other : all) {
+      SCOPED_TRACE(each.preset + " by the row of " + other.preset);
+      EXPECT_NEAR(layout_of(plan(other.file))["step_ms"].get<double>() / ms, 1, 0.1);
+    }
+    const nlohmann::json report = plan(files), layout = layout_of(report);
+    EXPECT_EQ(report["row"], each.row["shape"]) << "its own";
+    EXPECT_NEAR(layout["step_ms"].get<double>(), ms, 1e-3 * ms);
+    EXPECT_NEAR(layout["memory_bytes"].get<double>() / each.row["memory_bytes"].get<double>(), 1, 0.001);
+  }
+}
+
 TEST_F(PlanCli, RefusesWhatItCannotPlan) {
   const std::string rows = rows_file(), few = "plan --preset 2.7b --gpus 4 --dtype bf16 ";
   expect_failure(run(words(few + "--memory 10GiB")), 1, "fits none of 10.00 GiB: at least");

@@ -30,6 +30,19 @@ def model_report(benchmark, device, **others):
     return report([row | others], benchmark=benchmark, device={"name": device, "backend": "vulkan"})
 
 
+def scaling_report(rates, batch="8 x 1024", more="", **others):
+    """`rates`: tokens/s by ranks."""
+    rows = []
+    for ranks, rate in rates.items():
+        suffix = more if ranks > 1 else ""
+        share = 100 * rate / (ranks * rates[1]) if 1 in rates else None
+        rows.append({"name": "scaling", "dtype": "bf16", "shape": f"125m, {ranks} x {batch} tokens{suffix}",
+                     "ranks": ranks, "wall_ms": ranks * 8.192e6 / rate, "tokens_per_second_wall": rate,
+                     "efficiency_percent": share, "sent_bytes": 5e8 * (ranks - 1),
+                     "hidden_percent": None if ranks == 1 else 93.75})
+    return report(rows, benchmark="scaling", **others)
+
+
 ROWS = [row(name, 65536 // length, length, percent)
         for name, percent in (("forward", 80.0), ("backward", 50.0)) for length in (256, 1024, 4096)]
 ROWS += [row("forward", 1, 1024, 8.0), row("forward", 64, 1000, 40.0)]
@@ -133,6 +146,48 @@ class PlotBench(unittest.TestCase):
         self.assertIn("Riverhorse", texts)
         self.assertIn("Peer & Sons, gated", texts)
         self.assertEqual(len(next(root.iter(SVG + "polyline")).get("points").split()), 2)
+
+    def test_trainings_over_ranks(self):
+        # A launcher's files of one training, each with one rank; and a divided one, which begins on one too.
+        files = [self.write("two.json", scaling_report({1: 600e3, 2: 1170e3})),
+                 self.write("four.json", scaling_report({1: 620e3, 4: 2232e3})),
+                 self.write("divided.json", scaling_report({1: 610e3, 2: 1159e3, 8: 4392e3}, more=", shard gradients"))]
+        self.assertIn("another benchmark", self.refusal(files[0], self.write("m.json", report(ROWS))))
+        self.assertIn("there is no row", self.refusal(self.write("none.json", scaling_report({}))))
+        strange = scaling_report({1: 1.0})
+        strange["rows"][0]["shape"] = "all of it"
+        self.assertIn("\"all of it\"", self.refusal(self.write("strange.json", strange)))
+        root = self.picture(*files)
+        texts = [text.text for text in root.iter(SVG + "text")]
+        self.assertEqual(texts[:3], ["Training on several ranks", "A <GPU>, 125m, bf16, 8 x 1024 tokens",
+                                     "the thin lines are N times one rank's"])
+        for text in ("Tokens a second, of all ranks", "Of N times one rank's, %", "plain", "shard gradients", "ranks"):
+            self.assertIn(text, texts)
+        lines = list(root.iter(SVG + "polyline"))
+        self.assertEqual([len(line.get("points").split()) for line in lines], [3, 3, 3, 3])
+        self.assertEqual([line.find(SVG + "title").text for line in lines],
+                         ["plain: 2,232,000 on 4", "shard gradients: 4,392,000 on 8",
+                          "plain: 90.0 % on 4", "shard gradients: 90.0 % on 8"])
+        # No training does better than N times one rank, of which the lines begin where theirs do.
+        ideals = [path.get("d") for path in root.iter(SVG + "path") if "L544.0" in path.get("d")]
+        self.assertEqual(len(ideals), 1)  # to 8 ranks, at the end of the axis
+        self.assertTrue(ideals[0].startswith("M" + lines[1].get("points").split()[0] + " "), ideals)
+        self.assertLess(float(ideals[0].rsplit(",", 1)[1]), float(lines[1].get("points").rsplit(",", 1)[1]))
+        # Equal shares are level; and all of it is inside.
+        levels = [line.get("points").rsplit(",", 1)[1] for line in lines[2:]]
+        self.assertEqual(levels[0], levels[1])
+        width, height = float(root.get("width")), float(root.get("height"))
+        for circle in root.iter(SVG + "circle"):
+            self.assertTrue(64 <= float(circle.get("cx")) <= width - 216 and 0 < float(circle.get("cy")) < height)
+
+        result, _ = self.run_script(*files, "--table")
+        self.assertIn("| 125m, bf16, 8 x 1024 tokens | 1 | 13.43 | 610,000 | 100.0 | 0.0 |  |", result.stdout)
+        self.assertIn("| 125m, bf16, 8 x 1024 tokens, shard gradients | 8 | 14.92 | 4,392,000 | 90.0 | 3,500.0 | 93.8 |",
+                      result.stdout)
+
+        # Without one rank there is nothing to compare with, and one panel.
+        alone = self.picture(self.write("alone.json", scaling_report({2: 100.0, 4: 190.0})))
+        self.assertEqual([line.find(SVG + "title").text for line in alone.iter(SVG + "polyline")], ["125m: 190 on 4"])
 
     def test_what_is_wrong_is_named(self):
         self.assertIn("/no_such.json", self.refusal("/no_such.json"))

@@ -162,6 +162,57 @@ TEST_F(Ranks, AnotherNumberOfRanksGoesOn) {
   expect_success(train_on(2, "--resume " + parts + " --steps 30 --shard none"));
   expect_success(train_on(1, "--resume " + parts + " --steps 40"));
   expect_same(rows(parts), rows(whole));
+
+  // The same where every rank saves its part of the moments.
+  const std::string saved = temporary("saved_in_parts");
+  expect_success(train_on(3, options(saved, "--schedule constant --shard optimizer --sharded-save", 10)));
+  const std::string third = saved + "/step-00000010/optimizer-00003-of-00003.safetensors";
+  EXPECT_TRUE(std::filesystem::exists(third));
+  EXPECT_FALSE(std::filesystem::exists(saved + "/step-00000010/optimizer.safetensors"));
+  for (const char* command : {"info --model ", "generate --prompt A --max-tokens 2 --backend cpu --model "}) {
+    expect_success(run(words(command + saved + "/step-00000010")));
+  }
+  expect_success(train_on(2, "--resume " + saved + " --steps 20 --shard gradients"));
+  expect_success(train_on(3, "--resume " + saved + " --steps 30 --shard none"));
+  expect_success(train_on(1, "--resume " + saved + " --steps 40"));
+  expect_same(rows(saved), rows(whole));
+  const auto files = [&](const std::string& step) {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(saved + "/step-000000" + step)) {
+      count += entry.path().filename().string().starts_with("optimizer");
+    }
+    return count;
+  };
+  EXPECT_EQ(files("20"), 2);
+  EXPECT_EQ(files("30"), 3);
+  EXPECT_EQ(files("40"), 1);
+}
+
+// Bit for bit, as the next step and what is saved after it are.
+TEST_F(Ranks, PartsHoldTheMomentsOfTheWhole) {
+  int number = 0;
+  for (const char* shard : {"none", "gradients"}) {
+    const std::string folders[] = {temporary("at_once_" + std::to_string(++number)),
+                                   temporary("in_parts_" + std::to_string(number))};
+    for (const std::string& folder : folders) {
+      const std::string save = &folder == &folders[0] ? "" : " --sharded-save";
+      expect_success(train_on(2, options(folder, "--schedule constant --shard " + std::string(shard) + save, 2)));
+      expect_success(train_on(1, "--resume " + folder + " --steps 3 --shard none --sharded-save=false"));
+    }
+    EXPECT_EQ(rows(folders[0]), rows(folders[1]));
+    EXPECT_EQ(read_whole_file(folders[0] + "/step-00000003/optimizer.safetensors"),
+              read_whole_file(folders[1] + "/step-00000003/optimizer.safetensors"));
+  }
+}
+
+TEST_F(Ranks, PartsNeedAFolderThatAllSee) {
+  for (const char* rank : {"0", "1"}) std::filesystem::create_directories(temporary("host") + rank);
+  const std::string start = "cd " + temporary("host") + "$rank; $program train --backend cpu --sharded-save ";
+  expect_one_message(script_on(2, start + options("run", "", 2)), 1,
+                     "--sharded-save needs a folder that all ranks share");
+  std::filesystem::create_directories(temporary("host1") + "/run/tmp-step-00000002");
+  expect_one_message(script_on(2, start + options("run", "", 2)), 1, "does not see what rank 1 wrote there");
+  EXPECT_FALSE(std::filesystem::exists(temporary("host0") + "/run/step-00000002"));
 }
 
 TEST_F(Ranks, TheFirstCheckpointIsOneProcessCheckpoint) {
@@ -231,7 +282,8 @@ TEST_F(Ranks, AKilledRankEndsAllAndLeavesTheLastCheckpoint) {
   std::filesystem::create_directories(folder);
   const std::string checkpoint = folder + "/step-00000004";
   const std::string arguments =
-      "train --backend cpu " + options(folder, "--schedule constant --checkpoint-every 2 --keep 100000", 100000);
+      "train --backend cpu " +
+      options(folder, "--schedule constant --checkpoint-every 2 --keep 100000 --sharded-save", 100000);
   ChildResult result;
   std::thread training([&] { result = script_on(3, "echo $$ > " + stem + "$rank; exec $program " + arguments); });
   for (int i = 0; i < 6000 && !std::filesystem::exists(checkpoint); ++i) {
@@ -269,6 +321,7 @@ void expect_scaling(const nlohmann::json& report, int count, double sent_of_para
   const nlohmann::json &one = report["rows"][0], &all = report["rows"][1];
   const auto number = [](const nlohmann::json& row, const char* field) { return row[field].get<double>(); };
   EXPECT_EQ(one["ranks"], 1);
+  EXPECT_EQ(all["sequence_parallel"], 1);
   EXPECT_EQ(one["tokens"], 2 * 24);
   EXPECT_EQ(one["sent_bytes"], 0);
   EXPECT_EQ(one["efficiency_percent"], 100);
@@ -302,6 +355,27 @@ TEST_F(Ranks, BenchScalingComparesThemWithOne) {
   const ChildResult three = bench(3, "--json --shard gradients");
   expect_success(three);
   expect_scaling(three.json(), 3, 2);
+
+  // Of shared sequences a rank has as many tokens as one alone, and sends states and heads too.
+  const ChildResult shared = bench(2, "--json --sequence-parallel 2");
+  expect_success(shared);
+  const nlohmann::json report = shared.json(), &one = report["rows"][0], &both = report["rows"][1];
+  EXPECT_EQ(one["shape"], "tiny-hybrid, 1 x 2 x 12 tokens");
+  EXPECT_EQ(one["sequence_parallel"], 1);
+  EXPECT_EQ(one["tokens"], 24);
+  EXPECT_EQ(both["shape"], "tiny-hybrid, 1 x 2 x 24 tokens, 2 ranks a sequence");
+  EXPECT_EQ(both["ranks"], 2);
+  EXPECT_EQ(both["sequence_parallel"], 2);
+  EXPECT_EQ(both["tokens"], 48);
+  const double gradients = both["bytes"].get<double>() / 7;  // 4 of 28 bytes a parameter
+  const double states = 2 * 2 * 64 * 2 * 4 * 16;             // layers, sequences, channels, (1 + head_dim) 4 N
+  const double heads = 2 * 4 * (24 * 64 * 4) / 2.0;          // there and back, q, k, v and y, tokens x D, half of it
+  EXPECT_NEAR(both["sent_bytes"].get<double>(), gradients + states + heads, 1);
+  EXPECT_NEAR(both["efficiency_percent"].get<double>(),
+              100 * one["wall_ms"].get<double>() / both["wall_ms"].get<double>(), 1e-6);
+  EXPECT_GT(both["communication_ms"].get<double>(), 0);
+  EXPECT_TRUE(both["hidden_percent"].is_null());
+  expect_one_message(bench(2, "--sequence-parallel 3"), 2, "2 ranks cannot share each sequence among 3");
   expect_one_message(bench(2, "--gpus 2"), 2, "--gpus is for a training without a launcher");
 }
 
@@ -321,6 +395,10 @@ TEST_F(Ranks, BenchScalingNeedsSeveral) {
   EXPECT_EQ(alone.json()["rows"][0]["repetitions"], 3);
   EXPECT_GT(alone.json()["rows"][0]["wall_ms"].get<double>(), 0);
   refused(std::string(few_steps) + " --gpus 2", 1, "ranks of the cpu backend are joined by MPI");
+  refused(std::string(few_steps) + " --gpus 1,3 --sequence-parallel 2", 2,
+          "3 ranks cannot share each sequence among 2");
+  refused(std::string(few_steps) + " --gpus 5 --sequence-parallel 5", 2, "a sequence of 24 tokens (--tokens)");
+  refused("bench train --sequence-parallel 2", 2, "--sequence-parallel is not for bench train, but for scaling");
   refused("bench train --gpus 2", 2, "--gpus is not for bench train, but for scaling");
   refused("bench train --shard optimizer", 2, "--shard is not for bench train");
   refused("bench train --reduce-dtype bf16", 2, "--reduce-dtype is not for bench train");

@@ -115,6 +115,7 @@ TEST_F(TrainCli, EveryFlagArrives) {
                                                                      {"--validation-tokens", 20},
                                                                      {"--checkpoint-every", 1},
                                                                      {"--keep", 2},
+                                                                     {"--sharded-save", true},
                                                                      {"--reset-state-at-documents", true},
                                                                      {"--auto-batch", true},
                                                                      {"--tensorboard", true},

@@ -1,5 +1,5 @@
 # The trainer, on the cpu.
-foreach(name trainer_parts_test tensorboard_test checkpoint_folder_test trainer_test)
+foreach(name trainer_parts_test tensorboard_test checkpoint_folder_test moment_shards_test trainer_test)
   riverhorse_test(${name} ${name}.cpp USES riverhorse_train riverhorse_cpu nlohmann_json::nlohmann_json
                   LABELS training)
 endforeach()

@@ -50,6 +50,7 @@ void refuse_others(const BenchOptions& options) {
   refuse(!options.gpus.empty(), "--gpus", {"scaling"});
   refuse(options.shard != Shard::none, "--shard", {"scaling"});
   refuse(options.reduce_dtype != ReduceDtype::f32, "--reduce-dtype", {"scaling"});
+  refuse(options.sequence_parallel > 1, "--sequence-parallel", {"scaling"});
   refuse(!options.peers.empty(), "--peers", {"mixer", "fft_conv", "train"});
   if (options.seconds > 0 && options.repetitions > 0) {
     fail(StatusCode::invalid_argument, "--seconds and --repetitions both say how often: give one of them");
@@ -187,6 +188,11 @@ void add_bench_command(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(1, 1024));
   add_shard_options(*command, options->shard, options->reduce_dtype);
+  command
+      ->add_option("--sequence-parallel", options->sequence_parallel,
+                   "scaling: so many ranks share each sequence, a part of its tokens each (default: 1)")
+      ->type_name("K")
+      ->check(CLI::Range(1, 1024));
   command->add_option("--output", options->output, "Also write the JSON to this file")->type_name("FILE");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, command] {

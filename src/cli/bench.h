@@ -53,6 +53,7 @@ struct BenchOptions {
   std::vector<int> gpus;  // numbers of them; none: the ranks of a launcher
   Shard shard = Shard::none;
   ReduceDtype reduce_dtype = ReduceDtype::f32;
+  int sequence_parallel = 1;  // ranks that share a sequence
 };
 
 // Rates of the device, measured in this run.
@@ -88,10 +89,11 @@ class CopyMeter {
 // Of a training on several ranks.
 struct ScalingFigures {
   int ranks = 1;
+  int sequence_parallel = 1;         // of them, that share a sequence
   double sent_bytes = 0;             // by each rank in a step, at least
   double compute_ms = 0;             // of a step of every rank by itself, at once
-  double communication_ms = 0;       // of what a step sends, alone; 0: nothing
-  std::optional<double> hidden;      // part of it that does not lengthen the step
+  double communication_ms = 0;       // of the gradients and parameters that a step sends, alone; 0: nothing
+  std::optional<double> hidden;      // part of it that does not lengthen the step; not known of shared sequences
   std::optional<double> efficiency;  // tokens/s of a rank, next to those of one alone in the same run
 };
 

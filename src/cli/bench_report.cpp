@@ -66,6 +66,7 @@ void add_scaling(Json& json, const ScalingFigures& scaling) {
     return part ? Json(100 * *part) : Json(nullptr);
   };
   json["ranks"] = scaling.ranks;
+  json["sequence_parallel"] = scaling.sequence_parallel;
   json["efficiency_percent"] = percent_or_null(scaling.efficiency);
   json["sent_bytes"] = scaling.sent_bytes;
   json["compute_ms"] = scaling.compute_ms;

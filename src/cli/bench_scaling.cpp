@@ -1,6 +1,9 @@
 // Three times of N ranks, each with its own sequences: T of a step; C of a step of each rank by itself, all at once,
 // which sends nothing; X of all that a step sends, without the rest of it. What the communication adds to a step is
 // T - C, so that 1 - (T - C) / X of it is hidden behind the computation.
+//
+// Of K ranks that share sequences each has 1/K of the tokens of `--batch` sequences, and one alone has sequences of
+// that length: so many tokens a rank in all rows. Their mixers wait for each other, which is in T - C and not in X.
 #include "cli/bench_scaling.h"
 
 #include <sys/wait.h>
@@ -15,6 +18,7 @@
 #include <functional>
 
 #include "cli/train_ranks.h"
+#include "train/shapes_device.h"
 #include "train/trainer_core.h"
 #include "train/training_flops.h"
 
@@ -23,7 +27,7 @@ namespace {
 
 // Of one number of ranks; crosses a pipe.
 struct Measured {
-  int ranks = 1;
+  int ranks = 1, places = 1;
   int repetitions = 0;
   double step_ms = 0, compute_ms = 0, communication_ms = 0;
   double sent_bytes = 0;  // by each rank, a step
@@ -55,17 +59,20 @@ Timing timed(const Ranks& ranks, const BenchOptions& options, const std::functio
   return {ranks.largest(median(times)), static_cast<int>(times.size())};
 }
 
+// Of a sequence, on one rank.
+std::int64_t own_tokens(const BenchOptions& options) { return options.tokens / options.sequence_parallel; }
+
 // Steps of `ranks`, or of this rank by itself while `all` do the same.
 struct Steps {
   Steps(const std::shared_ptr<Device>& device, const Checkpoint& checkpoint, const BenchOptions& options,
         const Ranks& ranks)
       : core(device, checkpoint, core_options(options, ranks)),
-        ids(benchmark_ids(options.batch * options.tokens, checkpoint.config.vocab_size)),
-        targets(next_token_targets(ids, options.tokens)) {}
+        ids(benchmark_ids(options.batch * own_tokens(options), checkpoint.config.vocab_size)),
+        targets(next_token_targets(ids, own_tokens(options))) {}
 
   static TrainerCoreOptions core_options(const BenchOptions& options, const Ranks& ranks) {
     TrainerCoreOptions core;
-    core.micro_batch = {options.batch, options.tokens};
+    core.micro_batch = {options.batch, own_tokens(options)};
     core.dtype = options.dtype;
     core.conv = options.conv;
     core.recompute = options.recompute;
@@ -82,12 +89,24 @@ struct Steps {
   std::vector<std::int32_t> ids, targets;
 };
 
+// What a rank sends of gradients, parameters, states and heads; one between others where there is one.
+double sent_of_shared(const Checkpoint& checkpoint, const BenchOptions& options, const Ranks& ranks) {
+  ShapesTraffic traffic;
+  Ranks absent;
+  absent.host = absent.tensors = make_absent_ranks(ranks.size(), ranks.places > 2 ? 1 : 0);
+  TrainerCoreOptions core = Steps::core_options(options, absent.with_places(ranks.places));
+  core.conv = ConvAlgorithm::chunked;
+  TrainerCore::estimate_memory(make_shapes_device(&traffic), checkpoint.config, core);
+  return traffic.summed + traffic.moved;
+}
+
 Measured measure(const std::shared_ptr<Device>& device, const Checkpoint& checkpoint, const BenchOptions& options,
                  const Ranks& ranks) {
   Measured measured;
   measured.ranks = ranks.size();
-  measured.flops = static_cast<double>(options.batch * options.tokens) *
-                   training_flops_per_token(checkpoint.config, options.tokens);
+  measured.places = ranks.places;
+  measured.flops = static_cast<double>(options.batch * own_tokens(options)) *
+                   training_flops_per_token(checkpoint.config, own_tokens(options) * ranks.places);
   {
     Steps steps(device, checkpoint, options, ranks);
     const Timing step = steps.time(ranks, options);
@@ -96,7 +115,8 @@ Measured measure(const std::shared_ptr<Device>& device, const Checkpoint& checkp
     measured.memory_bytes = device->memory_usage().used_bytes;
     measured.parameters = static_cast<double>(steps.core.model().parameters().values().count());
     if (!ranks) return measured;
-    measured.sent_bytes = steps.core.exchanged_bytes();
+    measured.sent_bytes =
+        ranks.places == 1 ? steps.core.exchanged_bytes() : sent_of_shared(checkpoint, options, ranks);
     measured.communication_ms = timed(ranks, options, [&] { steps.core.exchange(); }).ms;
   }
   measured.compute_ms = Steps(device, checkpoint, options, Ranks()).time(ranks, options).ms;
@@ -114,9 +134,10 @@ std::shared_ptr<Device> open_device_of(const std::shared_ptr<Communicator>& host
 
 Measured measure_on(const std::shared_ptr<Communicator>& host, const BenchOptions& options) {
   const std::shared_ptr<Device> device = open_device_of(host, options);
-  Ranks ranks{host, host};
-  if (host) ranks.tensors = device->tensor_communicator(host);
-  return measure(device, benchmark_checkpoint(options), options, ranks);
+  const Checkpoint checkpoint = benchmark_checkpoint(options);
+  if (!host) return measure(device, checkpoint, options, Ranks());
+  Ranks ranks{host, device->tensor_communicator(host)};
+  return measure(device, checkpoint, options, ranks.with_places(options.sequence_parallel));
 }
 
 // On so many GPUs, by processes that end with it: a number of ranks that were joined once cannot be changed. This
@@ -161,8 +182,8 @@ BenchRow row_of(const Measured& measured, const BenchOptions& options, const std
   BenchRow row;
   row.name = "scaling";
   row.dtype = options.dtype;
-  row.shape = fmt::format("{}, {} x {} x {} tokens", benchmark_model_name(options), measured.ranks, options.batch,
-                          options.tokens);
+  row.shape = fmt::format("{}, {} x {} x {} tokens", benchmark_model_name(options), measured.ranks / measured.places,
+                          options.batch, own_tokens(options) * measured.places);
   if (options.recompute != Recompute::none)
     row.shape += fmt::format(", recompute {}", recompute_name(options.recompute));
   if (options.logits == LogitBits::half) row.shape += ", logits of 16 bits";
@@ -170,21 +191,23 @@ BenchRow row_of(const Measured& measured, const BenchOptions& options, const std
     row.shape += options.shard == Shard::optimizer ? ", shard optimizer" : ", shard gradients";
   }
   if (measured.ranks > 1 && options.reduce_dtype == ReduceDtype::bf16) row.shape += ", reduced in bf16";
+  if (measured.places > 1) row.shape += fmt::format(", {} ranks a sequence", measured.places);
   row.wall_ms = measured.step_ms;
   row.repetitions = measured.repetitions;
-  row.tokens = measured.ranks * options.batch * options.tokens;
+  row.tokens = measured.ranks * options.batch * own_tokens(options);
   row.flops = measured.flops;
   row.bytes = 28 * measured.parameters;
   row.gemm_bound = true;
   row.memory_bytes = measured.memory_bytes;
   ScalingFigures& scaling = row.scaling.emplace();
   scaling.ranks = measured.ranks;
+  scaling.sequence_parallel = measured.places;
   scaling.sent_bytes = measured.sent_bytes;
   scaling.compute_ms = measured.compute_ms;
   if (measured.ranks > 1) {
     scaling.communication_ms = measured.communication_ms;
     const double added = measured.step_ms - measured.compute_ms;
-    scaling.hidden = std::clamp(1 - added / measured.communication_ms, 0.0, 1.0);
+    if (measured.places == 1) scaling.hidden = std::clamp(1 - added / measured.communication_ms, 0.0, 1.0);
   }
   for (const BenchRow& one : before) {
     if (one.scaling->ranks == 1) scaling.efficiency = one.wall_ms / row.wall_ms;  // with as many tokens a rank
@@ -202,11 +225,25 @@ BenchReport report_of(const std::vector<Measured>& all, const BenchOptions& opti
   return report;
 }
 
+// Errors: invalid_argument, for sequences or numbers of ranks that do not divide so.
+void check_places(const BenchOptions& options) {
+  if (options.tokens % options.sequence_parallel != 0) {
+    fail(StatusCode::invalid_argument,
+         "a sequence of {} tokens (--tokens) does not divide among {} ranks (--sequence-parallel); choose a multiple "
+         "of {}",
+         options.tokens, options.sequence_parallel, options.sequence_parallel);
+  }
+  for (const int count : options.gpus) {
+    if (count > 1) Ranks{make_absent_ranks(count, 0), nullptr}.with_places(options.sequence_parallel);
+  }
+}
+
 }  // namespace
 
 std::optional<BenchReport> bench_scaling(const BenchOptions& options) {
   if (!options.gpus.empty()) {
     require_no_launcher();
+    check_places(options);
     std::vector<int> counts = options.gpus;
     std::sort(counts.begin(), counts.end());
     counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
@@ -224,9 +261,10 @@ std::optional<BenchReport> bench_scaling(const BenchOptions& options) {
   }
   std::optional<BenchReport> report;
   run_as_rank(host, [&] {
+    check_places(options);
     std::vector<Measured> all;
     const std::shared_ptr<Device> device = open_device_of(host, options);
-    const Ranks ranks{host, device->tensor_communicator(host)};
+    const Ranks ranks = Ranks{host, device->tensor_communicator(host)}.with_places(options.sequence_parallel);
     const Checkpoint checkpoint = benchmark_checkpoint(options);
     if (ranks.first()) all.push_back(measure(device, checkpoint, options, Ranks()));
     host->barrier();

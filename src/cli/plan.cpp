@@ -20,56 +20,76 @@ namespace {
 constexpr std::uint64_t rows_limit_bytes = std::uint64_t{64} << 20;
 
 struct PlanCommand {
-  std::string preset = "125m", rows;
+  std::string preset = "125m";
+  std::vector<std::string> rows;  // files
   PlanOptions plan;
   std::uint64_t memory_bytes = 0, bandwidth = 0;
   std::int64_t batch = 0, length = 1024;
   bool json = false;
 };
 
-// The row of one device's training steps that is nearest in size, of the preset where there are such.
 struct Row {
   std::string shape;
   MeasuredStep step;
+  double distance = 0;
 };
-Row nearest_row(const PlanCommand& command, const nlohmann::json& report) {
+
+// What a row's step made again, as its shape says ("1.3b, 8 x 1024 tokens, recompute mixer"), in operations a token;
+// nothing where it says so of a model that is no preset.
+std::optional<double> recomputed_of(const std::string& shape) {
+  for (const Recompute level : {Recompute::mixer, Recompute::block}) {
+    if (shape.find(fmt::format("recompute {}", recompute_name(level))) == std::string::npos) continue;
+    const std::optional<ModelConfig> config = model_preset(shape.substr(0, shape.find(',')));
+    return config ? std::optional(recomputed_flops_per_token(*config, level)) : std::nullopt;
+  }
+  return 0;
+}
+
+// Of one device's training steps in `report` and before the one that is nearest in size: of the preset where there
+// are such, and of these one that made nothing again.
+void find_nearest_row(const PlanCommand& command, const nlohmann::json& report, std::optional<Row>& best) {
   const double wanted = training_flops_per_token(command.plan.config, command.length);
-  std::optional<Row> best;
-  double best_distance = 0;
   for (const nlohmann::json& row : report.at("rows")) {
     const std::string name = row.value("name", ""), shape = row.value("shape", "");
     const bool steps = name == "train" || (name == "scaling" && row.value("ranks", 0) == 1);
-    const bool whole = shape.find("recompute") == std::string::npos && shape.find("left out") == std::string::npos;
-    if (!steps || !whole || row.contains("implementation") || row.contains("skipped")) continue;
+    const std::optional<double> recomputed = recomputed_of(shape);
+    if (!steps || !recomputed || shape.find("left out") != std::string::npos || row.contains("implementation") ||
+        row.contains("skipped"))
+      continue;
     if (row.value("dtype", "") != dtype_name(command.plan.dtype)) continue;
     if ((shape.find("logits of 16 bits") != std::string::npos) != (command.plan.logits == LogitBits::half)) continue;
-    const MeasuredStep step{row.value("wall_ms", 0.0), row.value("flops", 0.0)};
-    const auto tokens = row.value("tokens", 0.0);
-    if (step.ms <= 0 || step.flops <= 0 || tokens <= 0) continue;
-    const double distance =
-        std::abs(std::log(step.flops / tokens / wanted)) + (shape.starts_with(command.preset + ",") ? 0 : 100);
-    if (best && distance >= best_distance) continue;
-    best = Row{shape, step};
-    best_distance = distance;
+    const auto ms = row.value("wall_ms", 0.0), flops = row.value("flops", 0.0), tokens = row.value("tokens", 0.0);
+    if (ms <= 0 || flops <= 0 || tokens <= 0) continue;
+    const double distance = std::abs(std::log(flops / tokens / wanted)) +
+                            (shape.starts_with(command.preset + ",") ? 0 : 100) + (*recomputed > 0 ? 10 : 0);
+    if (best && distance >= best->distance) continue;
+    best = Row{shape, {ms, flops + tokens * *recomputed}, distance};
   }
-  if (!best) {
-    fail(StatusCode::invalid_argument, "--rows {}: no row of training steps in {} of all logits and activations kept",
-         command.rows, dtype_name(command.plan.dtype));
-  }
-  return *best;
 }
 
 Row read_nearest_row(const PlanCommand& command) {
-  const std::string origin = "--rows " + command.rows;
-  std::string reason = "its schema is not riverhorse-bench-1";
-  const nlohmann::json report =
-      parse_json(read_text_file(command.rows, rows_limit_bytes), origin, {.size_bytes = rows_limit_bytes});
-  try {
-    if (report.at("schema") == "riverhorse-bench-1") return nearest_row(command, report);
-  } catch (const nlohmann::json::exception& error) {
-    reason = json_error_text(error);
+  std::optional<Row> best;
+  for (const std::string& path : command.rows) {
+    const std::string origin = "--rows " + path;
+    const nlohmann::json report =
+        parse_json(read_text_file(path, rows_limit_bytes), origin, {.size_bytes = rows_limit_bytes});
+    std::string reason = "its schema is not riverhorse-bench-1";
+    try {
+      if (report.at("schema") == "riverhorse-bench-1") {
+        find_nearest_row(command, report, best);
+        continue;
+      }
+    } catch (const nlohmann::json::exception& error) {
+      reason = json_error_text(error);
+    }
+    fail(StatusCode::bad_file, "{}: this is not what riverhorse bench train --json writes: {}", origin, reason);
   }
-  fail(StatusCode::bad_file, "{}: this is not what riverhorse bench train --json writes: {}", origin, reason);
+  if (!best) {
+    fail(StatusCode::invalid_argument, "--rows {}: no row of training steps in {} with logits of {} bits",
+         fmt::join(command.rows, " "), dtype_name(command.plan.dtype),
+         command.plan.logits == LogitBits::half ? 16 : 32);
+  }
+  return *best;
 }
 
 std::string_view shard_name(Shard shard) {
@@ -191,8 +211,11 @@ void add_plan_command(CLI::App& app) {
   add_dtype_option(*command, options->plan.dtype);
   add_logits_option(*command, options->plan.logits);
   command
-      ->add_option("--rows", options->rows, "What bench train --json wrote on one such GPU, for the time of a step")
-      ->type_name("FILE");
+      ->add_option(
+          "--rows", options->rows,
+          "What bench train --json wrote on one such GPU, for the time of a step: of several the row that is "
+          "nearest")
+      ->type_name("FILES");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] { run(*options); });
 }

@@ -198,6 +198,20 @@ std::map<std::string, HostTensor> ParameterArena::named(std::span<const float> w
   return tensors;
 }
 
+std::map<std::string, ParameterArena::Piece> ParameterArena::named_part(
+    const std::shared_ptr<const std::vector<float>>& part, std::int64_t begin) const {
+  const std::int64_t end = begin + static_cast<std::int64_t>(part->size());
+  std::map<std::string, Piece> pieces;
+  for (const auto& [name, place] : places_) {
+    const std::int64_t first = std::max(begin, place.begin), last = std::min(end, place.begin + place.count());
+    if (first >= last) continue;
+    const auto values =
+        std::span(*part).subspan(static_cast<std::size_t>(first - begin), static_cast<std::size_t>(last - first));
+    pieces.emplace(name, Piece{first - place.begin, {DType::f32, {last - first}, std::as_bytes(values), part}});
+  }
+  return pieces;
+}
+
 void ParameterArena::upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const {
   for (const auto& [name, place] : places_) {
     const auto found = tensors.find(name);

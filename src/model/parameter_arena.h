@@ -88,6 +88,14 @@ class ParameterArena {
   // Host copies of a whole, by name: parameters to save, gradients to look at; and of the optimiser's moments back.
   std::map<std::string, HostTensor> download(const Tensor& whole) const;
   std::map<std::string, HostTensor> named(std::span<const float> whole) const;
+  // Of a part of such a whole, from element `begin` on, what it has of each parameter: the elements from the piece's
+  // begin on, (count), in the same memory.
+  struct Piece {
+    std::int64_t begin = 0;
+    HostTensor values;
+  };
+  std::map<std::string, Piece> named_part(const std::shared_ptr<const std::vector<float>>& part,
+                                          std::int64_t begin) const;
   void upload(const Tensor& whole, const std::map<std::string, HostTensor>& tensors) const;
   // Of a tensor of that shape the part from element `begin` on. Errors: bad_file, for a name that is missing.
   void upload_part(const Tensor& part, std::int64_t begin, const std::map<std::string, HostTensor>& tensors) const;

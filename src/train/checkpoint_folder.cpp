@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "formats/json.h"
 
@@ -102,7 +103,28 @@ nlohmann::ordered_json state_json(const TrainerState& state) {
   return json;
 }
 
-TrainerState parse_state(const fs::path& path) {
+struct SavedState {
+  TrainerState state;
+  std::optional<ShardIndex> shards;
+};
+
+ShardIndex parse_shards(const nlohmann::json& json, const std::string& origin) {
+  constexpr std::int64_t limit = 1 << 20;  // ranks
+  ShardIndex index;
+  if (json.is_object() && json.contains("count") && json["count"].is_number_unsigned() && json.contains("save") &&
+      json["save"].is_string()) {
+    const auto count = json["count"].get<std::uint64_t>();
+    if (count <= limit) index = {static_cast<std::int64_t>(count), json["save"].get<std::string>()};
+  }
+  if (index.count == 0) {
+    fail(StatusCode::bad_file,
+         "{}: field \"optimizer_shards\" is {}; it must have a \"count\" from 1 to {} and a \"save\", a text", origin,
+         json.dump(), limit);
+  }
+  return index;
+}
+
+SavedState parse_state(const fs::path& path) {
   const std::string origin = path.string();
   const nlohmann::json json = parse_json(read_text_file(path, state_limit_bytes), origin);
   const auto field = [&](const char* name) {
@@ -128,7 +150,8 @@ TrainerState parse_state(const fs::path& path) {
     }
     return value.get<double>();
   };
-  TrainerState state;
+  SavedState saved;
+  TrainerState& state = saved.state;
   state.step = count("step");
   state.samples = count("samples");
   state.micro_batches = count("micro_batches");
@@ -154,7 +177,8 @@ TrainerState parse_state(const fs::path& path) {
   }
   // What wrote no tokens had no padding.
   state.tokens = json.contains("tokens") ? count("tokens") : state.samples * state.options.length;
-  return state;
+  if (json.contains("optimizer_shards")) saved.shards = parse_shards(json["optimizer_shards"], origin);
+  return saved;
 }
 
 // The moments of every parameter of the table, checked as the loader checks those.
@@ -172,16 +196,58 @@ std::map<std::string, HostTensor> moments(const TensorFile& file, const char* pr
   return tensors;
 }
 
-void write_checkpoint(const fs::path& folder, const TrainingCheckpoint& checkpoint) {
-  make_folder(folder);
+void write_model(const fs::path& folder, const TrainingCheckpoint& checkpoint) {
   for (const auto& [name, text] : checkpoint.tokenizer_files) write_text(folder / name, text);
   write_text(folder / "config.json", model_config_json(checkpoint.model.config));
   write_safetensors(folder / "model.safetensors", checkpoint.model.file.tensors, {{"format", "pt"}});
+}
+
+void write_state(const fs::path& folder, const nlohmann::ordered_json& json) {
+  write_text(folder / "trainer_state.json", json.dump(1) + "\n");
+}
+
+void write_checkpoint(const fs::path& folder, const TrainingCheckpoint& checkpoint) {
+  make_folder(folder);
+  write_model(folder, checkpoint);
   std::map<std::string, HostTensor> optimizer;
   for (const auto& [name, tensor] : checkpoint.first_moments) optimizer.emplace(first_prefix + name, tensor);
   for (const auto& [name, tensor] : checkpoint.second_moments) optimizer.emplace(second_prefix + name, tensor);
   write_safetensors(folder / "optimizer.safetensors", optimizer, {});
-  write_text(folder / "trainer_state.json", state_json(checkpoint.state).dump(1) + "\n");
+  write_state(folder, state_json(checkpoint.state));
+}
+
+fs::path temporary_path(const fs::path& run, std::int64_t step) {
+  return run / fmt::format("tmp-{}", folder_name(step));
+}
+
+void rename_to_final(const fs::path& temporary, const fs::path& final_name) {
+  std::error_code ignored;
+  if (fs::exists(final_name, ignored)) retire(final_name);  // it did not load
+  rename_folder(temporary, final_name);
+}
+
+// The same for what is the same: the state, and the vectors among the weights, which every step changes.
+std::string save_name(const TrainingCheckpoint& checkpoint) {
+  Hash hash;
+  hash.add(state_json(checkpoint.state).dump());
+  for (const auto& [name, tensor] : checkpoint.model.file.tensors) {
+    if (tensor.shape.size() == 1) hash.add(name).add(tensor.bytes);
+  }
+  return fmt::format("{:016x}", hash.value());
+}
+
+// Of `sizes` bytes each, as the ranks wrote them. Errors: io_error.
+void check_shards_are_seen(const fs::path& folder, const std::vector<double>& sizes) {
+  const auto count = static_cast<std::int64_t>(sizes.size());
+  for (std::int64_t shard = 0; shard < count; ++shard) {
+    std::error_code error;
+    const std::uintmax_t size = fs::file_size(shard_path(folder, shard, count), error);
+    if (!error && static_cast<double>(size) == sizes[static_cast<std::size_t>(shard)]) continue;
+    fail(StatusCode::io_error,
+         "{}: the first rank does not see what rank {} wrote there: --sharded-save needs a folder that all ranks "
+         "share, as by a network file system; choose such a one, or leave --sharded-save out",
+         shard_path(folder, shard, count).string(), shard);
+  }
 }
 
 }  // namespace
@@ -216,13 +282,10 @@ std::vector<fs::path> list_checkpoints(const fs::path& run) {
 void save_training_checkpoint(const fs::path& run, const TrainingCheckpoint& checkpoint) {
   make_folder(run);
   remove_leftovers(run);
-  const fs::path final_name = checkpoint_path(run, checkpoint.state.step);
-  const fs::path temporary = run / fmt::format("tmp-{}", folder_name(checkpoint.state.step));
+  const fs::path temporary = temporary_path(run, checkpoint.state.step);
   try {
     write_checkpoint(temporary, checkpoint);
-    std::error_code ignored;
-    if (fs::exists(final_name, ignored)) retire(final_name);  // it did not load
-    rename_folder(temporary, final_name);
+    rename_to_final(temporary, checkpoint_path(run, checkpoint.state.step));
   } catch (...) {
     remove_folder(temporary);
     throw;
@@ -230,14 +293,67 @@ void save_training_checkpoint(const fs::path& run, const TrainingCheckpoint& che
   remove_old(run, checkpoint.state);
 }
 
+void save_sharded_checkpoint(const fs::path& run, const TrainingCheckpoint& checkpoint, const MomentShard& moments,
+                             const Ranks& ranks) {
+  const fs::path temporary = temporary_path(run, checkpoint.state.step);
+  ShardIndex index{ranks.size(), std::string(16, ' ')};
+  ranks.together([&] {
+    if (!ranks.first()) return;
+    index.save = save_name(checkpoint);
+    make_folder(run);
+    remove_leftovers(run);
+    make_folder(temporary);
+  });
+  if (ranks) ranks.host->broadcast(std::as_writable_bytes(std::span(index.save)), 0);
+  try {
+    double size = 0;
+    ranks.together([&] {
+      std::error_code ignored;
+      if (!fs::is_directory(temporary, ignored)) {
+        fail(
+            StatusCode::io_error,
+            "{} is not there, which the first rank made: --sharded-save needs a folder that all ranks share, as by a "
+            "network file system; choose such a one, or leave --sharded-save out",
+            temporary.string());
+      }
+      write_moment_shard(temporary, index, ranks.rank(), moments);
+      size = static_cast<double>(fs::file_size(shard_path(temporary, ranks.rank(), index.count)));
+      if (ranks.first()) write_model(temporary, checkpoint);
+    });
+    std::vector<double> sizes(static_cast<std::size_t>(ranks.size()), size);
+    if (ranks) {
+      ranks.host->all_gather(std::as_bytes(std::span(&size, 1)), std::as_writable_bytes(std::span(sizes)));
+    }
+    ranks.together([&] {
+      if (!ranks.first()) return;
+      check_shards_are_seen(temporary, sizes);
+      nlohmann::ordered_json json = state_json(checkpoint.state);
+      json["optimizer_shards"] = {{"count", index.count}, {"save", index.save}};
+      write_state(temporary, json);
+      rename_to_final(temporary, checkpoint_path(run, checkpoint.state.step));
+    });
+  } catch (...) {
+    if (ranks.first()) remove_folder(temporary);
+    throw;
+  }
+  if (ranks.first()) remove_old(run, checkpoint.state);
+}
+
 TrainingCheckpoint load_training_checkpoint(const fs::path& folder) {
   TrainingCheckpoint checkpoint;
-  checkpoint.state = parse_state(folder / "trainer_state.json");
+  SavedState saved = parse_state(folder / "trainer_state.json");
+  checkpoint.state = std::move(saved.state);
   checkpoint.model = load_checkpoint(folder, {});
+  checkpoint.tokenizer_files = read_tokenizer_files(folder);
+  if (saved.shards) {
+    WholeMoments moments = read_moment_shards(folder, *saved.shards, checkpoint.model.config);
+    checkpoint.first_moments = std::move(moments.first);
+    checkpoint.second_moments = std::move(moments.second);
+    return checkpoint;
+  }
   const TensorFile optimizer = read_safetensors(folder / "optimizer.safetensors");
   checkpoint.first_moments = moments(optimizer, first_prefix, checkpoint.model.config);
   checkpoint.second_moments = moments(optimizer, second_prefix, checkpoint.model.config);
-  checkpoint.tokenizer_files = read_tokenizer_files(folder);
   return checkpoint;
 }
 

@@ -1,9 +1,11 @@
 // Training checkpoints. A run's folder has one folder a checkpoint, step-00001000, which is a model folder
 // (config.json, model.safetensors, tokenizer files) with the state of the training beside it:
 //
-//   optimizer.safetensors   first_moment.<parameter> and second_moment.<parameter>, f32
+//   optimizer.safetensors   first_moment.<parameter> and second_moment.<parameter>, f32; or several files
+//                           (train/moment_shards.h)
 //   trainer_state.json      version, step, samples, tokens, micro_batches, data_tokens, validation_loss, best_loss,
-//                           best_step, loss_scale, loss_scale_good_steps, options
+//                           best_step, loss_scale, loss_scale_good_steps, options; of several files optimizer_shards,
+//                           an object with their count and their save
 //
 // A checkpoint is written as tmp-step-00001000, every file synced, and renamed: what is called step-* is whole, and a
 // crash at any byte leaves those before it whole. One is removed by renaming it to tmp-* first. Whatever is called
@@ -20,6 +22,8 @@
 
 #include "model/checkpoint.h"
 #include "train/loss_scale.h"
+#include "train/moment_shards.h"
+#include "train/ranks.h"
 #include "train/trainer_options.h"
 
 namespace riverhorse {
@@ -58,7 +62,13 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
 // Errors: io_error; the checkpoints from before are then as they were.
 void save_training_checkpoint(const std::filesystem::path& run, const TrainingCheckpoint& checkpoint);
 
-// Errors: not_found, bad_file; io_error.
+// The same by all ranks together, into a folder that all of them see: each has the state, its part of the moments
+// instead of those of the checkpoint, and the first the weights. What is called step-* has the parts of all ranks.
+// Errors: io_error, on all ranks.
+void save_sharded_checkpoint(const std::filesystem::path& run, const TrainingCheckpoint& checkpoint,
+                             const MomentShard& moments, const Ranks& ranks);
+
+// However it was saved. Errors: not_found, bad_file; io_error.
 TrainingCheckpoint load_training_checkpoint(const std::filesystem::path& folder);
 
 // The newest that loads; one that does not is left out with a warning. Errors: not_found when there is none.

@@ -29,12 +29,17 @@ void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint) {
   checkpoint.second_moments.clear();
 }
 
-TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core) {
-  TrainerCore::Moments moments = core.download_moments();
+TrainingCheckpoint with_weights(TrainingCheckpoint checkpoint, const TrainerCore& core) {
   if (!core.ranks().first()) return checkpoint;
   const ParameterArena& arena = core.model().parameters();
   checkpoint.state.loss_scale = core.loss_scale();
   checkpoint.model.file.tensors = arena.download(arena.values());
+  return checkpoint;
+}
+
+TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core) {
+  TrainerCore::Moments moments = core.download_moments();
+  checkpoint = with_weights(std::move(checkpoint), core);
   checkpoint.first_moments = std::move(moments.first);
   checkpoint.second_moments = std::move(moments.second);
   return checkpoint;

@@ -14,7 +14,11 @@ TrainerCoreOptions core_options(const TrainerOptions& options, bool evaluation =
 // `core`, which was made from its model. Frees the checkpoint's tensors: from here on they are in the core.
 void restore_core(TrainerCore& core, TrainingCheckpoint& checkpoint);
 
-// `checkpoint`, with the weights and moments that `core` has now. All ranks take part; the first alone gets them.
+// `checkpoint`, with the weights and the loss scale that `core` has now; the first rank alone gets them.
+TrainingCheckpoint with_weights(TrainingCheckpoint checkpoint, const TrainerCore& core);
+
+// `checkpoint`, with the weights, the loss scale and moments that `core` has now. All ranks take part; the first
+// alone gets them.
 TrainingCheckpoint with_core(TrainingCheckpoint checkpoint, TrainerCore& core);
 
 }  // namespace riverhorse

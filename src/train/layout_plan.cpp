@@ -8,16 +8,6 @@
 namespace riverhorse {
 namespace {
 
-// The operations of a step that recomputation makes again, of those that it has without: products of layers alone.
-double recomputed(const ModelConfig& config, Recompute recompute, std::int64_t length) {
-  if (recompute == Recompute::none) return 0;
-  const auto width = static_cast<double>(config.n_embd), inner = static_cast<double>(config.inner_width());
-  double again = 4 * width * width;  // q, k, v and output projections
-  if (recompute == Recompute::block) again += width * inner;
-  const auto layers = static_cast<double>(config.n_layer - 1);  // not the last one
-  return 2 * again * layers / training_flops_per_token(config, length);
-}
-
 PlannedLayout planned(const PlanOptions& options, Shard shard, Recompute recompute, int places) {
   PlannedLayout layout;
   layout.shard = shard;
@@ -39,9 +29,9 @@ PlannedLayout planned(const PlanOptions& options, Shard shard, Recompute recompu
   core.reduce_dtype = options.reduce_dtype;
   layout.memory = TrainerCore::estimate_memory(make_shapes_device(&layout.traffic), options.config, core);
   if (!options.measured) return layout;
-  const double flops = static_cast<double>(core.micro_batch.rows()) *
-                       training_flops_per_token(options.config, options.batch.length) *
-                       (1 + recomputed(options.config, recompute, options.batch.length));
+  const double flops =
+      static_cast<double>(core.micro_batch.rows()) * (training_flops_per_token(options.config, options.batch.length) +
+                                                      recomputed_flops_per_token(options.config, recompute));
   const double compute = options.measured->ms * flops / options.measured->flops;
   const auto ms = [&](double bytes) { return bytes > 0 ? 1e3 * bytes / options.bandwidth : 0; };
   layout.step_ms = compute + std::max(0.0, ms(layout.traffic.summed) - compute * 2 / 3) + ms(layout.traffic.moved);

@@ -21,7 +21,7 @@
 namespace riverhorse {
 
 struct MeasuredStep {
-  double ms = 0, flops = 0;
+  double ms = 0, flops = 0;  // with those that recomputation added
 };
 
 struct PlanOptions {

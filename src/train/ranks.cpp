@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <array>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -47,6 +49,28 @@ std::vector<std::int32_t> Ranks::own_tokens(std::span<const std::int32_t> whole,
     tokens.insert(tokens.end(), part.begin(), part.end());
   }
   return tokens;
+}
+
+void Ranks::together(const std::function<void()>& work) const {
+  std::optional<Error> error;
+  try {
+    work();
+  } catch (const Error& own) {
+    error = own;
+  }
+  const int from = size() - static_cast<int>(largest(error ? size() - rank() : 0));
+  if (from == size()) return;
+  std::string message = error ? error->what() : "";
+  if (host) {
+    std::array<std::uint64_t, 2> code_and_size = {static_cast<std::uint64_t>(error ? error->code() : StatusCode::ok),
+                                                  message.size()};
+    host->broadcast(std::as_writable_bytes(std::span(code_and_size)), from);
+    message.resize(code_and_size[1]);
+    host->broadcast(std::as_writable_bytes(std::span(message)), from);
+    if (from != rank()) error.emplace(static_cast<StatusCode>(code_and_size[0]), message);
+  }
+  if (from == rank() || from == 0) throw Error(*error);
+  throw Error(error->code(), fmt::format("rank {}: {}", from, message));
 }
 
 double Ranks::sum(double value) const {

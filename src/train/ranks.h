@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -48,6 +49,9 @@ struct Ranks {
   double sum(double value) const;
   double largest(double value) const;
   bool any(bool value) const { return largest(value ? 1 : 0) > 0; }
+  // Does `work` on every rank, and waits until all have. An Error on any of them is thrown on all: that of the
+  // lowest.
+  void together(const std::function<void()>& work) const;
 };
 
 }  // namespace riverhorse

@@ -12,6 +12,17 @@ namespace {
   fail(StatusCode::internal, "shapes alone are known here: nothing can be computed");
 }
 
+// Of the logits that exist at once, as the CUDA backend has them (cuda/cross_entropy.cu).
+std::int64_t chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType logits) {
+  const std::int64_t bytes = std::int64_t{logits == DType::f32 ? 800 : 1200} << 20;
+  constexpr std::int64_t multiple = 128;
+  const std::int64_t most =
+      std::max(bytes / (vocabulary * dtype_size_bytes(logits)) / multiple, std::int64_t{1}) * multiple;
+  if (rows <= most) return rows;
+  const std::int64_t chunks = (rows + most - 1) / most, share = (rows + chunks - 1) / chunks;
+  return (share + multiple - 1) / multiple * multiple;
+}
+
 class ShapesEncoder final : public Encoder {
  public:
   explicit ShapesEncoder(ShapesTraffic* traffic) : Encoder(nullptr), traffic_(traffic) {}
@@ -48,8 +59,10 @@ class ShapesEncoder final : public Encoder {
   void record_attention_backward(const AttentionBackwardArgs&) override {}
   void record_cross_entropy(const CrossEntropyArgs& args) override {
     const ScratchScope scope(*this);
-    constexpr std::int64_t chunk = 4096;  // tokens, as the CUDA backend's
-    scratch(args.logits, {std::min(chunk, args.x.shape[0]), args.weight.shape[0]});
+    const std::int64_t rows = args.x.shape[0], vocabulary = args.weight.shape[0];
+    const std::int64_t chunk = chunk_rows(rows, vocabulary, args.logits);
+    scratch(args.logits, {chunk, vocabulary});
+    if (args.d_x && args.x.dtype != args.logits) scratch(args.x.dtype, {chunk, vocabulary});
   }
   void record_grad_norm(const GradNormArgs&) override {}
   void record_adamw(const AdamwArgs&) override {}

@@ -1,6 +1,6 @@
 // A device that is not there: it takes every operation of a training, in every type of activation, and computes none.
 // What a training would take elsewhere is counted with it, but for the scratch memory within operations, which is
-// each backend's own; of that it has the largest, the logits of a chunk of tokens.
+// each backend's own; of that it has the largest, the logits of a chunk of tokens as CUDA cuts them.
 #pragma once
 
 #include <memory>

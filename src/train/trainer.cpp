@@ -173,6 +173,10 @@ void Trainer::save(const std::optional<double>& validation_loss) {
     state.best_loss = validation_loss;
     state.best_step = state.step;
   }
+  if (state.options.sharded_save) {
+    save_sharded_checkpoint(run_, with_weights(checkpoint_, core_), core_.download_own_moments(), ranks_);
+    return;
+  }
   const TrainingCheckpoint whole = with_core(checkpoint_, core_);
   if (ranks_.first()) save_training_checkpoint(run_, whole);
 }

@@ -312,6 +312,26 @@ TrainerCore::Moments TrainerCore::download_moments() {
   return moments;
 }
 
+MomentShard TrainerCore::download_own_moments() const {
+  const ParameterArena& arena = model_.parameters();
+  const std::int64_t whole = arena.values().count(), ranks = ranks_.size();
+  const std::int64_t part = (whole + ranks - 1) / ranks;  // of sharded moments exactly
+  const std::int64_t begin = std::min(ranks_.rank() * part, whole), count = std::min(part, whole - begin);
+  const auto download = [&](const Tensor& moments) {
+    const auto values = std::make_shared<std::vector<float>>(static_cast<std::size_t>(count));
+    if (count > 0) {
+      device_.download(sharded_ ? moments : moments.slice(begin, count), std::as_writable_bytes(std::span(*values)));
+    }
+    return arena.named_part(values, begin);
+  };
+  MomentShard shard;
+  for (auto& [name, piece] : download(optimizer_.first_moments())) {
+    shard[name] = {piece.begin, std::move(piece.values), {}};
+  }
+  for (auto& [name, piece] : download(optimizer_.second_moments())) shard[name].second = std::move(piece.values);
+  return shard;
+}
+
 void TrainerCore::upload_moments(const Moments& moments) {
   const ParameterArena& arena = model_.parameters();
   const auto upload = [&](const std::map<std::string, HostTensor>& tensors, const Tensor& own) {

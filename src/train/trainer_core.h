@@ -11,6 +11,7 @@
 
 #include "model/training_model.h"
 #include "train/loss_scale.h"
+#include "train/moment_shards.h"
 #include "train/optimizer.h"
 #include "train/ranks.h"
 
@@ -83,6 +84,8 @@ class TrainerCore {
     std::map<std::string, HostTensor> first, second;
   };
   Moments download_moments();
+  // Of them this rank's part, or where all ranks have them an equal one; no rank waits for another.
+  MomentShard download_own_moments() const;
   // This rank's part of them.
   void upload_moments(const Moments& moments);
 

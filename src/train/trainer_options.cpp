@@ -150,6 +150,10 @@ void visit_options(TrainerOptions& options, OptionVisitor& visitor) {
   visitor.integer("validation_tokens", "Most tokens of a validation; 0: all", options.validation_tokens, 0, many);
   visitor.integer("checkpoint_every", "Steps between checkpoints", options.checkpoint_every, 1, many);
   visitor.integer("keep", "Checkpoints that are kept, besides the best", options.keep, 1, many);
+  visitor.flag("sharded_save",
+               "Every rank writes its part of the optimizer's moments into a checkpoint, all at once, instead of the "
+               "first rank all of them; into a folder that all see",
+               options.sharded_save);
   visitor.flag("reset_state_at_documents", "No sequence crosses the end of a document; the rest of it is padding",
                options.reset_state_at_documents);
   visitor.flag("auto_batch", "Where memory is short, a smaller batch and as much more accumulation",

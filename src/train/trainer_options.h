@@ -32,6 +32,7 @@ struct TrainerOptions {
   std::int64_t validation_tokens = 0;  // at most so many; 0: all
   std::int64_t checkpoint_every = 1000;
   std::int64_t keep = 3;                  // checkpoints, and the best besides
+  bool sharded_save = false;              // each rank writes its part of the moments
   bool reset_state_at_documents = false;  // no sequence crosses the end of a document
   bool auto_batch = false;                // a smaller batch and more accumulation where memory is short
   bool tensorboard = false;               // event files too

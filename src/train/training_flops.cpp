@@ -19,4 +19,12 @@ double training_flops_per_token(const ModelConfig& config, std::int64_t length) 
   return 3 * flops;
 }
 
+double recomputed_flops_per_token(const ModelConfig& config, Recompute recompute) {
+  if (recompute == Recompute::none) return 0;
+  const auto width = static_cast<double>(config.n_embd), inner = static_cast<double>(config.inner_width());
+  double again = 4 * width * width;  // q, k, v and output projections
+  if (recompute == Recompute::block) again += width * inner;
+  return 2 * again * static_cast<double>(config.n_layer - 1);
+}
+
 }  // namespace riverhorse

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "model/config.h"
+#include "model/recompute.h"
 
 namespace riverhorse {
 
@@ -17,5 +18,8 @@ namespace riverhorse {
 //
 // and not look-ups, norms, activations, dropout and the optimiser.
 double training_flops_per_token(const ModelConfig& config, std::int64_t length);
+
+// Those that recomputation adds: of a layer's products, which the last layer keeps.
+double recomputed_flops_per_token(const ModelConfig& config, Recompute recompute);
 
 }  // namespace riverhorse
