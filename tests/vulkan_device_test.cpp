@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "vulkan/device_impl.h"
+#include "vulkan/frame_recording.h"
 #include "vulkan_support.h"
 
 namespace riverhorse {
@@ -176,6 +177,53 @@ TEST(VulkanLifetime, AHundredModelsComeAndGo) {
   EXPECT_EQ(device->memory_usage().used_bytes, after_one.used_bytes);
   EXPECT_EQ(device->memory_usage().peak_used_bytes, after_one.peak_used_bytes);
   EXPECT_EQ(device->validation_messages(), 0u);
+}
+
+// Runs a recording once.
+class OneRun final : public FrameSource {
+ public:
+  explicit OneRun(std::shared_ptr<FrameRecording> recording) : recording_(std::move(recording)) {}
+  Next next() override { return {recording_.get(), 0}; }
+  FrameRun begin() override { return {std::exchange(recording_, nullptr), {}, {}, {}}; }
+
+ private:
+  std::shared_ptr<FrameRecording> recording_;
+};
+
+TEST_F(VulkanTest, FramesAreCutByWhatTheWorkItselfTook) {
+  const Tensor from = device_->allocate_tensor(DType::f32, {1 << 20}),
+               to = device_->allocate_tensor(DType::f32, {1 << 20});
+  const auto work = [&](Encoder& encoder) {
+    for (int i = 0; i < 64; ++i) encoder.copy({from, to});
+  };
+  const std::shared_ptr<Buffer> workspace = device_->allocate(1, MemoryUse::device);
+  const auto queue = device_->make_frame_queue();
+  // As if all work before had been far faster than its estimates.
+  device_->impl().core->time_scale = 1e-6;
+  const auto whole = device_->record_for_frames(work, workspace, nullptr);
+  EXPECT_EQ(dynamic_cast<const vulkan::VulkanFrameRecording&>(*whole).pieces(), 1u);
+  OneRun once(whole);
+  ASSERT_TRUE(queue->run_here(&once));
+  const auto executed = queue->poll();
+  ASSERT_TRUE(executed.has_value());
+  const auto cut = device_->record_for_frames(work, workspace, whole.get());
+  const double pieces = dynamic_cast<const vulkan::VulkanFrameRecording&>(*cut).pieces();
+  EXPECT_GE(pieces, std::min(32.0, executed->measured_us / 50 / 2)) << executed->measured_us << " us in pieces of 50";
+}
+
+TEST(VulkanFrames, AnOverrunCountsAtOnceAndIsForgottenSlowly) {
+  vulkan::Overrun overrun;
+  EXPECT_EQ(overrun.factor(), 1);
+  overrun.add(100, 80);
+  EXPECT_EQ(overrun.factor(), 1) << "what is faster than expected is no reason to go beyond the budget";
+  overrun.add(100, 130);
+  EXPECT_DOUBLE_EQ(overrun.factor(), 1.3);
+  for (int i = 0; i < 2000; ++i) overrun.add(100, 100);
+  EXPECT_NEAR(overrun.factor(), 1.15, 1e-9);
+  overrun.add(100, 10000);
+  EXPECT_DOUBLE_EQ(overrun.factor(), vulkan::Overrun::most);
+  overrun.add(0, 5);
+  EXPECT_DOUBLE_EQ(overrun.factor(), vulkan::Overrun::most);
 }
 
 TEST(VulkanMinimal, PretendsToHaveNothingOptional) {

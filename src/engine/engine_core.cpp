@@ -101,21 +101,27 @@ void EngineCore::bring_back(std::int64_t slot) {
   device_->wait(device_->submit(*recording));
 }
 
-std::vector<H3State> EngineCore::copy_state(std::int64_t slot) {
+EngineCore::StateCopy EngineCore::copy_state(std::int64_t slot) {
   require_available(*device_, options_, model_->h3_state_bytes(), "a copy of a session's state");
-  std::vector<H3State> copy = model_->allocate_h3_states(1);
-  device_->run([&](Encoder& encoder) { copy_states(encoder, state_.h3, slot, copy, 0); });
+  StateCopy copy{model_->allocate_h3_states(1), device_->allocate_tensor(DType::i32, {1})};
+  device_->run([&](Encoder& encoder) {
+    copy_states(encoder, state_.h3, slot, copy.h3, 0);
+    encoder.copy({state_.positions.slice(slot, 1), copy.position});
+  });
   return copy;
 }
 
-void EngineCore::set_state(std::int64_t slot, const std::vector<H3State>& copy, std::int64_t position) {
-  device_->run([&](Encoder& encoder) { copy_states(encoder, copy, 0, state_.h3, slot); });
-  set_position(slot, position);
+void EngineCore::set_state(std::int64_t slot, const StateCopy& copy) {
+  device_->run([&](Encoder& encoder) {
+    copy_states(encoder, copy.h3, 0, state_.h3, slot);
+    encoder.copy({copy.position, state_.positions.slice(slot, 1)});
+  });
 }
 
 void EngineCore::copy_slot(std::int64_t from, std::int64_t to, std::int64_t position) {
   device_->run([&](Encoder& encoder) {
     copy_states(encoder, state_.h3, from, state_.h3, to);
+    encoder.copy({state_.positions.slice(from, 1), state_.positions.slice(to, 1)});
     if (position == 0) return;
     for (const AttentionCache& of_layer : state_.caches) {
       if (!of_layer.k) continue;
@@ -126,7 +132,6 @@ void EngineCore::copy_slot(std::int64_t from, std::int64_t to, std::int64_t posi
       }
     }
   });
-  set_position(to, position);
 }
 
 void EngineCore::reserve(std::int64_t tokens) {

@@ -47,9 +47,13 @@ class EngineCore {
   // the position does no harm.
   void back_up(std::int64_t slot);
   void bring_back(std::int64_t slot);
-  // The same to and from copies of their own, which stay on the device. Errors: out_of_memory.
-  std::vector<H3State> copy_state(std::int64_t slot);
-  void set_state(std::int64_t slot, const std::vector<H3State>& copy, std::int64_t position);
+  // The same and the position, to and from copies of their own, which stay on the device. Errors: out_of_memory.
+  struct StateCopy {
+    std::vector<H3State> h3;
+    Tensor position;
+  };
+  StateCopy copy_state(std::int64_t slot);
+  void set_state(std::int64_t slot, const StateCopy& copy);
   void copy_slot(std::int64_t from, std::int64_t to, std::int64_t position);  // everything but the sampler
 
   // Makes room in the KV caches for `tokens` in each slot, by doubling. Errors: out_of_memory, unsupported.
@@ -189,7 +193,7 @@ struct Session::Mark {
   std::vector<std::uint32_t> draws_at;  // as in Snapshot
   std::uint32_t draws = 0;
   SamplingOptions sampling;
-  std::vector<H3State> state;  // one slot; none of an empty text
+  EngineCore::StateCopy state;  // none of an empty text
 };
 
 // The one file of a session. read_: errors as Session::load, before anything is changed.

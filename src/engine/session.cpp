@@ -268,7 +268,7 @@ std::int64_t Session::Impl::return_to(const Mark& mark) {
   if (mark.tokens.empty()) {
     core->clear_slot(slot);
   } else if (goes_on) {
-    core->set_state(slot, mark.state, static_cast<std::int64_t>(mark.tokens.size()) - 1);
+    core->set_state(slot, mark.state);
   } else {
     core->clear_slot(slot);
     tokens.clear();
