@@ -22,6 +22,16 @@ try() {
     [ -f "$prefix/$file" ] || fail "$prefix has no $file"
   done
   "$prefix/bin/riverhorse" --version | grep -F "$version" > /dev/null || fail "the program is not $version"
+  # By its name alone it finds the libraries that are loaded at run time.
+  if [ -e "$build/bin/libriverhorse-cuda.so" ]; then
+    [ -f "$prefix/lib/riverhorse/libriverhorse-cuda.so" ] || fail "$prefix has no CUDA backend"
+    text=$(cd / && env -u RIVERHORSE_CUDA_LIBRARY PATH="$prefix/bin:$PATH" riverhorse devices)
+    case $text in
+      *"cuda:0 "* | *"absent: no NVIDIA driver"* | *"absent: the NVIDIA driver"*) ;;
+      *"/lib/riverhorse/libriverhorse-cuda.so cannot be loaded: libcublasLt"*) ;;  # the toolkit is where nobody looks
+      *) fail "the CUDA backend of $prefix is not found or does not load: $text" ;;
+    esac
+  fi
   text=$("$prefix/bin/riverhorse" generate --model "$prefix/share/riverhorse/models/default" --prompt "$prompt" --greedy \
     --max-tokens 24 --backend cpu --cache none)
   case $text in "$expected"*) ;; *) fail "$prefix/bin/riverhorse says: $text" ;; esac
@@ -62,6 +72,23 @@ if ls "$work"/made/*.deb > /dev/null 2>&1; then
   for file in include/riverhorse/riverhorse.h share/riverhorse/csharp/Riverhorse.cs share/riverhorse/csharp/Native.cs; do
     dpkg-deb -c "$work"/made/libriverhorse-dev_*.deb | grep -F "./usr/$file" > /dev/null || fail "libriverhorse-dev has no $file"
   done
+  for package in "$work"/made/*.deb; do
+    name=$(dpkg-deb -f "$package" Package)
+    dpkg-deb -c "$package" | grep -F "./usr/share/doc/$name/copyright" > /dev/null || fail "$name has no copyright"
+    case $name in
+      riverhorse-cuda | riverhorse-mpi)
+        case $(dpkg-deb -f "$package" Depends) in
+          "riverhorse (= $version)"*libc6*) ;;
+          *) fail "$name does not depend on riverhorse $version and libc6" ;;
+        esac ;;
+    esac
+  done
+  if [ -e "$build/bin/libriverhorse-cuda.so" ]; then
+    case $(dpkg-deb -f "$work"/made/riverhorse-cuda_*.deb Depends Recommends) in
+      *libcublas*) ;;
+      *) fail "riverhorse-cuda names no package that has cuBLAS" ;;
+    esac
+  fi
   say+=" and the Debian packages"
 else
   echo "NOT TESTED: Debian packages (there is no dpkg-shlibdeps)"

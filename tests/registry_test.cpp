@@ -1,6 +1,7 @@
 // Which devices are listed and chosen; and that nothing breaks on machines without a loader, without a driver, or
 // with a broken one.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -124,6 +125,41 @@ TEST(ListDevices, HasTheCpuAndCudaOrWhyNot) {
   }
   EXPECT_TRUE(cuda);
   EXPECT_EQ(open_device(list.devices.back(), {})->info().id(), "cpu:0");
+}
+
+// A program that is started by its name alone, through PATH, finds what is installed with it; and nothing that lies
+// in the folder in which somebody works.
+TEST(OwnLibrary, IsThatOfTheProgramWhereverItIsStarted) {
+  const fs::path root = fs::temp_directory_path() / ("riverhorse-own-" + std::to_string(::getpid()));
+  const std::string file = "libriverhorse-cuda.so";
+  fs::create_directories(root / "prefix/bin");
+  fs::create_directories(root / "work/lib/riverhorse");
+  fs::copy_file(REGISTRY_PROBE, root / "prefix/bin/probe");
+  const auto write = [](const fs::path& path) {
+    fs::create_directories(path.parent_path());
+    std::ofstream(path) << "this is no library";
+  };
+  const auto absence = [&] {
+    const std::string command = "cd " + (root / "work").string() +
+                                " && env -u RIVERHORSE_CUDA_LIBRARY PATH=" + (root / "prefix/bin").string() +
+                                ":$PATH probe cpu 2>/dev/null";
+    std::FILE* pipe = ::popen(command.c_str(), "r");
+    std::string output;
+    for (int letter; (letter = std::fgetc(pipe)) != EOF;) output += static_cast<char>(letter);
+    EXPECT_EQ(::pclose(pipe), 0) << command;
+    return output;
+  };
+  for (const char* folder : {".", "lib", "lib/riverhorse"}) write(root / "work" / folder / file);
+  const std::string none = absence();
+  EXPECT_NE(none.find(file + " is not next to this program"), std::string::npos) << none;
+  // From the last place that is looked at to the first.
+  for (const char* folder : {"lib", "lib/riverhorse", "bin"}) {
+    const fs::path path = root / "prefix" / folder / file;
+    write(path);
+    const std::string found = absence();
+    EXPECT_NE(found.find(fs::canonical(path).string() + " cannot be loaded"), std::string::npos) << found;
+  }
+  fs::remove_all(root);
 }
 
 #ifdef RIVERHORSE_TEST_VULKAN

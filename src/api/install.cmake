@@ -4,7 +4,8 @@ include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
 set(riverhorse_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/riverhorse)
-# Components, a package each: runtime, dev, and the plug-ins mpi and cuda (beside their targets).
+# Components, a package each: runtime, dev, and the plug-ins mpi and cuda (beside their targets), which the program
+# looks for in the folder riverhorse of the libraries (src/backend/own_library.cpp).
 install(TARGETS riverhorse EXPORT riverhorse-targets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT dev
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT dev

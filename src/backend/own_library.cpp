@@ -1,8 +1,10 @@
 #include "backend/own_library.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <cstdlib>
+#include <string>
 #include <system_error>
 
 namespace riverhorse {
@@ -11,9 +13,12 @@ namespace {
 // Of the program, or of the shared library that this function is in.
 std::filesystem::path own_folder() {
   Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&own_library_path), &info) == 0 || info.dli_fname == nullptr) return {};
+  void* entry = nullptr;
+  if (dladdr1(reinterpret_cast<const void*>(&own_library_path), &info, &entry, RTLD_DL_LINKMAP) == 0) return {};
+  // A program has no name there, and in `info` the one by which it was started, which may have been found in PATH.
+  const std::string name = static_cast<const link_map*>(entry)->l_name;
   std::error_code error;
-  const std::filesystem::path path = std::filesystem::canonical(info.dli_fname, error);
+  const std::filesystem::path path = std::filesystem::canonical(name.empty() ? "/proc/self/exe" : name, error);
   return error ? std::filesystem::path() : path.parent_path();
 }
 
@@ -22,10 +27,14 @@ std::filesystem::path own_folder() {
 std::filesystem::path own_library_path(const char* variable, const char* file_name) {
   if (const char* named = std::getenv(variable); named != nullptr && *named != '\0') return named;
   const std::filesystem::path folder = own_folder();
+  if (folder.empty()) return {};
+  const std::filesystem::path prefix = folder.parent_path();
   std::error_code error;
-  for (const std::filesystem::path& each : {folder / file_name, folder.parent_path() / "lib" / file_name,
-                                            folder.parent_path() / "lib" / "riverhorse" / file_name}) {
-    if (std::filesystem::exists(each, error)) return each;
+  // As it is built, beside an installed shared library, and beside an installed program.
+  for (const std::filesystem::path& each :
+       {folder, folder / "riverhorse", prefix / RIVERHORSE_LIBRARY_FOLDER / "riverhorse",
+        prefix / "lib" / "riverhorse", prefix / "lib"}) {
+    if (std::filesystem::exists(each / file_name, error)) return each / file_name;
   }
   return {};
 }
