@@ -425,7 +425,7 @@ TEST_F(GpuRanks, TwoTrainAsOneDoes) {
   const std::string one = temporary("gpu_one");
   expect_success(train_gpus(few(one, "")));
   int number = 0;
-  for (const std::string more : {"--gpus 2", "--gpus 2 --shard gradients --accumulation 1"}) {
+  for (const std::string more : {"--gpus 2", "--gpus 2 --shard gradients --accumulation 1 --sharded-save"}) {
     SCOPED_TRACE(more);
     const std::string folder = temporary("gpus_" + std::to_string(++number));
     const ChildResult result = train_gpus(few(folder, more));
