@@ -19,7 +19,7 @@
 
 namespace riverhorse::cuda::gemv {
 
-constexpr int few_rows = 8;  // of x, at most; in 16 bits tensor cores take more than one
+constexpr int few_rows = 8;  // of x, at most; of plain weights in 16 bits one (linear_batch.cu)
 constexpr int warps = 4;     // of a block
 constexpr int threads = warps * warp_size;
 

@@ -194,7 +194,8 @@ bool is_one_kernel(const H3StepArgs& args) {
 }  // namespace
 
 bool CudaEncoder::fuses_projection(const H3StepArgs& args) const {
-  const std::int64_t most = is_half(args.y.dtype) ? 1 : few_rows;  // several are for tensor cores
+  // Several are for tensor cores where these take plain weights.
+  const std::int64_t most = is_half(args.y.dtype) && !is_quantised(args.projection->weight.dtype) ? 1 : few_rows;
   return is_one_kernel(args) && args.y.shape[0] <= most && normalised_rows_fit(args.y.shape[1], limits_.shared_bytes);
 }
 
@@ -220,7 +221,8 @@ void CudaEncoder::record_h3_step(const H3StepArgs& args) {
                                             .epsilon = from.norm.epsilon,
                                             .weight = weight,
                                             .bias = data<float>(from.bias)};
-        constexpr int most_sequences = sizeof(T) == 2 ? 1 : few_rows;
+        constexpr bool plain_half = sizeof(T) == 2 && std::is_same_v<Matrix, PlainMatrix<T, Matrix::count>>;
+        constexpr int most_sequences = plain_half ? 1 : few_rows;
         const auto kernel = batch == 1 && Matrix::count > 1 ? project_and_step<T, Matrix, 1>
                                                             : project_and_step<T, Matrix, most_sequences>;
         launch_in_turn(kernel, grid, threads, static_cast<std::size_t>(batch * width) * sizeof(float), turn,

@@ -131,8 +131,9 @@ void launch_few_rows(Launch turn, const LinearArgs& args, const Matrix& weight, 
     launch_in_turn(kernel, grid_of(divide_up(blocks, turns)), threads, shared_bytes, turn, operands,
                    Epilogue<T, Y>(args, rows));
   };
-  // In 16 bits several rows come here only where their elements are read one by one.
-  constexpr int most_rows = sizeof(T) == 2 && Matrix::count > 1 ? 1 : few_rows;
+  // Of plain weights in 16 bits several rows come here only where their elements are read one by one.
+  constexpr bool plain_half = sizeof(T) == 2 && std::is_same_v<Matrix, PlainMatrix<T, most_at_once<T>>>;
+  constexpr int most_rows = plain_half ? 1 : few_rows;
   const bool alone = rows == 1 && Matrix::count > 1;
   if (norm) {
     start(alone ? multiply_few_rows<T, Matrix, Y, 1, true> : multiply_few_rows<T, Matrix, Y, most_rows, true>);
@@ -151,10 +152,8 @@ bool aligned(const LinearArgs& args) {
 
 bool CudaEncoder::multiplies_few_rows(const LinearArgs& args, std::int64_t rows) const {
   constexpr std::int64_t most = 1 << 30;
-  const bool on_tensor_cores =
-      rows > 1 && (is_quantised(args.weight.dtype) ? is_half(activation_dtype(args)) : multiplies_batch(args, rows));
-  return !on_tensor_cores && rows <= few_rows && !args.x_transposed && args.weight.shape[0] < most &&
-         args.weight.shape[1] < most / few_rows;
+  return rows <= few_rows && !(rows > 1 && multiplies_batch(args, rows)) && !args.x_transposed &&
+         args.weight.shape[0] < most && args.weight.shape[1] < most / few_rows;
 }
 
 void CudaEncoder::record_linear_gemv(const LinearArgs& args, std::int64_t rows) {
