@@ -213,16 +213,15 @@ TEST_F(VulkanTest, FramesAreCutByWhatTheWorkItselfTook) {
 
 TEST(VulkanFrames, AnOverrunCountsAtOnceAndIsForgottenSlowly) {
   vulkan::Overrun overrun;
-  EXPECT_EQ(overrun.factor(), 1);
-  overrun.add(100, 80);
-  EXPECT_EQ(overrun.factor(), 1) << "what is faster than expected is no reason to go beyond the budget";
-  overrun.add(100, 130);
+  overrun.add(20, 60, 100);
+  EXPECT_EQ(overrun.factor(), 1) << "within the budget nothing has run over";
+  overrun.add(150, 300, 100);
+  EXPECT_EQ(overrun.factor(), 1) << "a piece that alone is longer than the budget";
+  overrun.add(100, 130, 100);
   EXPECT_DOUBLE_EQ(overrun.factor(), 1.3);
-  for (int i = 0; i < 2000; ++i) overrun.add(100, 100);
+  for (int i = 0; i < 2000; ++i) overrun.add(70, 80, 100);
   EXPECT_NEAR(overrun.factor(), 1.15, 1e-9);
-  overrun.add(100, 10000);
-  EXPECT_DOUBLE_EQ(overrun.factor(), vulkan::Overrun::most);
-  overrun.add(0, 5);
+  overrun.add(80, 10000, 100);
   EXPECT_DOUBLE_EQ(overrun.factor(), vulkan::Overrun::most);
 }
 

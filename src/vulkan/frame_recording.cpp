@@ -47,9 +47,9 @@ void KnownTime::add(double now) {
   us_ = us_ < 0 ? now : us_ + weight * (now - us_);
 }
 
-void Overrun::add(double expected_us, double measured_us) {
-  if (expected_us <= 0) return;
+void Overrun::add(double expected_us, double measured_us, double budget_us) {
   factor_ = 1 + (factor_ - 1) * std::exp2(-1 / frames_to_half);
+  if (expected_us > budget_us || measured_us <= budget_us) return;
   factor_ = std::max(factor_, std::min(most, measured_us / expected_us));
 }
 
@@ -171,6 +171,7 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
   Append& append = appends_[static_cast<std::size_t>((oldest_ + in_flight_) % most_appends)];
   append.pieces.clear();
   append.is_known = true;
+  append.budget_us = budget_us;
   const double limit_us = budget_us / overrun_.factor();
   std::int64_t runs_finished = 0;
   const auto took = [&](Piece piece, double expected_us) {
@@ -278,7 +279,7 @@ void VulkanFrameQueue::measure(Append& append) {
     return static_cast<double>(ticks) * core_->profile.timestamp_period_ns * 1e-3;
   };
   append.executed.measured_us = between_us(0, count - 1);
-  if (append.is_known) overrun_.add(append.executed.expected_us, append.executed.measured_us);
+  if (append.is_known) overrun_.add(append.executed.expected_us, append.executed.measured_us, append.budget_us);
   for (std::size_t i = 0; i + 1 < count; ++i) {
     const Piece& piece = append.pieces[i];
     const double now_us = between_us(i, i + 1);

@@ -29,17 +29,17 @@ class KnownTime {
   double us_ = -1;
 };
 
-// How much longer than expected frames have taken of late, at least 1: what else the device does lengthens them. It
-// follows an overrun at once and half of it is forgotten in most of a minute of 60 frames a second, so that one frame
-// in a thousand or fewer goes beyond its budget. Beyond `most`, something was in the way that is no measure of
-// others.
+// How much longer than expected frames that ran over their budget have taken of late, at least 1: what else the
+// device does lengthens them. It follows an overrun at once and half of it is forgotten in half a minute of 60 frames
+// a second, so that few frames in a thousand go beyond their budget. Beyond `most`, something was in the way that is
+// no measure of others; frames that were expected to take more than their budget are none either.
 class Overrun {
  public:
   static constexpr double most = 1.5;
   static constexpr double frames_to_half = 2000;
 
   double factor() const { return factor_; }
-  void add(double expected_us, double measured_us);
+  void add(double expected_us, double measured_us, double budget_us);
 
  private:
   double factor_ = 1;
@@ -96,6 +96,7 @@ class VulkanFrameQueue final : public FrameQueue {
     VkQueryPool queries = VK_NULL_HANDLE;
     std::vector<Piece> pieces;
     bool is_known = true;  // what each takes
+    double budget_us = 0;
     Executed executed;
   };
   void begin_run(VkCommandBuffer primary, FrameSource& source);
