@@ -36,8 +36,8 @@ typedef struct riverhorse_conversation riverhorse_conversation;
 
 typedef struct riverhorse_conversation_options {
   uint32_t struct_size;
-  int32_t undo_turns; /* that can be taken back, at most 256; default 4; -1: none. Each keeps a copy of the
-                         SSM state on the device */
+  int32_t undo_turns;        /* that can be taken back, at most 256; default 4; -1: none. Each keeps a copy of the
+                                SSM state on the device */
   const char* template_path; /* a file; or ... */
   const char* template_json; /* (template_bytes) in memory; one of both is needed */
   size_t template_bytes;
