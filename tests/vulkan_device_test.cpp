@@ -211,6 +211,26 @@ TEST_F(VulkanTest, FramesAreCutByWhatTheWorkItselfTook) {
   EXPECT_GE(pieces, std::min(32.0, executed->measured_us / 50 / 2)) << executed->measured_us << " us in pieces of 50";
 }
 
+TEST(VulkanFrames, ATimeOfAnotherMagnitudeCountsWhenItComesTwice) {
+  vulkan::KnownTime time;
+  EXPECT_FALSE(time.known());
+  time.add(50);
+  EXPECT_EQ(time.us(), 50);
+  time.add(60);
+  EXPECT_EQ(time.us(), 55) << "half of what is longer";
+  time.add(45);
+  EXPECT_DOUBLE_EQ(time.us(), 54) << "a tenth of what is shorter";
+  time.add(30000);
+  EXPECT_DOUBLE_EQ(time.us(), 54) << "another program had the device";
+  time.add(54);
+  time.add(30000);
+  EXPECT_DOUBLE_EQ(time.us(), 54) << "and had it again, later";
+  time.add(20000);
+  EXPECT_DOUBLE_EQ(time.us(), 30000) << "twice in a row it is so";
+  time.forget();
+  EXPECT_FALSE(time.known());
+}
+
 TEST(VulkanFrames, AnOverrunCountsAtOnceAndIsForgottenSlowly) {
   vulkan::Overrun overrun;
   overrun.add(20, 60, 100);

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::uint64_t many_bytes = 65536;       // of those copied before a run; also the most of one update
 constexpr double likely_share = 0.9;              // of the pieces that took at most what is expected of others
+constexpr double other_magnitude = 8;             // of a time, as a factor
 constexpr double nothing_known_of_copies_us = 0;  // they are few against a piece
 
 }  // namespace
@@ -43,6 +44,18 @@ std::shared_ptr<FrameRecording> VulkanDevice::record_for_frames(const RecordFunc
 }
 
 void KnownTime::add(double now) {
+  const auto is_odd = [](double time, double known) {
+    return time > other_magnitude * known || known > other_magnitude * time;
+  };
+  const double odd_before = std::exchange(odd_us_, -1);
+  if (us_ >= 0 && is_odd(now, us_)) {
+    if (odd_before < 0 || is_odd(now, odd_before)) {
+      odd_us_ = now;
+    } else {
+      us_ = std::max(now, odd_before);
+    }
+    return;
+  }
   const double weight = us_ < 0 ? 1 : now > us_ ? 0.5 : 0.1;
   us_ = us_ < 0 ? now : us_ + weight * (now - us_);
 }

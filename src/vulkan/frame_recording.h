@@ -17,16 +17,19 @@
 namespace riverhorse::vulkan {
 
 // Microseconds of something that is done again and again. Longer times count at once, shorter ones slowly: a budget
-// is kept rather than filled.
+// is kept rather than filled. But a time of quite another magnitude, as when another program has the device for a
+// while, counts when it comes twice in a row: else a short piece that was interrupted once would seem longer than the
+// budget, and be done so seldom that this is not put right for seconds.
 class KnownTime {
  public:
   bool known() const { return us_ >= 0; }
   double us() const { return us_; }
   void add(double now);
-  void forget() { us_ = -1; }
+  void forget() { us_ = odd_us_ = -1; }
 
  private:
   double us_ = -1;
+  double odd_us_ = -1;  // the last time, when it was of another magnitude
 };
 
 // How much longer than expected frames that ran over their budget have taken of late, at least 1: what else the
