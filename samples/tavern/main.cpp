@@ -106,15 +106,16 @@ class Game {
     tavern_.advance(seconds);
     wish(interface_.build(renderer_.extent(), seconds, tavern_, budget_us_, statistics_));
 
-    // This frame: what the budget allows of the replies, then the picture, in one command buffer.
-    VkCommandBuffer commands = renderer_.begin();
-    if (budget_us_ > 0) tavern_.record(commands, budget_us_);
-    renderer_.begin_drawing();
-    scene_.draw(commands, renderer_.extent(), time_, tavern_.guests());
-    interface_.draw(commands);
+    // This frame: the picture, which is shown as soon as it is done; behind it what the budget allows of the replies.
+    const VkCommandBuffer picture = renderer_.begin();
+    scene_.draw(picture, renderer_.extent(), time_, tavern_.guests());
+    interface_.draw(picture);
     const auto shown = window_ != nullptr ? window_->acquire() : std::nullopt;
-    renderer_.finish(shown ? &*shown : nullptr);
+    renderer_.finish_picture(shown ? &*shown : nullptr);
     if (shown) window_->present();
+    const VkCommandBuffer work = renderer_.begin_work();
+    if (budget_us_ > 0) tavern_.record(work, budget_us_);
+    renderer_.finish_work();
 
     statistics_.frame_ms.add(1000 * real_seconds);
     statistics_.drawing_ms.add(renderer_.times().drawing_ms);

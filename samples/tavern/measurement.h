@@ -14,7 +14,7 @@ namespace tavern {
 // A frame that was drawn, and the GPU times of the newest one that is done.
 struct MeasuredFrame {
   double model_us = 0, drawing_us = 0;
-  double since_last_ms = 0;  // from the end of the frame before to its end, by the GPU's clock
+  double since_last_ms = 0;  // from the end of the picture before to its picture's, by the GPU's clock
   double cpu_ms = 0;         // from its begin until it was submitted, by the processor's
   std::int64_t tokens = 0;   // that have come since the frame before
 };

@@ -64,6 +64,19 @@ VkImageMemoryBarrier layout_change(VkImage image, VkImageLayout from, VkImageLay
   return barrier;
 }
 
+// Timestamps of a frame.
+enum : std::uint32_t { picture_begin, picture_end, work_begin, work_end, timestamps };
+
+void write_timestamp(VkCommandBuffer commands, VkQueryPool pool, std::uint32_t which) {
+  vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, pool, which);
+}
+
+void begin_commands(VkCommandBuffer commands) {
+  VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
+  check(vkBeginCommandBuffer(commands, &begin), "vkBeginCommandBuffer");
+}
+
 }  // namespace
 
 Renderer::Renderer(const Gpu& gpu, VkExtent2D extent) : gpu_(gpu), extent_(extent) {
@@ -75,13 +88,15 @@ Renderer::Renderer(const Gpu& gpu, VkExtent2D extent) : gpu_(gpu), extent_(exten
     VkCommandBufferAllocateInfo allocate{VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO};
     allocate.commandPool = frame.pool;
     allocate.commandBufferCount = 1;
-    check(vkAllocateCommandBuffers(gpu.device, &allocate, &frame.commands), "vkAllocateCommandBuffers");
+    for (VkCommandBuffer* each : {&frame.picture, &frame.work}) {
+      check(vkAllocateCommandBuffers(gpu.device, &allocate, each), "vkAllocateCommandBuffers");
+    }
     VkFenceCreateInfo fence{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
     fence.flags = VK_FENCE_CREATE_SIGNALED_BIT;
     check(vkCreateFence(gpu.device, &fence, nullptr, &frame.fence), "vkCreateFence");
     VkQueryPoolCreateInfo queries{VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO};
     queries.queryType = VK_QUERY_TYPE_TIMESTAMP;
-    queries.queryCount = 3;
+    queries.queryCount = timestamps;
     check(vkCreateQueryPool(gpu.device, &queries, nullptr, &frame.timestamps), "vkCreateQueryPool");
   }
   render_pass_ = make_render_pass(gpu.device);
@@ -125,35 +140,26 @@ void Renderer::resize(VkExtent2D extent) {
   make_picture();
 }
 
-void Renderer::wait() {
-  for (const Frame& frame : frames_) vkWaitForFences(gpu_.device, 1, &frame.fence, VK_TRUE, UINT64_MAX);
-}
+void Renderer::wait() { vkQueueWaitIdle(gpu_.queue); }
 
 VkCommandBuffer Renderer::begin() {
   now_ = (now_ + 1) % frames_.size();
   Frame& frame = now();
   check(vkWaitForFences(gpu_.device, 1, &frame.fence, VK_TRUE, UINT64_MAX), "vkWaitForFences");
   if (frame.submitted) {
-    std::array<std::uint64_t, 3> ticks{};
-    check(vkGetQueryPoolResults(gpu_.device, frame.timestamps, 0, 3, sizeof ticks, ticks.data(), sizeof ticks[0],
-                                VK_QUERY_RESULT_64_BIT),
+    std::array<std::uint64_t, timestamps> ticks{};
+    check(vkGetQueryPoolResults(gpu_.device, frame.timestamps, 0, timestamps, sizeof ticks, ticks.data(),
+                                sizeof ticks[0], VK_QUERY_RESULT_64_BIT),
           "vkGetQueryPoolResults");
-    times_ = {gpu_.timestamp_ms(ticks[1] - ticks[0]), gpu_.timestamp_ms(ticks[2] - ticks[1]),
-              last_end_ == 0 ? 0 : gpu_.timestamp_ms(ticks[2] - last_end_)};
-    last_end_ = ticks[2];
+    times_ = {gpu_.timestamp_ms(ticks[work_end] - ticks[work_begin]),
+              gpu_.timestamp_ms(ticks[picture_end] - ticks[picture_begin]),
+              last_end_ == 0 ? 0 : gpu_.timestamp_ms(ticks[picture_end] - last_end_)};
+    last_end_ = ticks[picture_end];
   }
   check(vkResetCommandPool(gpu_.device, frame.pool, 0), "vkResetCommandPool");
-  VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
-  begin.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
-  check(vkBeginCommandBuffer(frame.commands, &begin), "vkBeginCommandBuffer");
-  vkCmdResetQueryPool(frame.commands, frame.timestamps, 0, 3);
-  vkCmdWriteTimestamp(frame.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, frame.timestamps, 0);
-  return frame.commands;
-}
-
-void Renderer::begin_drawing() {
-  const Frame& frame = now();
-  vkCmdWriteTimestamp(frame.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, frame.timestamps, 1);
+  begin_commands(frame.picture);
+  vkCmdResetQueryPool(frame.picture, frame.timestamps, 0, timestamps);
+  write_timestamp(frame.picture, frame.timestamps, picture_begin);
   const VkClearValue black{};
   VkRenderPassBeginInfo begin{VK_STRUCTURE_TYPE_RENDER_PASS_BEGIN_INFO};
   begin.renderPass = render_pass_;
@@ -161,23 +167,23 @@ void Renderer::begin_drawing() {
   begin.renderArea = {{0, 0}, extent_};
   begin.clearValueCount = 1;
   begin.pClearValues = &black;
-  vkCmdBeginRenderPass(frame.commands, &begin, VK_SUBPASS_CONTENTS_INLINE);
+  vkCmdBeginRenderPass(frame.picture, &begin, VK_SUBPASS_CONTENTS_INLINE);
   const VkViewport viewport{0, 0, static_cast<float>(extent_.width), static_cast<float>(extent_.height), 0, 1};
   const VkRect2D scissor{{0, 0}, extent_};
-  vkCmdSetViewport(frame.commands, 0, 1, &viewport);
-  vkCmdSetScissor(frame.commands, 0, 1, &scissor);
+  vkCmdSetViewport(frame.picture, 0, 1, &viewport);
+  vkCmdSetScissor(frame.picture, 0, 1, &scissor);
+  return frame.picture;
 }
 
-void Renderer::finish(const ShownImage* shown) {
-  Frame& frame = now();
-  vkCmdEndRenderPass(frame.commands);
-  if (shown != nullptr) show(frame.commands, *shown);
-  vkCmdWriteTimestamp(frame.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, frame.timestamps, 2);
-  check(vkEndCommandBuffer(frame.commands), "vkEndCommandBuffer");
-  check(vkResetFences(gpu_.device, 1, &frame.fence), "vkResetFences");
+void Renderer::finish_picture(const ShownImage* shown) {
+  const Frame& frame = now();
+  vkCmdEndRenderPass(frame.picture);
+  if (shown != nullptr) show(frame.picture, *shown);
+  write_timestamp(frame.picture, frame.timestamps, picture_end);
+  check(vkEndCommandBuffer(frame.picture), "vkEndCommandBuffer");
   VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO};
   submit.commandBufferCount = 1;
-  submit.pCommandBuffers = &frame.commands;
+  submit.pCommandBuffers = &frame.picture;
   const VkPipelineStageFlags shown_from = VK_PIPELINE_STAGE_TRANSFER_BIT;
   if (shown != nullptr) {
     submit.waitSemaphoreCount = 1;
@@ -186,6 +192,24 @@ void Renderer::finish(const ShownImage* shown) {
     submit.signalSemaphoreCount = 1;
     submit.pSignalSemaphores = &shown->drawn;
   }
+  check(vkQueueSubmit(gpu_.queue, 1, &submit, VK_NULL_HANDLE), "vkQueueSubmit");
+}
+
+VkCommandBuffer Renderer::begin_work() {
+  const Frame& frame = now();
+  begin_commands(frame.work);
+  write_timestamp(frame.work, frame.timestamps, work_begin);
+  return frame.work;
+}
+
+void Renderer::finish_work() {
+  Frame& frame = now();
+  write_timestamp(frame.work, frame.timestamps, work_end);
+  check(vkEndCommandBuffer(frame.work), "vkEndCommandBuffer");
+  check(vkResetFences(gpu_.device, 1, &frame.fence), "vkResetFences");
+  VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO};
+  submit.commandBufferCount = 1;
+  submit.pCommandBuffers = &frame.work;
   check(vkQueueSubmit(gpu_.queue, 1, &submit, frame.fence), "vkQueueSubmit");
   frame.submitted = true;
 }

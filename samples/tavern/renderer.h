@@ -14,7 +14,7 @@ namespace tavern {
 struct FrameTimes {
   double model_ms = 0;
   double drawing_ms = 0;
-  double since_last_ms = 0;  // from the end of the frame before; 0: there was none
+  double since_last_ms = 0;  // from the end of the picture before to that of this one; 0: there was none
 };
 
 // Where a frame is shown: a swapchain's image, and the semaphores around its use.
@@ -34,11 +34,13 @@ class Renderer {
 
   void resize(VkExtent2D extent);
 
-  // A frame: begin, the model's work, begin_drawing, draw, and finish, which also submits. begin() waits for the
-  // frame before the last. `shown` may be null.
+  // A frame: begin, draw, and finish_picture, which submits it, so that it is shown as soon as it is done; then
+  // begin_work, the model's work, and finish_work, which submits that behind it. begin() waits for the frame before
+  // the last. `shown` may be null.
   VkCommandBuffer begin();
-  void begin_drawing();
-  void finish(const ShownImage* shown);
+  void finish_picture(const ShownImage* shown);
+  VkCommandBuffer begin_work();
+  void finish_work();
 
   // Of the last frame: waits for it. (height, width, 4) bytes: red, green, blue, alpha.
   std::vector<std::uint8_t> read_pixels();
@@ -54,8 +56,9 @@ class Renderer {
  private:
   struct Frame {
     VkCommandPool pool = VK_NULL_HANDLE;
-    VkCommandBuffer commands = VK_NULL_HANDLE;
-    VkFence fence = VK_NULL_HANDLE;
+    VkCommandBuffer picture = VK_NULL_HANDLE;
+    VkCommandBuffer work = VK_NULL_HANDLE;
+    VkFence fence = VK_NULL_HANDLE;  // of the work, behind the picture
     VkQueryPool timestamps = VK_NULL_HANDLE;
     bool submitted = false;
   };
