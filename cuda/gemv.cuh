@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernel.cuh"
 #include "norm.h"
@@ -305,6 +306,27 @@ class Weights {
   int row_, portion_ = 0;  // of the next request
   Portion portions_[2];
 };
+
+// Calls `function` with how many rows a kernel is made for, at least `rows`: each row that it is made for costs reads
+// of x, also where it is none. One, two, four or all; all where elements are read one by one; and one of plain
+// weights in 16 bits, of which tensor cores take more.
+template <typename T, typename Matrix, typename Function>
+void with_most_rows(std::int64_t rows, const Function& function) {
+  constexpr bool plain = std::is_same_v<Matrix, PlainMatrix<T, Matrix::count>>;
+  if constexpr (Matrix::count == 1) {
+    function(std::integral_constant<int, few_rows>());
+  } else if constexpr (plain && sizeof(T) == 2) {
+    function(std::integral_constant<int, 1>());
+  } else if (rows == 1) {
+    function(std::integral_constant<int, 1>());
+  } else if (rows == 2) {
+    function(std::integral_constant<int, 2>());
+  } else if (rows <= 4) {
+    function(std::integral_constant<int, 4>());
+  } else {
+    function(std::integral_constant<int, few_rows>());
+  }
+}
 
 // How blocks share the work, decided from the shape of W and the device alone.
 inline bool normalised_rows_fit(std::int64_t inputs, std::size_t shared_bytes) {

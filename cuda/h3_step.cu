@@ -221,12 +221,10 @@ void CudaEncoder::record_h3_step(const H3StepArgs& args) {
                                             .epsilon = from.norm.epsilon,
                                             .weight = weight,
                                             .bias = data<float>(from.bias)};
-        constexpr bool plain_half = sizeof(T) == 2 && std::is_same_v<Matrix, PlainMatrix<T, Matrix::count>>;
-        constexpr int most_sequences = plain_half ? 1 : few_rows;
-        const auto kernel = batch == 1 && Matrix::count > 1 ? project_and_step<T, Matrix, 1>
-                                                            : project_and_step<T, Matrix, most_sequences>;
-        launch_in_turn(kernel, grid, threads, static_cast<std::size_t>(batch * width) * sizeof(float), turn,
-                       projection, step);
+        with_most_rows<T, Matrix>(batch, [&](auto most) {
+          launch_in_turn(project_and_step<T, Matrix, decltype(most)::value>, grid, threads,
+                         static_cast<std::size_t>(batch * width) * sizeof(float), turn, projection, step);
+        });
       };
       constexpr int most = most_at_once<T>;
       if (is_quantised(from.weight.dtype)) {

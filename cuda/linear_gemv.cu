@@ -131,15 +131,13 @@ void launch_few_rows(Launch turn, const LinearArgs& args, const Matrix& weight, 
     launch_in_turn(kernel, grid_of(divide_up(blocks, turns)), threads, shared_bytes, turn, operands,
                    Epilogue<T, Y>(args, rows));
   };
-  // Of plain weights in 16 bits several rows come here only where their elements are read one by one.
-  constexpr bool plain_half = sizeof(T) == 2 && std::is_same_v<Matrix, PlainMatrix<T, most_at_once<T>>>;
-  constexpr int most_rows = plain_half ? 1 : few_rows;
-  const bool alone = rows == 1 && Matrix::count > 1;
-  if (norm) {
-    start(alone ? multiply_few_rows<T, Matrix, Y, 1, true> : multiply_few_rows<T, Matrix, Y, most_rows, true>);
-  } else {
-    start(alone ? multiply_few_rows<T, Matrix, Y, 1, false> : multiply_few_rows<T, Matrix, Y, most_rows, false>);
-  }
+  with_most_rows<T, Matrix>(rows, [&](auto most_rows) {
+    if (norm) {
+      start(multiply_few_rows<T, Matrix, Y, decltype(most_rows)::value, true>);
+    } else {
+      start(multiply_few_rows<T, Matrix, Y, decltype(most_rows)::value, false>);
+    }
+  });
 }
 
 // Whether all that is read of rows lies at multiples of 16 bytes.
