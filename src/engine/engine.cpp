@@ -24,8 +24,9 @@ void check_options(const EngineOptions& options) {
   if (options.context_tokens < 1 || options.context_tokens > (std::int64_t{1} << 30)) {
     refuse("context_tokens", options.context_tokens, "from 1 to 2^30");
   }
-  if (options.prefill_piece_tokens < 0 || options.prefill_piece_tokens > 65536) {
-    refuse("prefill_piece_tokens", options.prefill_piece_tokens, "from 0 (automatic) to 65536");
+  if (options.prefill_piece_tokens < 0 || options.prefill_piece_tokens > most_prefill_piece_tokens) {
+    refuse("prefill_piece_tokens", options.prefill_piece_tokens,
+           fmt::format("from 0 (automatic) to {}", most_prefill_piece_tokens).c_str());
   }
   if (options.frame_sessions < 0 || options.frame_sessions > options.max_sessions) {
     refuse("frame_sessions", options.frame_sessions,

@@ -27,6 +27,8 @@ namespace riverhorse {
 
 class Trace;
 
+constexpr std::int64_t most_prefill_piece_tokens = 65536;
+
 struct EngineOptions {
   // Of activations and of weights that are not quantised: f32, or f16 or bf16 where the device supports it.
   DType dtype = DType::f32;
