@@ -138,6 +138,16 @@ TEST_F(BenchCli, ShapesThatMakeNoSenseAreRefused) {
   expect_failure(run(words("bench mixer --backend cpu --filter nothing")), 2, "\"forward (");
 }
 
+TEST_F(BenchCli, PrefillReadsInPiecesWhatIsTooLongForOne) {
+  const Json json = report("prefill --model " RIVERHORSE_SOURCE_DIR
+                           "/tests/golden/lm/h3-pure --tokens 65600 --repetitions 1 --no-selftest");
+  const Json& row = json["rows"][0];
+  EXPECT_EQ(row["name"], "prefill");
+  const double device_ms = row["device_ms"], wall_ms = row["wall_ms"];
+  EXPECT_GT(device_ms, 0.8 * wall_ms) << "of all pieces: the last has 64 of 65,600 tokens";
+  EXPECT_LE(device_ms, wall_ms);
+}
+
 TEST_F(BenchCli, RowsOfPeersStandBesideOurs) {
   const std::string log = temporary("arguments");
   const std::string python = interpreter("python", "echo \"$@\" > " + log + R"(
