@@ -132,6 +132,7 @@ class Session {
   // A copy of everything, in a slot of its own; steps exactly as this one would. out_of_memory: no free slot.
   std::unique_ptr<Session> clone();
   // Host copies of the state: any number, restored into any session of the same engine.
+  struct Text;
   struct Snapshot;
   std::shared_ptr<const Snapshot> snapshot();
   void restore(const std::shared_ptr<const Snapshot>& snapshot);

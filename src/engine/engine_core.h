@@ -168,31 +168,31 @@ std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64
 // A token, an id of the padded vocabulary. Errors: invalid_argument.
 void check_token_ids(std::span<const std::int32_t> ids, std::int64_t vocabulary);
 
-// A host copy of a text in progress.
-struct Session::Snapshot {
+// A text in progress, but for its state.
+struct Session::Text {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::uint32_t> draws_at;  // for each token, how many had been drawn when it was the newest
+  std::uint32_t draws = 0;
+  SamplingOptions sampling;
+
+  std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
+};
+
+// A host copy of a text with its state.
+struct Session::Snapshot : Text {
   struct Layer {
     std::vector<float> shift, modes;  // of an H3 layer: (D, N), (D d, n, 2)
     std::vector<std::byte> k, v;      // of an attention layer: (state_position, D) in `cache_dtype`
   };
   std::string model_hash;
   DType cache_dtype = DType::f32;
-  std::vector<std::int32_t> tokens;
-  std::vector<std::uint32_t> draws_at;  // for each token, how many had been drawn when it was the newest
-  std::uint32_t draws = 0;
-  SamplingOptions sampling;
   std::vector<Layer> layers;
-
-  std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
 };
 
 // A place in a text to return to: the SSM state, on the device. The rows of the KV cache are still in the slot as
 // long as the text begins with `tokens`; where it does not, it is read again.
-struct Session::Mark {
+struct Session::Mark : Text {
   const EngineCore* core = nullptr;
-  std::vector<std::int32_t> tokens;
-  std::vector<std::uint32_t> draws_at;  // as in Snapshot
-  std::uint32_t draws = 0;
-  SamplingOptions sampling;
   EngineCore::StateCopy state;  // none of an empty text
 };
 

@@ -153,10 +153,7 @@ std::unique_ptr<Session> Session::clone() {
   settle();
   auto copy = std::make_unique<Impl>(impl_->core);
   impl_->core->copy_slot(impl_->slot, copy->slot, impl_->state_position());
-  copy->tokens = impl_->tokens;
-  copy->draws_at = impl_->draws_at;
-  copy->draws = impl_->draws;
-  copy->sampling = impl_->sampling;
+  copy->take(*impl_);
   copy->checkpoints = impl_->checkpoints;
   return std::unique_ptr<Session>(new Session(std::move(copy)));
 }
@@ -164,12 +161,9 @@ std::unique_ptr<Session> Session::clone() {
 // A snapshot but for the layers' state.
 Session::Snapshot Session::Impl::describe() const {
   Snapshot snapshot;
+  static_cast<Text&>(snapshot) = *this;
   snapshot.model_hash = core->model_hash();
   snapshot.cache_dtype = core->model().dtype();
-  snapshot.tokens = tokens;
-  snapshot.draws_at = draws_at;
-  snapshot.draws = draws;
-  snapshot.sampling = sampling;
   return snapshot;
 }
 
@@ -228,12 +222,7 @@ void Session::Impl::apply(const Snapshot& snapshot) {
     }
   }
   core->set_position(slot, rows);
-  tokens = snapshot.tokens;
-  draws_at = snapshot.draws_at;
-  draws = snapshot.draws;
-  sampling = snapshot.sampling;
-  sampler_stale = true;
-  counts_stale = true;
+  take(snapshot);
 }
 
 void Session::restore(const std::shared_ptr<const Snapshot>& snapshot) {
@@ -249,12 +238,7 @@ void Session::restore(const std::shared_ptr<const Snapshot>& snapshot) {
 
 std::shared_ptr<const Session::Mark> Session::mark() {
   settle();
-  auto mark = std::make_shared<Mark>();
-  mark->core = impl_->core.get();
-  mark->tokens = impl_->tokens;
-  mark->draws_at = impl_->draws_at;
-  mark->draws = impl_->draws;
-  mark->sampling = impl_->sampling;
+  auto mark = std::make_shared<Mark>(Mark{*impl_, impl_->core.get(), {}});
   if (!mark->tokens.empty()) mark->state = impl_->core->copy_state(impl_->slot);
   return mark;
 }
@@ -276,12 +260,7 @@ std::int64_t Session::Impl::return_to(const Mark& mark) {
     read_up_to(mark.tokens, {}, {});
     read_again = state_position();
   }
-  tokens = mark.tokens;
-  draws_at = mark.draws_at;
-  draws = mark.draws;
-  sampling = mark.sampling;
-  sampler_stale = true;
-  counts_stale = true;
+  take(mark);
   return read_again;
 }
 

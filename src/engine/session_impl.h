@@ -13,7 +13,7 @@
 
 namespace riverhorse {
 
-struct Session::Impl {
+struct Session::Impl : Session::Text {
   explicit Impl(std::shared_ptr<EngineCore> engine) : core(std::move(engine)), slot(core->acquire_slot()) {}
   ~Impl() {
     if (frames != nullptr) {
@@ -27,17 +27,17 @@ struct Session::Impl {
 
   std::shared_ptr<EngineCore> core;
   std::int64_t slot;
-  std::vector<std::int32_t> tokens;
-  std::vector<std::uint32_t> draws_at;  // as in Snapshot
-  std::uint32_t draws = 0;
-  SamplingOptions sampling;
   bool sampler_stale = true;                             // the device's sampler row is not this session's
   bool counts_stale = true;                              // the device's counts are not those of `tokens`
   std::vector<std::shared_ptr<const Mark>> checkpoints;  // by rising position
   std::shared_ptr<FrameMember> frames;                   // null: not recorded into frames
 
-  std::int64_t state_position() const { return tokens.empty() ? 0 : static_cast<std::int64_t>(tokens.size()) - 1; }
-
+  // Another text's; its state is the slot's.
+  void take(const Text& text) {
+    static_cast<Text&>(*this) = text;
+    sampler_stale = true;
+    counts_stale = true;
+  }
   void add_token(std::int32_t token) {
     tokens.push_back(token);
     draws_at.push_back(draws);

@@ -18,8 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t state_limit_bytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t tokenizer_limit_bytes = std::uint64_t{256} << 20;
-constexpr const char* first_prefix = "first_moment.";
-constexpr const char* second_prefix = "second_moment.";
 constexpr std::string_view folder_prefix = "step-";
 constexpr std::string_view temporary_prefix = "tmp-step-";
 
@@ -210,8 +208,8 @@ void write_checkpoint(const fs::path& folder, const TrainingCheckpoint& checkpoi
   make_folder(folder);
   write_model(folder, checkpoint);
   std::map<std::string, HostTensor> optimizer;
-  for (const auto& [name, tensor] : checkpoint.first_moments) optimizer.emplace(first_prefix + name, tensor);
-  for (const auto& [name, tensor] : checkpoint.second_moments) optimizer.emplace(second_prefix + name, tensor);
+  for (const auto& [name, tensor] : checkpoint.first_moments) optimizer.emplace(first_moment_prefix + name, tensor);
+  for (const auto& [name, tensor] : checkpoint.second_moments) optimizer.emplace(second_moment_prefix + name, tensor);
   write_safetensors(folder / "optimizer.safetensors", optimizer, {});
   write_state(folder, state_json(checkpoint.state));
 }
@@ -352,8 +350,8 @@ TrainingCheckpoint load_training_checkpoint(const fs::path& folder) {
     return checkpoint;
   }
   const TensorFile optimizer = read_safetensors(folder / "optimizer.safetensors");
-  checkpoint.first_moments = moments(optimizer, first_prefix, checkpoint.model.config);
-  checkpoint.second_moments = moments(optimizer, second_prefix, checkpoint.model.config);
+  checkpoint.first_moments = moments(optimizer, first_moment_prefix, checkpoint.model.config);
+  checkpoint.second_moments = moments(optimizer, second_moment_prefix, checkpoint.model.config);
   return checkpoint;
 }
 

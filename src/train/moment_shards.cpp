@@ -15,8 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view first_prefix = "first_moment.";
-constexpr std::string_view second_prefix = "second_moment.";
 constexpr std::string_view begin_prefix = "begin.";
 constexpr std::string_view remedy = "copy it anew, or go on from an earlier checkpoint";
 
@@ -119,8 +117,8 @@ void write_moment_shard(const fs::path& folder, const ShardIndex& index, std::in
   std::map<std::string, std::string> metadata = {
       {"save", index.save}, {"shard", std::to_string(shard + 1)}, {"shards", std::to_string(index.count)}};
   for (const auto& [name, piece] : moments) {
-    tensors.emplace(fmt::format("{}{}", first_prefix, name), piece.first);
-    tensors.emplace(fmt::format("{}{}", second_prefix, name), piece.second);
+    tensors.emplace(fmt::format("{}{}", first_moment_prefix, name), piece.first);
+    tensors.emplace(fmt::format("{}{}", second_moment_prefix, name), piece.second);
     metadata.emplace(fmt::format("{}{}", begin_prefix, name), std::to_string(piece.begin));
   }
   write_safetensors(shard_path(folder, shard, index.count), tensors, metadata);
@@ -133,8 +131,8 @@ WholeMoments read_moment_shards(const fs::path& folder, const ShardIndex& index,
   for (const ParameterSpec& parameter : parameter_table(config)) {
     std::vector<Part> first, second;
     for (const TensorFile& file : files) {
-      add_part(first, file, first_prefix, parameter);
-      add_part(second, file, second_prefix, parameter);
+      add_part(first, file, first_moment_prefix, parameter);
+      add_part(second, file, second_moment_prefix, parameter);
     }
     moments.first.emplace(parameter.name, joined(std::move(first), parameter, folder));
     moments.second.emplace(parameter.name, joined(std::move(second), parameter, folder));

@@ -18,6 +18,10 @@
 
 namespace riverhorse {
 
+// Of a moment's name in a file, before the parameter's.
+constexpr const char* first_moment_prefix = "first_moment.";
+constexpr const char* second_moment_prefix = "second_moment.";
+
 // Of one parameter the elements from `begin` on.
 struct MomentPiece {
   std::int64_t begin = 0;
