@@ -276,8 +276,13 @@ static class BindingTest {
     Has(Fails(Status.NotFound, () => new Model(missing), "a missing model").Message, missing, "the message");
     Fails(Status.NotFound, () => new Model(path, new ModelOptions { Backend = "cpu", Device = "☃" }), "no device");
     options = Cpu();
-    options.MemoryBudgetBytes = 1;
-    Fails(Status.OutOfMemory, () => new Model(path, options), "a budget of one byte");
+    var estimate = Model.EstimateMemory(path, options);
+    Equal(estimate.WeightsBytes + estimate.SessionsBytes + estimate.WorkspaceBytes, estimate.TotalBytes, "the sum");
+    Equal(estimate.AvailableBytes > estimate.TotalBytes, true, "what is free");
+    options.MemoryBudgetBytes = estimate.TotalBytes;
+    new Model(path, options).Dispose();
+    options.MemoryBudgetBytes = estimate.TotalBytes - 1;
+    Fails(Status.OutOfMemory, () => new Model(path, options), "a budget of one byte less than the estimate");
     options = Cpu();
     options.Progress = (done, total) => false;
     Fails(Status.Cancelled, () => new Model(path, options), "loading that is cancelled");

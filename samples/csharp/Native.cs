@@ -65,6 +65,17 @@ static class Native {
   }
 
   [StructLayout(LayoutKind.Sequential)]
+  internal struct memory_estimate {
+    internal uint struct_size;
+    internal ulong weights_bytes;
+    internal ulong sessions_bytes;
+    internal ulong workspace_bytes;
+    internal ulong frames_bytes;
+    internal ulong total_bytes;
+    internal ulong available_bytes;
+  }
+
+  [StructLayout(LayoutKind.Sequential)]
   internal struct model_info {
     internal uint struct_size;
     internal DType dtype;
@@ -180,6 +191,9 @@ static class Native {
                                                              ref model_options options, out ModelHandle model);
   [DllImport(library, CallingConvention = cdecl)]
   internal static extern void riverhorse_model_free(IntPtr model);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_model_estimate_memory(IntPtr path, ref model_options options,
+                                                                 ref memory_estimate estimate);
   [DllImport(library, CallingConvention = cdecl)]
   internal static extern Status riverhorse_model_get_info(ModelHandle model, ref model_info info);
   [DllImport(library, CallingConvention = cdecl)]
