@@ -205,7 +205,7 @@ public sealed class ModelInfo {
 
 /// <summary>A model on a device.</summary>
 public sealed class Model : IDisposable {
-  readonly ModelHandle handle;
+  internal readonly ModelHandle handle;
 
   /// <summary>Loads a model folder, a .safetensors or a .pt file.</summary>
   public Model(string path, ModelOptions options = null) {
