@@ -18,9 +18,10 @@ class Handle {
   Handle() = default;
   bool freed() const { return mark_ != alive_mark; }
 
-  static void* operator new(std::size_t size) { return ::operator new(size); }
+  // Not inlined: GCC would compare what is within one with the other's name.
+  [[gnu::noinline]] static void* operator new(std::size_t size) { return ::operator new(size); }
   // A freed handle is the mark alone, in the place where the handle was.
-  static void operator delete(void* memory) {
+  [[gnu::noinline]] static void operator delete(void* memory) {
     static auto* const kept = new Kept;  // never taken down: handles may be freed as late as in exit handlers
     ::new (memory) Handle(freed_mark);
     void* oldest = nullptr;
