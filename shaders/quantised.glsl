@@ -18,9 +18,11 @@ vec4 unit_quad(uvec4 bits, uint q) {
   const uint word = bits[q % 4u] >> (q / 4u * 4u);
   return vec4(word & 15u, word >> 8u & 15u, word >> 16u & 15u, word >> 24u & 15u) - 8.0;
 #else
-  const int word = int(bits[q]);
-  return vec4(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8), bitfieldExtract(word, 16, 8),
-              bitfieldExtract(word, 24, 8));
+  // The bytes become the last bits of floats of 2^23, which is faster than to convert them (on an H100, by 1 us of a
+  // mixer's step of 2048 channels).
+  const uint word = bits[q] ^ 0x80808080u;
+  const uvec4 bytes = uvec4(word & 255u, word >> 8u & 255u, word >> 16u & 255u, word >> 24u);
+  return uintBitsToFloat(bytes | 0x4b000000u) - 8388736.0;  // 2^23 + 128
 #endif
 }
 

@@ -44,8 +44,10 @@ GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, std::uint
   const bool quantised = is_quantised(part.weight.dtype);
   const bool may_stage =
       vectors && !args.x_transposed && rows_aligned(part.x, part.inputs, 16) && (args.norm.has_value() || quantised);
-  // What a workgroup normalises is shared by all of its teams; a step's channels do that for the widest rows.
-  plan.teams = std::min(plan.most_teams(limits), rows_of_team > 0 && part.inputs >= 1024 ? 8u : 4u);
+  const bool q4 = part.weight.dtype == DType::q4;
+  // All teams share what a workgroup normalises: in a step, more of them where that is long.
+  const bool many = rows_of_team > 0 && (q4 || (!quantised && part.inputs >= 1024));
+  plan.teams = std::min(plan.most_teams(limits), many ? 8u : 4u);
 
   // Teams share a row along K while the device has room for more teams and each lane more than one unit to read.
   // This decides the order of additions, so it must not depend on the number of rows of x.
@@ -59,12 +61,13 @@ GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, std::uint
 
   // Several weight rows a team where there are plenty: they share what is read of x, the more so the smaller weights
   // are. Limits and what is in flight by times on an H100 (vulkan_decode_variants.txt).
-  const bool q4 = part.weight.dtype == DType::q4;
-  const std::uint32_t most_rows = std::min(q4 ? 4u : 2u, 16 / plan.batch);
+  const std::uint32_t most_rows = std::min(quantised ? 4u : 2u, 16 / plan.batch);
   const std::uint32_t least_teams = limits.compute_units * (q4 ? 7 : quantised ? 10 : 8);
   plan.rows = std::max(rows_of_team, 1u);
   while (rows_of_team == 0 && plan.rows < most_rows && part.outputs / (2 * plan.rows) >= least_teams) plan.rows *= 2;
-  plan.unroll = std::min(divide_up(units, plan.lanes * plan.split), plan.rows == 4 ? 2u : 4u);
+  const std::uint32_t lane_units = divide_up(units, plan.lanes * plan.split);
+  const bool short_rows = quantised && rows_of_team == 0 && lane_units <= 4;
+  plan.unroll = std::min(lane_units, plan.rows == 4 || short_rows ? 2u : 4u);
 
   // Next to the sums of linear_gemv.glsl, and to the partial sums of a product or the taps of a step.
   const std::uint32_t group = plan.teams * plan.lanes;
