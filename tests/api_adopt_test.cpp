@@ -130,6 +130,42 @@ TEST_F(ApiAdopt, TwoModelsRunOnOneDeviceInTwoThreads) {
   EXPECT_GT(host_->locks(), 24u);
 }
 
+// Two libraries of a program's may each adopt the device: they know nothing of each other, but for the host's lock.
+TEST_F(ApiAdopt, TwoEnginesThatKnowNothingOfEachOtherShareTheDevice) {
+  VulkanHost::Options locked;
+  locked.lock = true;
+  host_.reset();
+  open(locked);
+  const riverhorse_model_options first = adopt();
+  riverhorse_adopted_device* other = nullptr;
+  const riverhorse_vulkan_device handles = host_->handles();
+  ASSERT_OK(riverhorse_adopt_vulkan(&handles, &other));
+  riverhorse_model_options second = first;
+  second.adopted_device = other;
+  riverhorse_session* kept = session(load(hybrid_path, first), prompt);
+  std::vector<std::int32_t> drawn;
+  std::thread thread([&] {
+    for (int i = 0; i < 2; ++i) {  // one comes and goes while the other works
+      riverhorse_model* model = nullptr;
+      riverhorse_session* text = nullptr;
+      EXPECT_OK(riverhorse_model_load(pure_path.c_str(), &second, &model));
+      EXPECT_OK(riverhorse_session_create(model, nullptr, &text));
+      EXPECT_OK(riverhorse_session_append(text, prompt.data(), 4, nullptr, nullptr));
+      EXPECT_EQ(steps(text, 4).size(), 4u);
+      riverhorse_session_free(text);
+      riverhorse_model_free(model);
+    }
+    riverhorse_adopted_device_free(other);
+  });
+  drawn = steps(kept, 12);
+  host_->fill(7);
+  thread.join();
+  EXPECT_EQ(drawn, continuation);
+  const std::vector<std::int32_t> more = steps(kept, 1);
+  EXPECT_EQ(more.size(), 1u) << "the other's end was not its own";
+  EXPECT_TRUE(host_->holds(7));
+}
+
 // Allocations of the host's callbacks, which must all come back.
 struct Counter {
   std::int64_t alive = 0;

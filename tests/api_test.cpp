@@ -270,6 +270,78 @@ TEST_F(Api, ReportsAndCancelsLoading) {
   EXPECT_EQ(model, nullptr);
 }
 
+// The budget that is just enough is the one that was told.
+TEST_F(Api, EstimatesTheMemoryThatLoadingChecks) {
+  for (const char* backend : backends()) {
+    riverhorse_model_options options = cpu_options();
+    options.backend = backend;
+    options.skip_self_test = 1;
+    options.max_sessions = 3;
+    riverhorse_memory_estimate estimate{}, longer{};
+    estimate.struct_size = longer.struct_size = sizeof estimate;
+    ASSERT_OK(riverhorse_model_estimate_memory(hybrid_path.c_str(), &options, &estimate));
+    EXPECT_GT(estimate.weights_bytes, 512u * 48 * 4);
+    EXPECT_GT(estimate.sessions_bytes, 0u);
+    EXPECT_EQ(estimate.frames_bytes, 0u);
+    EXPECT_EQ(estimate.total_bytes, estimate.weights_bytes + estimate.sessions_bytes + estimate.workspace_bytes);
+    EXPECT_GT(estimate.available_bytes, estimate.total_bytes);
+    options.context_tokens = 4096;
+    ASSERT_OK(riverhorse_model_estimate_memory(hybrid_path.c_str(), &options, &longer));
+    EXPECT_EQ(longer.weights_bytes, estimate.weights_bytes);
+    EXPECT_GT(longer.sessions_bytes, estimate.sessions_bytes);
+    options.context_tokens = 0;
+
+    riverhorse_model* model = nullptr;
+    options.memory_budget_bytes = estimate.total_bytes - 1;
+    ASSERT_OK(riverhorse_model_estimate_memory(hybrid_path.c_str(), &options, &longer));
+    EXPECT_EQ(longer.available_bytes, estimate.total_bytes - 1) << backend;
+    EXPECT_EQ(longer.total_bytes, estimate.total_bytes) << backend;
+    EXPECT_FAILS(riverhorse_model_load(hybrid_path.c_str(), &options, &model), RIVERHORSE_OUT_OF_MEMORY, "needs");
+    options.memory_budget_bytes = estimate.total_bytes;
+    load(hybrid_path, options);
+  }
+  riverhorse_memory_estimate estimate{};
+  EXPECT_FAILS(riverhorse_model_estimate_memory(hybrid_path.c_str(), nullptr, &estimate), RIVERHORSE_INVALID_ARGUMENT,
+               "estimate.struct_size");
+  EXPECT_FAILS(riverhorse_model_estimate_memory(hybrid_path.c_str(), nullptr, nullptr), RIVERHORSE_INVALID_ARGUMENT,
+               "estimate is null");
+  EXPECT_FAILS(riverhorse_model_estimate_memory(nullptr, nullptr, &estimate), RIVERHORSE_INVALID_ARGUMENT,
+               "path is null");
+  EXPECT_FAILS(riverhorse_model_estimate_memory("/no/such/model", nullptr, &estimate), RIVERHORSE_NOT_FOUND,
+               "/no/such/model");
+}
+
+TEST_F(Api, OpensTheDeviceOfAUuid) {
+  riverhorse_device_list* list = nullptr;
+  ASSERT_OK(riverhorse_list_devices(&list));
+  for (std::size_t i = 0; i < riverhorse_device_list_count(list); ++i) {
+    riverhorse_device_info info{};
+    info.struct_size = sizeof info;
+    ASSERT_OK(riverhorse_device_list_get(list, i, &info));
+    if (std::string(info.backend) != "vulkan") continue;
+    std::string uuid;
+    for (const std::uint8_t byte : info.uuid) {
+      const char* digits = "0123456789abcdef";
+      uuid += {digits[byte >> 4], digits[byte & 15]};
+    }
+    riverhorse_model_options options = cpu_options();
+    options.backend = "vulkan";
+    options.device = uuid.c_str();
+    options.skip_self_test = 1;
+    riverhorse_model* model = load(pure_path, options);
+    riverhorse_model_info loaded{};
+    loaded.struct_size = sizeof loaded;
+    ASSERT_OK(riverhorse_model_get_info(model, &loaded));
+    EXPECT_STREQ(loaded.device_name, info.name);
+    break;
+  }
+  riverhorse_device_list_free(list);
+  riverhorse_model* model = nullptr;
+  riverhorse_model_options options = cpu_options();
+  options.device = "00112233-4455-6677-8899-aabbccddeeff";
+  EXPECT_FAILS(riverhorse_model_load(pure_path.c_str(), &options, &model), RIVERHORSE_NOT_FOUND, "no device has");
+}
+
 TEST_F(Api, EncodesAndDecodes) {
   riverhorse_model* model = load(pure_path);
   riverhorse_model_info info{};
@@ -320,11 +392,36 @@ std::string read_file(const std::string& path) {
   return text.str();
 }
 
-TEST(ApiDoors, EveryPublicFunctionIsTested) {
-  std::string header, tests;
+std::string read_headers() {
+  std::string headers;
   for (const auto& entry : std::filesystem::directory_iterator(RIVERHORSE_SOURCE_DIR "/include/riverhorse")) {
-    if (entry.path().extension() == ".h") header += read_file(entry.path().string());
+    if (entry.path().extension() == ".h") headers += read_file(entry.path().string());
   }
+  return headers;
+}
+
+// By one of the words that the top of riverhorse.h explains.
+TEST(ApiDoors, EveryPublicFunctionSaysWhichThreadsMayCallIt) {
+  const std::string headers = read_headers();
+  const std::regex declaration("\n(RIVERHORSE_API [^;]*?(riverhorse_\\w+)\\()");
+  const std::regex rule("Threads: (any|turn|alone)[.,]");
+  int count = 0;
+  for (std::sregex_iterator it(headers.begin(), headers.end(), declaration), end; it != end; ++it, ++count) {
+    const std::string name = (*it)[2];
+    const std::string before = headers.substr(0, static_cast<std::size_t>(it->position(1)));
+    ASSERT_TRUE(before.ends_with("*/\n")) << name << " has no comment";
+    const std::string comment = before.substr(before.rfind("/*"));
+    std::smatch word;
+    ASSERT_TRUE(std::regex_search(comment, word, rule)) << name << " does not say which threads may call it";
+    EXPECT_EQ(word[1] == "alone", name.ends_with("_free")) << name;
+    EXPECT_NE(headers.find("\"" + word[1].str() + "\":"), std::string::npos) << "the top explains " << word[1];
+  }
+  EXPECT_GE(count, 75);
+}
+
+TEST(ApiDoors, EveryPublicFunctionIsTested) {
+  const std::string header = read_headers();
+  std::string tests;
   for (const auto& entry : std::filesystem::directory_iterator(RIVERHORSE_SOURCE_DIR "/tests")) {
     if (entry.path().filename().string().starts_with("api_")) tests += read_file(entry.path().string());
   }
@@ -339,6 +436,20 @@ TEST(ApiDoors, EveryPublicFunctionIsTested) {
   for (std::sregex_iterator it(header.begin(), header.end(), member), end; it != end; ++it) {
     EXPECT_NE(tests.find((*it)[1].str()), std::string::npos)
         << "the member " << (*it)[1] << " is not used in any test";
+  }
+}
+
+// What users copy stays short.
+TEST(ApiDoors, SamplesHaveFewerThan150Lines) {
+  for (const char* name : {"minimal_c", "minimal_cpp", "adopt_device", "record_into_frame", "npc_batch"}) {
+    std::ptrdiff_t lines = 0;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(RIVERHORSE_SOURCE_DIR "/samples/" + std::string(name))) {
+      const std::string text = read_file(entry.path().string());
+      lines += std::count(text.begin(), text.end(), '\n');
+    }
+    EXPECT_GT(lines, 0) << name;
+    EXPECT_LT(lines, 150) << name;
   }
 }
 

@@ -239,6 +239,54 @@ static class BindingTest {
 
   // -------------------------------------------------------------------------------------------------- library, errors
 
+  static void TestConversations(string folder) {
+    const string form = @"{""system"": {""prefix"": """", ""suffix"": ""\n""}, ""user"": {""prefix"": ""Guest: "",
+        ""suffix"": ""\n""}, ""assistant"": {""prefix"": ""Host:"", ""suffix"": ""\n""}, ""stop"": [""\nGuest:"", ""\nHost:""],
+        ""end_of_text"": false}";
+    using (var model = new Model(folder, Cpu())) {
+      Has(Fails(Status.BadFile, () => new Conversation(model, "{}"), "an empty template").Message, "the template", "it");
+      using (var talk = new Conversation(model, form, "A river.", new SamplingOptions { Temperature = 0.8, Seed = 2 }))
+      using (var plain = model.CreateSession(new SamplingOptions { Temperature = 0.8, Seed = 2 })) {
+        string said = "";
+        var result = talk.Say("Ist er tief, ☃?", 8, text => said += text);
+        plain.Append("A river.\nGuest: Ist er tief, ☃?\nHost:");
+        var options = new GenerateOptions { MaxTokens = 8, IgnoreEndOfText = true, StopStrings = new[] { "\nGuest:", "\nHost:" } };
+        string same = "";
+        Equal(plain.Generate(options, text => same += text).TokenCount, result.TokenCount, "tokens of a reply");
+        Equal(said, same, "the reply");
+        Equal(talk.GetReply(0), said, "the reply of turn 0");
+        Equal(talk.GetUserText(0), "Ist er tief, ☃?", "what was said in turn 0");
+        Equal(talk.Info.TurnCount + talk.Info.UndoCount, 2, "turns and those that can be taken back");
+        Equal(talk.Info.TokensRead, talk.Session.Position - result.TokenCount, "tokens that were read");
+        var saved = talk.SaveBytes();
+
+        talk.BeginTurn("And how far?");
+        Equal(talk.Info.TurnIsOpen, true, "a turn that has begun");
+        var given = talk.GetGenerateOptions();
+        Same(given.StopStrings, options.StopStrings, "the template's stop strings");
+        Equal(given.IgnoreEndOfText, true, "what the template says of the end of text");
+        given.MaxTokens = 8;
+        talk.Session.Start(talk.GetPrompt(), given);
+        string polled = "";
+        while (talk.Session.Poll((token, text) => { polled += text; return true; }).Running) Thread.Sleep(1);
+        talk.EndTurn();
+        Equal(talk.GetReply(1), polled, "the reply that was polled");
+        talk.Regenerate();
+        talk.Reply(8);
+        Equal(talk.GetReply(1), polled, "the reply drawn again");
+        talk.Regenerate(new SamplingOptions { Temperature = 3, Seed = 7 });
+        Throws<FormatException>(() => talk.Reply(8, (token, text) => { throw new FormatException("in C"); }), "a reply");
+        talk.Undo(talk.Info.UndoCount);
+        Equal(talk.Info.TurnCount, 0, "turns after undoing all");
+        Fails(Status.InvalidArgument, () => talk.GetReply(0), "a reply that was taken back");
+        talk.LoadBytes(saved);
+        Equal(talk.GetReply(0), said, "the reply of turn 0 after loading");
+        saved[saved.Length / 2] ^= 1;
+        Fails(Status.BadFile, () => talk.LoadBytes(saved), "a damaged conversation");
+      }
+    }
+  }
+
   static void TestLibrary(string path, string folder) {
     var devices = Library.ListDevices();
     var cpu = devices.Present.Single(each => each.Id == "cpu:0");
@@ -276,8 +324,13 @@ static class BindingTest {
     Has(Fails(Status.NotFound, () => new Model(missing), "a missing model").Message, missing, "the message");
     Fails(Status.NotFound, () => new Model(path, new ModelOptions { Backend = "cpu", Device = "☃" }), "no device");
     options = Cpu();
-    options.MemoryBudgetBytes = 1;
-    Fails(Status.OutOfMemory, () => new Model(path, options), "a budget of one byte");
+    var estimate = Model.EstimateMemory(path, options);
+    Equal(estimate.WeightsBytes + estimate.SessionsBytes + estimate.WorkspaceBytes, estimate.TotalBytes, "the sum");
+    Equal(estimate.AvailableBytes > estimate.TotalBytes, true, "what is free");
+    options.MemoryBudgetBytes = estimate.TotalBytes;
+    new Model(path, options).Dispose();
+    options.MemoryBudgetBytes = estimate.TotalBytes - 1;
+    Fails(Status.OutOfMemory, () => new Model(path, options), "a budget of one byte less than the estimate");
     options = Cpu();
     options.Progress = (done, total) => false;
     Fails(Status.Cancelled, () => new Model(path, options), "loading that is cancelled");
@@ -299,6 +352,7 @@ static class BindingTest {
     TestTokens(model, prompt, expected, folder);
     TestLifetimes(model);
     TestTexts(arguments[4], arguments[5], Ids(arguments[6]));
+    TestConversations(arguments[4]);
     Console.WriteLine("all is well");
     return 0;
   }

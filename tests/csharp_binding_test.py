@@ -23,7 +23,7 @@ if MCS.endswith("NOTFOUND") or MONO.endswith("NOTFOUND"):
 SOURCE = pathlib.Path(SOURCE).resolve()
 TESTS = SOURCE / "tests"
 SAMPLE = SOURCE / "samples/csharp"
-BINDING = [SAMPLE / "Riverhorse.cs", SAMPLE / "Native.cs"]
+BINDING = [SAMPLE / "Riverhorse.cs", SAMPLE / "Native.cs", SAMPLE / "Conversation.cs"]
 DEFAULT_MODEL = SOURCE / "samples/models/default"
 
 # Kinds of C as C# has them.
@@ -32,7 +32,8 @@ SCALARS = {"int": "Int32", "size_t": "UIntPtr", "int32_t": "Int32", "int64_t": "
 POINTERS = {"const char*": {"IntPtr", "Byte[]"}, "char*": {"Byte[]"}, "void*": {"IntPtr", "Byte[]"},
             "const void*": {"Byte[]"}, "size_t*": {"UIntPtr&"}, "int64_t*": {"Int64&"}, "float*": {"Single[]"},
             "const int32_t*": {"Int32[]"}, "int32_t*": {"Int32[]", "Int32&"}, "const char**": {"IntPtr&"}}
-HANDLES = {"model": {"ModelHandle", "IntPtr"}, "session": {"SessionHandle", "IntPtr"}, "device_list": {"IntPtr"}}
+HANDLES = {"model": {"ModelHandle", "IntPtr"}, "session": {"SessionHandle", "IntPtr"}, "device_list": {"IntPtr"},
+           "conversation": {"ConversationHandle", "IntPtr"}}
 
 
 def snake(name):
@@ -52,7 +53,7 @@ class CSharp(unittest.TestCase):
         (cls.folder / "libriverhorse.so.0").symlink_to(pathlib.Path(LIBRARY).resolve())
         cls.test = cls.compile("test.exe", TESTS / "csharp_binding_test.cs")
         cls.generate = cls.compile("Generate.exe", SAMPLE / "Generate.cs")
-        cls.header = c_header.Header(COMPILER, SOURCE, ["riverhorse.h"])
+        cls.header = c_header.Header(COMPILER, SOURCE, ["riverhorse.h", "conversation.h"])
         cls.addClassCleanup(cls.header.close)
         cls.layout = [line.split() for line in cls.run_mono(cls.test, "layout").stdout.splitlines()]
 

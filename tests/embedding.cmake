@@ -1,5 +1,5 @@
 # Riverhorse in a program with a Vulkan device of its own, and the samples that show how.
-set(riverhorse_text_samples minimal_c)
+set(riverhorse_text_samples minimal_c minimal_cpp)
 if(RIVERHORSE_VULKAN)
   find_package(Vulkan)
   if(Vulkan_FOUND)

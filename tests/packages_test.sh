@@ -69,7 +69,8 @@ if ls "$work"/made/*.deb > /dev/null 2>&1; then
     "riverhorse (= $version)"*) ;;
     *) fail "libriverhorse-dev does not depend on riverhorse $version" ;;
   esac
-  for file in include/riverhorse/riverhorse.h share/riverhorse/csharp/Riverhorse.cs share/riverhorse/csharp/Native.cs; do
+  for file in include/riverhorse/riverhorse.h share/riverhorse/csharp/Riverhorse.cs share/riverhorse/csharp/Native.cs \
+              share/riverhorse/csharp/Conversation.cs; do
     dpkg-deb -c "$work"/made/libriverhorse-dev_*.deb | grep -F "./usr/$file" > /dev/null || fail "libriverhorse-dev has no $file"
   done
   for package in "$work"/made/*.deb; do

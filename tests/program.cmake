@@ -4,8 +4,9 @@ riverhorse_test(selftest_test selftest_test.cpp USES riverhorse_selftest LABELS 
 riverhorse_test(api_test api_test.cpp api_session_test.cpp api_generate_test.cpp api_memory_test.cpp
                          api_conversation_test.cpp USES riverhorse::riverhorse LABELS api THREADS)
 # Its own threads only: ThreadSanitizer (preset tsan) does not know those of OpenMP.
-riverhorse_test(api_threads_test api_threads_test.cpp api_cancel_test.cpp api_async_test.cpp
+riverhorse_test(api_threads_test api_threads_test.cpp api_cancel_test.cpp api_async_test.cpp api_handles_test.cpp
                 USES riverhorse::riverhorse LABELS api)
+target_compile_definitions(api_threads_test PRIVATE $<$<BOOL:${RIVERHORSE_CHECK_HANDLES}>:RIVERHORSE_CHECK_HANDLES>)
 riverhorse_test(api_trainer_test api_trainer_test.cpp USES riverhorse::riverhorse LABELS api training)
 riverhorse_test(api_wrapper_test api_wrapper_test.cpp USES riverhorse::riverhorse LABELS api)
 set_target_properties(api_wrapper_test PROPERTIES CXX_STANDARD 17 DISABLE_PRECOMPILE_HEADERS ON)

@@ -31,17 +31,11 @@ import riverhorse as rh  # noqa: E402
 GOLDEN = SOURCE / "tests/golden/lm"
 DEFAULT_MODEL = SOURCE / "samples/models/default"
 
-# Of the C headers, what the binding leaves out: work inside a host's own Vulkan device and frames; and conversations,
-# which are made of sessions and texts that Python has.
+# Of the C headers, what the binding leaves out: work inside a host's own Vulkan device and frames.
 NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free", "session_start", "session_record",
              "session_enqueue", "session_enqueue_text", "batch_create", "batch_free", "batch_add",
-             "batch_remove", "batch_record", "conversation_create", "conversation_free", "conversation_get_session",
-             "conversation_begin_turn", "conversation_get_prompt", "conversation_get_generate_options",
-             "conversation_reply", "conversation_end_turn", "conversation_undo", "conversation_regenerate",
-             "conversation_get_info", "conversation_get_user_text", "conversation_get_reply",
-             "conversation_save_memory", "conversation_load_memory"}
-STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options",
-                     "conversation_options", "conversation_info"}
+             "batch_remove", "batch_record"}
+STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
                 "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),
                 "stop_reason": (rh.StopReason, "STOP_"), "recipe": (rh.Recipe, "RECIPE_"),
@@ -133,6 +127,11 @@ class Header(unittest.TestCase):
                 elif "*" not in c_result:
                     self.assertIs(result, scalars[c_result])
 
+    def test_the_library_exports_these_functions_and_nothing_else(self):
+        symbols = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], check=True, capture_output=True, text=True)
+        names = {line.split()[-1].split("@")[0] for line in symbols.stdout.splitlines()}
+        self.assertEqual(names, {"riverhorse_" + name for name in self.header.functions})
+
     def test_the_abi_is_that_of_the_header(self):
         self.assertEqual(self.header.evaluate(["RIVERHORSE_ABI_VERSION"]), [rh.ABI_VERSION])
 
@@ -179,6 +178,26 @@ class Library(unittest.TestCase):
             print("end")
         """)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "end\n", ""))
+
+    def test_nothing_is_written_to_standard_output(self):
+        done = self.run_python(f"""
+            import riverhorse
+            riverhorse.load_library({LIBRARY!r})
+            riverhorse.list_devices()
+            with riverhorse.Model({str(DEFAULT_MODEL)!r}, backend="cpu", cache_folder="none") as model:
+                session = model.session()
+                session.append("It was late")
+                session.generate(4)
+            with riverhorse.Device(backend="cpu", cache_folder="none") as device:
+                riverhorse.Trainer(device, preset="tiny", batch=1, length=8).step([1] * 8)
+            for wrong in ("/does/not/exist", {str(SOURCE / "LICENSE")!r}):
+                try:
+                    riverhorse.Model(wrong, backend="cpu")
+                except riverhorse.RiverhorseError:
+                    continue
+                raise SystemExit("it should fail")
+        """)
+        self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
 
     def test_devices(self):
         devices = rh.list_devices()
@@ -258,6 +277,18 @@ class Models(unittest.TestCase):
             self.assertEqual([session.step() for _ in self.expected], self.expected)
         with self.assertRaisesRegex(rh.NotFoundError, "config.json"):
             rh.Model({"model.pt": b""}, backend="cpu", cache_folder="none")
+
+    @on_cpu_only
+    def test_memory_is_estimated(self):
+        path = GOLDEN / "h3-hybrid/model.pt"
+        given = {"backend": "cpu", "cache_folder": "none", "max_sessions": 2}
+        estimate = rh.estimate_memory(path, **given)
+        self.assertEqual(estimate.total_bytes,
+                         estimate.weights_bytes + estimate.sessions_bytes + estimate.workspace_bytes)
+        self.assertGreater(estimate.available_bytes, estimate.total_bytes)
+        rh.Model(path, memory_budget_bytes=estimate.total_bytes, **given).close()
+        with self.assertRaises(rh.OutOfMemoryError):
+            rh.Model(path, memory_budget_bytes=estimate.total_bytes - 1, **given)
 
     @on_cpu_only
     def test_low_priority_where_there_is_none(self):
@@ -387,6 +418,53 @@ class Models(unittest.TestCase):
             session.append(golden["prompt"])
             result = session.generate(stop=["nowhere", " over,"])
             self.assertEqual((result.text, result.stop_reason), (" the evening was", rh.StopReason.STRING))
+
+    @on_cpu_only
+    def test_conversations(self):
+        form = {"system": {"prefix": "", "suffix": "\n"}, "user": {"prefix": "Guest:", "suffix": "\n"},
+                "assistant": {"prefix": "Host:", "suffix": "\n"}, "stop": ["\nGuest:"], "end_of_text": False}
+        model = self.load("h3-pure")
+        talk = rh.Conversation(model, form, "A river.", sampling=rh.Sampling(vocabulary_limit=256))
+        self.addCleanup(talk.close)
+        pieces = []
+        first = talk.say("Is it deep?", 8, on_text=pieces.append)
+        self.assertEqual("".join(pieces), first.text)
+        # The same as a text that is read in one go.
+        plain = model.session(rh.Sampling(vocabulary_limit=256))
+        plain.append("A river.\nGuest:Is it deep?\nHost:")
+        self.assertEqual(plain.generate(8, ignore_end_of_text=True).tokens, first.tokens)
+        self.assertEqual(talk.session.tokens, plain.tokens)
+        self.assertEqual(talk.user_text(0), "Is it deep?")
+        self.assertEqual(talk.reply_text(0), first.text)
+        self.assertEqual(talk.info, (False, 1, 1, len("A river.\nGuest:Is it deep?\nHost:")))
+        saved = talk.save_bytes()
+
+        talk.begin_turn("How far?")
+        self.assertTrue(talk.info.turn_is_open)
+        self.assertEqual(model.decode(talk.prompt), "\nGuest:How far?\nHost:")
+        self.assertEqual(talk.generate_options, {"stop": ["\nGuest:"], "ignore_end_of_text": True})
+        session = talk.session
+        session.close()  # it is the conversation's
+        streamed = "".join(session.stream(talk.prompt, 8, **talk.generate_options))
+        talk.end_turn()
+        self.assertEqual(talk.reply_text(1), streamed)
+        talk.regenerate()
+        self.assertEqual(talk.reply(8).text, streamed)
+        talk.regenerate(rh.Sampling(temperature=2.0, seed=4, vocabulary_limit=256))
+        self.assertNotEqual(talk.reply(8).text, streamed)
+        talk.undo(2)
+        self.assertEqual(talk.info.turn_count, 0)
+        with self.assertRaisesRegex(rh.InvalidArgumentError, "turn"):
+            talk.reply_text(0)
+        talk.load_bytes(saved)
+        self.assertEqual(talk.reply_text(0), first.text)
+        self.assertEqual(talk.say("How far?", 8).text, streamed)
+        with self.assertRaises(rh.BadFileError):
+            talk.load_bytes(saved[:-1])
+        with self.assertRaisesRegex(rh.BadFileError, "the template in memory"):
+            rh.Conversation(model, {"system": {}})
+        with self.assertRaises(rh.NotFoundError):
+            rh.Conversation(model, "/does/not/exist.json")
 
     @on_cpu_only
     def test_errors_are_exceptions_with_the_text_of_the_library(self):

@@ -81,6 +81,22 @@ TEST(ChooseDevice, ByIndexIdAndPartOfAName) {
   EXPECT_EQ(chosen(list_of({big, twin, cpu}), "", "big card"), "vulkan:0");
 }
 
+TEST(ChooseDevice, ByUuid) {
+  DeviceInfo other = small;
+  for (std::size_t i = 0; i < 16; ++i) other.uuid[i] = static_cast<std::uint8_t>(0xa0 + i);
+  DeviceInfo same = device(BackendKind::cuda, 0, "Small Card", DeviceType::discrete_gpu);
+  same.uuid = other.uuid;
+  const std::string uuid = "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf";
+  EXPECT_EQ(chosen(list_of({big, other, soft, cpu}), "", uuid), "vulkan:1");
+  EXPECT_EQ(chosen(list_of({big, other, soft, cpu}), "", "A0A1A2A3A4A5A6A7A8A9AAABACADAEAF"), "vulkan:1");
+  EXPECT_EQ(chosen(list_of({same, big, other, cpu}), "", uuid), "cuda:0");
+  EXPECT_EQ(chosen(list_of({same, big, other, cpu}), "vulkan", uuid), "vulkan:1");
+  EXPECT_EQ(chosen(list_of({same, big, other, cpu}), "", "vulkan:" + uuid), "vulkan:1");
+  expect_choice_error(StatusCode::not_found, list_of({big, soft, cpu}), "", uuid, "no device has the UUID a0a1");
+  expect_choice_error(StatusCode::not_found, list_of({other, cpu}), "cpu", uuid, "cpu:0 (A Processor)");
+  expect_choice_error(StatusCode::not_found, list_of({other, cpu}), "", uuid + "0", "no device matches");
+}
+
 TEST(ChooseDevice, RefusesWhatIsNotThere) {
   const DeviceList all = list_of({big, small, cpu});
   expect_choice_error(StatusCode::invalid_argument, all, "metal", "", "no backend \"metal\"");

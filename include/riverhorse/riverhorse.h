@@ -14,17 +14,19 @@
  * Buffers. Functions that fill an array take its capacity and return the number of elements there are. With a null
  * array they only return that number; with a capacity that is too small they fail and still set the number.
  *
- * Threads. Different models may be used by different threads at once. A model and its sessions take one call at a
- * time, and so do an opened device and its trainers: calls from several threads wait for each other. Callbacks run
- * during the call that they were given to; from within one, the functions riverhorse_model_... of the same model may
- * be called, those of its sessions are refused with RIVERHORSE_INVALID_ARGUMENT. riverhorse_session_cancel waits for
- * nothing and may be called from any thread and callback while the session is not being freed. A callback must not
- * throw C++ exceptions or jump out.
+ * Threads. Each function says by a word at the end of its comment which threads may call it, and when. "any": every
+ * thread, at any time. "turn": the same, and calls for one model, its sessions, batches and conversations wait for
+ * each other, as do those for one opened device and its trainers; those for different models do not. "alone": no
+ * other call may use the object meanwhile, or afterwards. Callbacks run during the call that they were given to; from
+ * within one, the functions riverhorse_model_... of the same model may be called, those of its sessions are refused
+ * with RIVERHORSE_INVALID_ARGUMENT. riverhorse_session_cancel waits for nothing and may be called from any thread and
+ * callback while the session is not being freed. A callback must not throw C++ exceptions or jump out.
  *
  * Lifetimes. A session keeps its model alive, and a trainer its device: they may be freed in any order. All freeing
- * functions accept null. Free models and trainers before main() returns, not in a static destructor: GPU drivers
- * unload in exit handlers of their own, and what is freed after them may crash (programs that did so crashed at exit
- * on NVIDIA's).
+ * functions accept null. A handle that was freed must not be used again: debug and sanitized builds of the library
+ * (RIVERHORSE_CHECK_HANDLES) refuse the last 1,024 of them with INVALID_ARGUMENT, others do not look. Free models and
+ * trainers before main() returns, not in a static destructor: GPU drivers unload in exit handlers of their own, and
+ * what is freed after them may crash (programs that did so crashed at exit on NVIDIA's).
  *
  * Token ids are int32_t in [0, vocab_size). Texts are UTF-8 and have an explicit size in bytes; paths and names are
  * zero-terminated UTF-8.
@@ -114,23 +116,24 @@ typedef int (*riverhorse_progress_callback)(void* user, uint64_t done, uint64_t 
 
 /* ---------------------------------------------------------------------------------------- versions, errors, log */
 
-/* "0.1.0". Never fails; the text is static. */
+/* "0.1.0". Never fails; the text is static. Threads: any. */
 RIVERHORSE_API const char* riverhorse_version(void);
 
-/* The ABI of the loaded library. Never fails. */
+/* The ABI of the loaded library. Never fails. Threads: any. */
 RIVERHORSE_API uint32_t riverhorse_abi_version(void);
 
-/* "bad_file" for RIVERHORSE_BAD_FILE; "unknown" for a value outside the enumeration. Static text. */
+/* "bad_file" for RIVERHORSE_BAD_FILE; "unknown" for a value outside the enumeration. Static text. Threads: any. */
 RIVERHORSE_API const char* riverhorse_status_name(riverhorse_status status);
 
 /* One line about the last failed call of this thread; "" before the first. Valid until the next failure on this
- * thread. A call that succeeds does not change it. */
+ * thread. A call that succeeds does not change it. Threads: any. */
 RIVERHORSE_API const char* riverhorse_last_error(void);
 
 /* Sends the library's messages to `callback` (`message` is valid during the call only); null silences them. Without
  * this call, warnings and errors go to stderr. For the whole process; may be called from any thread, as may the
  * callback, which must not call the library. */
 typedef void (*riverhorse_log_callback)(void* user, riverhorse_log_level level, const char* message);
+/* Threads: any. */
 RIVERHORSE_API void riverhorse_set_log_callback(riverhorse_log_callback callback, void* user);
 
 /* ------------------------------------------------------------------------------------------------------ devices */
@@ -150,18 +153,21 @@ typedef struct riverhorse_device_info {
 } riverhorse_device_info;
 
 /* Lists every device of every backend as it is now. A missing or broken driver is no error: it is in the list of
- * absent backends, with the reason. Free the list with riverhorse_device_list_free. */
+ * absent backends, with the reason. Free the list with riverhorse_device_list_free. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_list_devices(riverhorse_device_list** list);
+/* Threads: alone. */
 RIVERHORSE_API void riverhorse_device_list_free(riverhorse_device_list* list);
 
-/* 0 for null. */
+/* 0 for null. Threads: any. */
 RIVERHORSE_API size_t riverhorse_device_list_count(const riverhorse_device_list* list);
-/* Fills `info`, whose struct_size is set by the caller. INVALID_ARGUMENT when `index` is not below the count. */
+/* Fills `info`, whose struct_size is set by the caller. INVALID_ARGUMENT when `index` is not below the count.
+ * Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_device_list_get(const riverhorse_device_list* list, size_t index,
                                                             riverhorse_device_info* info);
 
-/* Backends without a device, and why: "no Vulkan loader ...". The texts live as long as the list. */
+/* Backends without a device, and why: "no Vulkan loader ...". The texts live as long as the list. Threads: any. */
 RIVERHORSE_API size_t riverhorse_device_list_absent_count(const riverhorse_device_list* list);
+/* Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_device_list_get_absent(const riverhorse_device_list* list, size_t index,
                                                                    const char** backend, const char** reason);
 
@@ -181,7 +187,7 @@ typedef struct riverhorse_model_options {
   double submission_limit_ms;   /* longest GPU submission, so that a desktop stays responsive; default 8 */
   const char* config_path;      /* config.json of a bare weights file; default: beside the weights */
   const char* backend;          /* "cpu", "vulkan", "cuda"; default: the best that is there */
-  const char* device;           /* an index, an id ("vulkan:0") or a part of a name; default: the best */
+  const char* device;       /* an index, an id ("vulkan:0"), a UUID as text or a part of a name; default: the best */
   const char* cache_folder; /* of compiled pipelines and self-test results; "none": no cache; default: the user's */
   riverhorse_progress_callback progress; /* of loading */
   void* progress_user;
@@ -198,10 +204,28 @@ typedef struct riverhorse_model_options {
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a
  * .safetensors or a .pt file. The device asked for is the one used, or the call fails. Weights are read from the file
  * piece by piece: no second copy of them lies in the host's memory. OUT_OF_MEMORY says what is needed, what there is,
- * and what would fit.
- * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED, OUT_OF_MEMORY (before anything large is allocated), CANCELLED. */
+ * and what would fit. All that is slow is done here, pipelines and plans too, so a program that must not wait calls
+ * it on a thread of its own; any will do, and models may be loaded and freed on several at once. Errors: NOT_FOUND,
+ * BAD_FILE, UNSUPPORTED, OUT_OF_MEMORY (before anything large is allocated), CANCELLED. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model_options* options,
                                                        riverhorse_model** model);
+
+typedef struct riverhorse_memory_estimate {
+  uint32_t struct_size;
+  uint64_t weights_bytes;   /* as they lie on the device, with what is made of them for convolutions */
+  uint64_t sessions_bytes;  /* states and attention caches of max_sessions sessions of context_tokens */
+  uint64_t workspace_bytes; /* scratch memory, transfers */
+  uint64_t frames_bytes;    /* of frame_sessions */
+  uint64_t total_bytes;
+  uint64_t available_bytes; /* what is free, within memory_budget_bytes: the model fits when the total is no more */
+} riverhorse_memory_estimate;
+
+/* What riverhorse_model_load with the same arguments would take on its device, by purpose. Opens the device, reads
+ * the configuration and what the weights file says of itself, and no weights. Fills `estimate`, whose struct_size is
+ * set by the caller. Errors: as riverhorse_model_load, but for a model that does not fit. Threads: any. */
+RIVERHORSE_API riverhorse_status riverhorse_model_estimate_memory(const char* path,
+                                                                  const riverhorse_model_options* options,
+                                                                  riverhorse_memory_estimate* estimate);
 
 typedef struct riverhorse_model_file {
   const char* name; /* as in a model folder: "config.json", "model.safetensors", "tokenizer.json", ... */
@@ -214,11 +238,11 @@ typedef struct riverhorse_model_file {
  * Weights are read where they are, the memory is needed during the call only, and no file is opened but those of
  * options.cache_folder. Messages begin with the name of the file that is wrong. options.config_path must be null.
  * Errors: as riverhorse_model_load; NOT_FOUND names the file that is missing; INVALID_ARGUMENT for a name that is
- * none of these or is there twice. */
+ * none of these or is there twice. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_model_load_memory(const riverhorse_model_file* files, size_t count,
                                                               const riverhorse_model_options* options,
                                                               riverhorse_model** model);
-/* The model's memory is given back when its last session is freed too. */
+/* The model's memory is given back when its last session is freed too. Threads: alone. */
 RIVERHORSE_API void riverhorse_model_free(riverhorse_model* model);
 
 typedef struct riverhorse_model_info {
@@ -242,18 +266,19 @@ typedef struct riverhorse_model_info {
                            of which a message of level RIVERHORSE_LOG_INFO says why */
 } riverhorse_model_info;
 
-/* Fills `info`, whose struct_size is set by the caller. */
+/* Fills `info`, whose struct_size is set by the caller. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_model_get_info(const riverhorse_model* model,
                                                            riverhorse_model_info* info);
 
 /* Text to token ids. `text` may hold any bytes. `special` nonzero: texts of special tokens ("<|endoftext|>") become
- * their ids. `ids` (capacity) may be null; *count is the number of ids. UNSUPPORTED: the model has no tokenizer. */
+ * their ids. `ids` (capacity) may be null; *count is the number of ids. UNSUPPORTED: the model has no tokenizer.
+ * Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_model_encode(const riverhorse_model* model, const char* text,
                                                          size_t text_bytes, int special, int32_t* ids,
                                                          size_t capacity, size_t* count);
 
 /* Token ids to text, without a terminating zero. `text` (capacity bytes) may be null; *text_bytes is the size. The
- * bytes of a single token may be a part of a character. INVALID_ARGUMENT for an unknown id. */
+ * bytes of a single token may be a part of a character. INVALID_ARGUMENT for an unknown id. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_model_decode(const riverhorse_model* model, const int32_t* ids,
                                                          size_t count, char* text, size_t capacity,
                                                          size_t* text_bytes);
@@ -283,29 +308,31 @@ typedef struct riverhorse_sampling_options {
   size_t logit_bias_count;
 } riverhorse_sampling_options;
 
-/* An empty text on the model's device. OUT_OF_MEMORY: max_sessions are alive. */
+/* An empty text on the model's device. OUT_OF_MEMORY: max_sessions are alive. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_create(riverhorse_model* model,
                                                            const riverhorse_sampling_options* sampling,
                                                            riverhorse_session** session);
-/* Does nothing when called from a callback of one of the model's sessions. */
+/* Does nothing when called from a callback of one of the model's sessions. Threads: alone. */
 RIVERHORSE_API void riverhorse_session_free(riverhorse_session* session);
 
-/* Replaces the sampling options and restarts the random numbers at the seed. */
+/* Replaces the sampling options and restarts the random numbers at the seed. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_set_sampling(riverhorse_session* session,
                                                                  const riverhorse_sampling_options* sampling);
 
 /* Reads `count` tokens into the state, from wherever the text is. `progress` (may be null) counts tokens; when it
  * cancels, the tokens of the pieces done so far have been read. INVALID_ARGUMENT for an id out of range: none is
- * read then. */
+ * read then. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_append(riverhorse_session* session, const int32_t* ids,
                                                            size_t count, riverhorse_progress_callback progress,
                                                            void* progress_user);
 
-/* Draws the next token, reads it into the state and writes it to *token. INVALID_ARGUMENT for an empty text. */
+/* Draws the next token, reads it into the state and writes it to *token. INVALID_ARGUMENT for an empty text.
+ * Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_step(riverhorse_session* session, int32_t* token);
 
 /* The same for several sessions of one model at once, which is faster than one after the other: tokens[i] is that of
- * sessions[i]. INVALID_ARGUMENT for an empty text, a session twice, or sessions of different models. */
+ * sessions[i]. INVALID_ARGUMENT for an empty text, a session twice, or sessions of different models. Threads: turn.
+ */
 RIVERHORSE_API riverhorse_status riverhorse_sessions_step(riverhorse_session* const* sessions, size_t count,
                                                           int32_t* tokens);
 
@@ -331,7 +358,7 @@ typedef struct riverhorse_generate_result {
 
 /* Draws tokens until something stops it. `callback` and `result` may be null; with both null the tokens are found by
  * riverhorse_session_get_tokens. The stop string and what follows it is not passed to the callback. After an error
- * the tokens drawn before it remain in the state. */
+ * the tokens drawn before it remain in the state. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_generate(riverhorse_session* session,
                                                              const riverhorse_generate_options* options,
                                                              riverhorse_token_callback callback, void* user,
@@ -349,7 +376,8 @@ typedef struct riverhorse_poll_result {
 } riverhorse_poll_result;
 
 /* Passes on the tokens that executed frames, or the library's thread, have brought, as riverhorse_session_generate
- * does; never waits for the device. `result` may be null. INVALID_ARGUMENT when nothing was started or enqueued. */
+ * does; never waits for the device. `result` may be null. INVALID_ARGUMENT when nothing was started or enqueued.
+ * Threads: turn, but for a session that the library's thread works for, where it waits for nothing. */
 RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* session,
                                                          riverhorse_token_callback callback, void* user,
                                                          riverhorse_poll_result* result);
@@ -368,7 +396,7 @@ RIVERHORSE_API riverhorse_status riverhorse_session_poll(riverhorse_session* ses
  * returned by the poll after the last token. riverhorse_session_free ends it without waiting, but for a callback that
  * is running: the session's memory and its place in max_sessions are given back a turn later. When the last of a
  * model and its sessions is freed, the turn in progress is waited for; on the library's thread freeing does nothing.
- * INVALID_ARGUMENT: an empty text and no `ids`, an id out of range, frames in flight. */
+ * INVALID_ARGUMENT: an empty text and no `ids`, an id out of range, frames in flight. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_start_async(riverhorse_session* session, const int32_t* ids,
                                                                 size_t count,
                                                                 const riverhorse_generate_options* options,
@@ -378,52 +406,54 @@ RIVERHORSE_API riverhorse_status riverhorse_session_start_async(riverhorse_sessi
  * the next token or the next piece of a text that is read: append then returns RIVERHORSE_CANCELLED, the others the
  * stop reason CANCELLED. What was read or drawn until then is in the state, which is that of
  * riverhorse_session_get_tokens, and the session is good. Nothing happens when there is nothing to end. Never waits.
- */
+ * Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_session_cancel(riverhorse_session* session);
 
-/* Tokens in the state; -1 for null. */
+/* Tokens in the state; -1 for null. Threads: turn. */
 RIVERHORSE_API int64_t riverhorse_session_position(const riverhorse_session* session);
 
-/* All tokens of the text, in order: `ids` (capacity) may be null; *count is their number. */
+/* All tokens of the text, in order: `ids` (capacity) may be null; *count is their number. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_get_tokens(const riverhorse_session* session, int32_t* ids,
                                                                size_t capacity, size_t* count);
 
 /* The logits after the last token: `logits` (capacity) may be null; *count is padded_vocab_size. INVALID_ARGUMENT for
- * an empty text. */
+ * an empty text. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_get_logits(riverhorse_session* session, float* logits,
                                                                size_t capacity, size_t* count);
 
-/* A copy of everything, random numbers included, in a new session that continues exactly as this one would. */
+/* A copy of everything, random numbers included, in a new session that continues exactly as this one would.
+ * Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_clone(riverhorse_session* session, riverhorse_session** copy);
 
 /* Remembers the state at this position, so that rewind() to here or later is cheap: a copy of the SSM state on the
- * device (a few MB), none of the attention cache. OUT_OF_MEMORY. */
+ * device (a few MB), none of the attention cache. OUT_OF_MEMORY. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_checkpoint(riverhorse_session* session);
 
 /* Goes back to an earlier position, exactly. *tokens_read_again (may be null) is how many tokens had to be read
  * anew: those since the newest remembered state at or before it. INVALID_ARGUMENT when `position` is negative or
- * ahead. */
+ * ahead. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_rewind(riverhorse_session* session, int64_t position,
                                                            int64_t* tokens_read_again);
 
-/* Back to an empty text. */
+/* Back to an empty text. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_clear(riverhorse_session* session);
 
-/* Writes the whole session (position, tokens, state, attention cache, sampler) to one file, whole or not at all. */
+/* Writes the whole session (position, tokens, state, attention cache, sampler) to one file, whole or not at all.
+ * Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_save(riverhorse_session* session, const char* path);
 
 /* Replaces the session by a saved one of the same model. *tokens_reused (may be null) is the number of tokens whose
  * state was taken from the file: all of them. BAD_FILE: damaged, or of another model or version; the session is
- * then unchanged. */
+ * then unchanged. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_load(riverhorse_session* session, const char* path,
                                                          int64_t* tokens_reused);
 
 /* The same bytes as in such a file, for a saved game: `data` (capacity bytes) may be null; *size is how many there
- * are, which takes no work to know. */
+ * are, which takes no work to know. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_save_memory(riverhorse_session* session, void* data,
                                                                 size_t capacity, size_t* size);
 
-/* riverhorse_session_load from memory, which is not needed afterwards. BAD_FILE as there. */
+/* riverhorse_session_load from memory, which is not needed afterwards. BAD_FILE as there. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_load_memory(riverhorse_session* session, const void* data,
                                                                 size_t size, int64_t* tokens_reused);
 

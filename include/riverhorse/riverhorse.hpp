@@ -142,6 +142,14 @@ inline int on_token(void* user, std::int32_t token, const char* text, std::size_
 
 }  // namespace detail
 
+// What a model would take on its device.
+inline riverhorse_memory_estimate estimate_memory(const std::string& path,
+                                                  const riverhorse_model_options& options = model_options()) {
+  auto value = make<riverhorse_memory_estimate>();
+  check(riverhorse_model_estimate_memory(path.c_str(), &options, &value));
+  return value;
+}
+
 class session;
 
 // Shared ownership is by its sessions, in the library: a model may be destroyed before them.

@@ -58,10 +58,10 @@ typedef struct riverhorse_device_options {
 
 /* Opens a device to train on. The device asked for is the one used, or the call fails; where none is, it is the best
  * one that trains.
- * Errors: NOT_FOUND; UNSUPPORTED, for a device that does not train too. */
+ * Errors: NOT_FOUND; UNSUPPORTED, for a device that does not train too. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_device_open(const riverhorse_device_options* options,
                                                         riverhorse_device** device);
-/* The device is given back when its last trainer is freed too. */
+/* The device is given back when its last trainer is freed too. Threads: alone. */
 RIVERHORSE_API void riverhorse_device_free(riverhorse_device* device);
 
 /* Where a training begins, and how it runs. The model is exactly one of `preset`, `config_json` and `model_path`. In
@@ -98,16 +98,17 @@ typedef struct riverhorse_trainer_options {
 
 /* A training before its first step; all memory is allocated here, after the log was told how much for what.
  * Errors: NOT_FOUND, BAD_FILE, UNSUPPORTED (a device that does not train, or not in that dtype),
- * OUT_OF_MEMORY. */
+ * OUT_OF_MEMORY. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_create(riverhorse_device* device,
                                                            const riverhorse_trainer_options* options,
                                                            riverhorse_trainer** trainer);
 
 /* Goes on exactly where a trainer was saved, with its options: `folder` is what riverhorse_trainer_save was given, of
  * which the newest whole checkpoint is taken, or one checkpoint's folder. Errors: as above; NOT_FOUND for a folder
- * without one. */
+ * without one. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_resume(riverhorse_device* device, const char* folder,
                                                            riverhorse_trainer** trainer);
+/* Threads: alone. */
 RIVERHORSE_API void riverhorse_trainer_free(riverhorse_trainer* trainer);
 
 typedef struct riverhorse_trainer_info {
@@ -123,7 +124,7 @@ typedef struct riverhorse_trainer_info {
   char device_id[32];
 } riverhorse_trainer_info;
 
-/* Fills `info`, whose struct_size is set by the caller. */
+/* Fills `info`, whose struct_size is set by the caller. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_get_info(const riverhorse_trainer* trainer,
                                                              riverhorse_trainer_info* info);
 
@@ -141,7 +142,7 @@ typedef struct riverhorse_step_result {
 /* One step on `sequences` sequences, any number above 0, each from an empty state: `ids` (sequences, L) and
  * `targets` (sequences, L), the id that should follow each token, -1 where nothing is scored. Null targets: the next
  * id of each sequence, and -1 at its end. `result` may be null.
- * INVALID_ARGUMENT: an id or a target out of range, or no target at all; nothing was changed then. */
+ * INVALID_ARGUMENT: an id or a target out of range, or no target at all; nothing was changed then. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_step(riverhorse_trainer* trainer, const int32_t* ids,
                                                          const int32_t* targets, size_t sequences,
                                                          riverhorse_step_result* result);
@@ -153,14 +154,14 @@ typedef struct riverhorse_evaluation {
   int64_t correct; /* of them, where the largest logit was the target's */
 } riverhorse_evaluation;
 
-/* The loss of such sequences, without dropout; changes nothing. Errors: as riverhorse_trainer_step. */
+/* The loss of such sequences, without dropout; changes nothing. Errors: as riverhorse_trainer_step. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_evaluate(riverhorse_trainer* trainer, const int32_t* ids,
                                                              const int32_t* targets, size_t sequences,
                                                              riverhorse_evaluation* result);
 
 /* Writes the checkpoint <folder>/step-<the step, 8 digits>, whole or not at all: a model folder for
  * riverhorse_model_load, with the state of the training beside it. Makes `folder` if it is absent, and removes all
- * its checkpoints but the newest. IO_ERROR: the folder is in use by another process too. */
+ * its checkpoints but the newest. IO_ERROR: the folder is in use by another process too. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_trainer_save(riverhorse_trainer* trainer, const char* folder);
 
 #ifdef __cplusplus

@@ -57,7 +57,7 @@ typedef struct riverhorse_vulkan_requirements {
 
 /* What to enable when making a device on `device->physical_device`, so that Riverhorse can make the best of it. Of
  * `device`, api_version, instance, physical_device and get_instance_proc_addr are read.
- * UNSUPPORTED: Vulkan below 1.1, no queue that computes, or a library without Vulkan. */
+ * UNSUPPORTED: Vulkan below 1.1, no queue that computes, or a library without Vulkan. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_vulkan_query_requirements(const riverhorse_vulkan_device* device,
                                                                       riverhorse_vulkan_requirements* requirements);
 
@@ -65,10 +65,11 @@ RIVERHORSE_API riverhorse_status riverhorse_vulkan_query_requirements(const rive
  * valid until the adopted device and all models on it are freed; until then their work may be in flight on the queue,
  * and after that nothing of theirs is left on it. What the application made is never destroyed or changed. Several
  * models may run on one adopted device, from several threads: their uses of the queue take turns.
- * INVALID_ARGUMENT: a handle is null. UNSUPPORTED: as above, and a queue family that does not compute. */
+ * INVALID_ARGUMENT: a handle is null. UNSUPPORTED: as above, and a queue family that does not compute.
+ * Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_adopt_vulkan(const riverhorse_vulkan_device* device,
                                                          riverhorse_adopted_device** adopted);
-/* Models keep it alive. */
+/* Models keep it alive. Threads: alone. */
 RIVERHORSE_API void riverhorse_adopted_device_free(riverhorse_adopted_device* adopted);
 
 /* --------------------------------------------------------------------------------------------- recorded frames */
@@ -92,7 +93,7 @@ RIVERHORSE_API void riverhorse_adopted_device_free(riverhorse_adopted_device* ad
  * half done and read what was enqueued, which waits, and fail with INVALID_ARGUMENT while its frames are in flight.
  * The attention cache cannot grow meanwhile, so load the model with context_tokens large enough. INVALID_ARGUMENT: an
  * empty text. UNSUPPORTED: not a Vulkan device, or a queue without timestamps. OUT_OF_MEMORY: what it takes
- * does not fit, which the load would have told with riverhorse_model_options.frame_sessions. */
+ * does not fit, which the load would have told with riverhorse_model_options.frame_sessions. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_start(riverhorse_session* session,
                                                           const riverhorse_generate_options* options);
 
@@ -102,10 +103,11 @@ RIVERHORSE_API riverhorse_status riverhorse_session_start(riverhorse_session* se
  * last; riverhorse_session_start then draws the answer, and may be called before all is read. Slow the first time (as
  * start, of which it needs none before it), and for a text that is longer than all before and than 256 tokens. A
  * single dispatch grows with the piece: load the model with a prefill_piece_tokens of 64, say, for budgets below a
- * millisecond. INVALID_ARGUMENT: an id out of range. UNSUPPORTED: as start. */
+ * millisecond. INVALID_ARGUMENT: an id out of range. UNSUPPORTED: as start. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_enqueue(riverhorse_session* session, const int32_t* ids,
                                                             size_t count);
-/* The same for UTF-8 text, without special tokens. UNSUPPORTED: as start, and for a model without a tokenizer. */
+/* The same for UTF-8 text, without special tokens. UNSUPPORTED: as start, and for a model without a tokenizer.
+ * Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_enqueue_text(riverhorse_session* session, const char* text,
                                                                  size_t text_bytes);
 
@@ -117,7 +119,7 @@ typedef struct riverhorse_record_result {
 
 /* Appends work that is expected to take at most `budget_us` microseconds of GPU time to an open VkCommandBuffer. A
  * token is cut where the budget ends and goes on in the next frame. A single dispatch that takes longer than the
- * budget is appended alone, once in as many frames as its time is worth. `result` may be null. */
+ * budget is appended alone, once in as many frames as its time is worth. `result` may be null. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_session_record(riverhorse_session* session, void* command_buffer,
                                                            double budget_us, riverhorse_record_result* result);
 
@@ -133,26 +135,27 @@ typedef struct riverhorse_batch_options {
 } riverhorse_batch_options;
 
 /* Records and measures steps of 1 to max_together sessions; slow, and what joins and leaves later costs nothing of
- * it. The batch keeps its model alive. UNSUPPORTED: as riverhorse_session_start. */
+ * it. The batch keeps its model alive. UNSUPPORTED: as riverhorse_session_start. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_batch_create(riverhorse_model* model,
                                                          const riverhorse_batch_options* options,
                                                          riverhorse_batch** batch);
-/* Its sessions stay, as if removed. Waits for nothing; frames in flight may still have its work. */
+/* Its sessions stay, as if removed. Waits for nothing; frames in flight may still have its work. Threads: alone. */
 RIVERHORSE_API void riverhorse_batch_free(riverhorse_batch* batch);
 
 /* From then on the session's work is recorded by the batch. Of two that draw, one of twice the `priority` (0: 1) gets
  * twice as many tokens where there is not time for all; likewise of two that read. Again for the same session: a new
  * priority. INVALID_ARGUMENT: a session of another model or in another batch, one that works on the library's thread,
- * and while its own frames are in flight. */
+ * and while its own frames are in flight. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_batch_add(riverhorse_batch* batch, riverhorse_session* session,
                                                       double priority);
 
 /* At any time. What the session was drawing ends with the token that was passed on last; what it has still to read,
  * and what is in flight, its next use does or waits for. A session that is freed leaves by itself. INVALID_ARGUMENT:
- * it is not in the batch. */
+ * it is not in the batch. Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_batch_remove(riverhorse_batch* batch, riverhorse_session* session);
 
-/* As riverhorse_session_record, for all of them: within one budget. A poll of any session tells of these frames. */
+/* As riverhorse_session_record, for all of them: within one budget. A poll of any session tells of these frames.
+ * Threads: turn. */
 RIVERHORSE_API riverhorse_status riverhorse_batch_record(riverhorse_batch* batch, void* command_buffer,
                                                          double budget_us, riverhorse_record_result* result);
 

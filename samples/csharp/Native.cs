@@ -1,5 +1,5 @@
-// The C API as it is (riverhorse/riverhorse.h, which describes all of this), by its own names, and what carries
-// strings, arrays, callbacks and handles across. Riverhorse.cs is what programs use.
+// The C API as it is (riverhorse/riverhorse.h and conversation.h, which describe all of this), by its own names, and
+// what carries strings, arrays, callbacks and handles across. Riverhorse.cs and Conversation.cs are what programs use.
 using System;
 using System.Collections.Generic;
 using System.Runtime.ExceptionServices;
@@ -65,6 +65,17 @@ static class Native {
   }
 
   [StructLayout(LayoutKind.Sequential)]
+  internal struct memory_estimate {
+    internal uint struct_size;
+    internal ulong weights_bytes;
+    internal ulong sessions_bytes;
+    internal ulong workspace_bytes;
+    internal ulong frames_bytes;
+    internal ulong total_bytes;
+    internal ulong available_bytes;
+  }
+
+  [StructLayout(LayoutKind.Sequential)]
   internal struct model_info {
     internal uint struct_size;
     internal DType dtype;
@@ -83,6 +94,26 @@ static class Native {
     [MarshalAs(UnmanagedType.ByValArray, SizeConst = 32)] internal byte[] device_id;
     [MarshalAs(UnmanagedType.ByValArray, SizeConst = 256)] internal byte[] device_name;
     internal int low_priority;
+  }
+
+  [StructLayout(LayoutKind.Sequential)]
+  internal struct conversation_options {
+    internal uint struct_size;
+    internal int undo_turns;
+    internal IntPtr template_path;
+    internal IntPtr template_json;
+    internal UIntPtr template_bytes;
+    internal IntPtr system_text;
+    internal UIntPtr system_bytes;
+  }
+
+  [StructLayout(LayoutKind.Sequential)]
+  internal struct conversation_info {
+    internal uint struct_size;
+    internal int turn_is_open;
+    internal long turn_count;
+    internal long undo_count;
+    internal long tokens_read;
   }
 
   [StructLayout(LayoutKind.Sequential)]
@@ -181,6 +212,9 @@ static class Native {
   [DllImport(library, CallingConvention = cdecl)]
   internal static extern void riverhorse_model_free(IntPtr model);
   [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_model_estimate_memory(IntPtr path, ref model_options options,
+                                                                 ref memory_estimate estimate);
+  [DllImport(library, CallingConvention = cdecl)]
   internal static extern Status riverhorse_model_get_info(ModelHandle model, ref model_info info);
   [DllImport(library, CallingConvention = cdecl)]
   internal static extern Status riverhorse_model_encode(ModelHandle model, [In] byte[] text, UIntPtr text_bytes,
@@ -245,6 +279,52 @@ static class Native {
   internal static extern Status riverhorse_session_load_memory(SessionHandle session, [In] byte[] data, UIntPtr size,
                                                                out long tokens_reused);
 
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_create(ModelHandle model, ref conversation_options options,
+                                                                ref sampling_options sampling,
+                                                                out ConversationHandle conversation);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern void riverhorse_conversation_free(IntPtr conversation);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern IntPtr riverhorse_conversation_get_session(ConversationHandle conversation);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_begin_turn(ConversationHandle conversation, [In] byte[] text,
+                                                                  UIntPtr text_bytes);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_get_prompt(ConversationHandle conversation, [Out] int[] ids,
+                                                                  UIntPtr capacity, out UIntPtr count);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_get_generate_options(ConversationHandle conversation,
+                                                                            ref generate_options options);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_reply(ConversationHandle conversation, long max_tokens,
+                                                             token_callback callback, IntPtr user,
+                                                             ref generate_result result);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_end_turn(ConversationHandle conversation);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_undo(ConversationHandle conversation, long turns);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_regenerate(ConversationHandle conversation,
+                                                                  [In] sampling_options[] sampling);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_get_info(ConversationHandle conversation,
+                                                                ref conversation_info info);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_get_user_text(ConversationHandle conversation, long turn,
+                                                                     [Out] byte[] text, UIntPtr capacity,
+                                                                     out UIntPtr text_bytes);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_get_reply(ConversationHandle conversation, long turn,
+                                                                 [Out] byte[] text, UIntPtr capacity,
+                                                                 out UIntPtr text_bytes);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_save_memory(ConversationHandle conversation, [Out] byte[] data,
+                                                                   UIntPtr capacity, out UIntPtr size);
+  [DllImport(library, CallingConvention = cdecl)]
+  internal static extern Status riverhorse_conversation_load_memory(ConversationHandle conversation, [In] byte[] data,
+                                                                   UIntPtr size);
+
   // ----------------------------------------------------------------------------------------------------- helpers
 
   internal static void CheckAbi() {
@@ -304,9 +384,20 @@ sealed class ModelHandle : SafeHandleZeroOrMinusOneIsInvalid {
 
 sealed class SessionHandle : SafeHandleZeroOrMinusOneIsInvalid {
   SessionHandle() : base(true) {}
+  /// <summary>Of a conversation, which frees it.</summary>
+  internal SessionHandle(IntPtr ofConversation) : base(false) { SetHandle(ofConversation); }
 
   protected override bool ReleaseHandle() {
     Native.riverhorse_session_free(handle);
+    return true;
+  }
+}
+
+sealed class ConversationHandle : SafeHandleZeroOrMinusOneIsInvalid {
+  ConversationHandle() : base(true) {}
+
+  protected override bool ReleaseHandle() {
+    Native.riverhorse_conversation_free(handle);
     return true;
   }
 }

@@ -169,6 +169,17 @@ public sealed class ModelOptions {
   public bool LowPriority;
 }
 
+/// <summary>What a model takes on its device, and what is free there.</summary>
+public sealed class MemoryEstimate {
+  public ulong WeightsBytes { get; internal set; }
+  /// <summary>Of ModelOptions.MaxSessions sessions.</summary>
+  public ulong SessionsBytes { get; internal set; }
+  public ulong WorkspaceBytes { get; internal set; }
+  public ulong TotalBytes { get; internal set; }
+  /// <summary>A model fits when the total is no more.</summary>
+  public ulong AvailableBytes { get; internal set; }
+}
+
 public sealed class ModelInfo {
   public DType DType { get; internal set; }
   public long ParameterCount { get; internal set; }
@@ -194,7 +205,7 @@ public sealed class ModelInfo {
 
 /// <summary>A model on a device.</summary>
 public sealed class Model : IDisposable {
-  readonly ModelHandle handle;
+  internal readonly ModelHandle handle;
 
   /// <summary>Loads a model folder, a .safetensors or a .pt file.</summary>
   public Model(string path, ModelOptions options = null) {
@@ -215,6 +226,17 @@ public sealed class Model : IDisposable {
       return Native.riverhorse_model_load_memory(raw.ToArray(), (UIntPtr)(uint)raw.Count, ref scope.Options,
                                                  out scope.Model);
     });
+  }
+
+  /// <summary>What loading with these options would take; nothing is loaded.</summary>
+  public static MemoryEstimate EstimateMemory(string path, ModelOptions options = null) {
+    if (path == null) throw new ArgumentNullException("path");
+    var raw = new Native.memory_estimate { struct_size = Native.SizeOf<Native.memory_estimate>() };
+    Load(options,
+         scope => Native.riverhorse_model_estimate_memory(scope.Text(path), ref scope.Options, ref raw));
+    return new MemoryEstimate { WeightsBytes = raw.weights_bytes, SessionsBytes = raw.sessions_bytes,
+                                WorkspaceBytes = raw.workspace_bytes, TotalBytes = raw.total_bytes,
+                                AvailableBytes = raw.available_bytes };
   }
 
   sealed class LoadScope : Scope {

@@ -21,6 +21,7 @@ import array
 import atexit
 import ctypes
 import enum
+import json
 import os
 import pathlib
 import time
@@ -162,6 +163,8 @@ _ModelOptions = _struct(
     "u32 struct_size; i32 dtype conv safe_shaders skip_self_test validation check_finite max_sessions; i64 "
     "context_tokens prefill_piece_tokens; f64 submission_limit_ms; text config_path backend device cache_folder; "
     "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes; i32 low_priority frame_sessions")
+_MemoryEstimate = _struct(
+    "u32 struct_size; u64 weights_bytes sessions_bytes workspace_bytes frames_bytes total_bytes available_bytes")
 _ModelFile = _struct("text name; pointer data; size size")
 _ModelInfo = _struct(
     "u32 struct_size; i32 dtype; i64 parameter_count embedding_width layer_count attention_layer_count state_size "
@@ -179,6 +182,10 @@ _GenerateResult = _struct("u32 struct_size; i32 stop_reason; i64 token_count; f6
 _PollResult = _struct(
     "u32 struct_size; i32 running stop_reason frames_in_flight; i64 token_count; f64 expected_us measured_us; i64 "
     "tokens_to_read")
+_ConversationOptions = _struct(
+    "u32 struct_size; i32 undo_turns; text template_path template_json; size template_bytes; text system_text; size "
+    "system_bytes")
+_ConversationInfo = _struct("u32 struct_size; i32 turn_is_open; i64 turn_count undo_count tokens_read")
 _DeviceOptions = _struct(
     "u32 struct_size; i32 safe_shaders skip_self_test validation; f64 submission_limit_ms; text backend device "
     "cache_folder")
@@ -214,6 +221,7 @@ _functions: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "device_list_get": (Status, (_handle, c_size_t, POINTER(_DeviceInfo))),
     "device_list_absent_count": (c_size_t, (_handle,)),
     "device_list_get_absent": (Status, (_handle, c_size_t, POINTER(c_char_p), POINTER(c_char_p))),
+    "model_estimate_memory": (Status, (c_char_p, POINTER(_ModelOptions), POINTER(_MemoryEstimate))),
     "model_load": (Status, (c_char_p, POINTER(_ModelOptions), _out)),
     "model_load_memory": (Status, (POINTER(_ModelFile), c_size_t, POINTER(_ModelOptions), _out)),
     "model_free": (None, (_handle,)),
@@ -241,6 +249,21 @@ _functions: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "session_load": (Status, (_handle, c_char_p, POINTER(c_int64))),
     "session_save_memory": (Status, (_handle, c_void_p, c_size_t, _size)),
     "session_load_memory": (Status, (_handle, c_char_p, c_size_t, POINTER(c_int64))),
+    "conversation_create": (Status, (_handle, POINTER(_ConversationOptions), POINTER(_SamplingOptions), _out)),
+    "conversation_free": (None, (_handle,)),
+    "conversation_get_session": (c_void_p, (_handle,)),
+    "conversation_begin_turn": (Status, (_handle, c_char_p, c_size_t)),
+    "conversation_get_prompt": (Status, (_handle, _ids, c_size_t, _size)),
+    "conversation_get_generate_options": (Status, (_handle, POINTER(_GenerateOptions))),
+    "conversation_reply": (Status, (_handle, c_int64, _TOKEN, c_void_p, POINTER(_GenerateResult))),
+    "conversation_end_turn": (Status, (_handle,)),
+    "conversation_undo": (Status, (_handle, c_int64)),
+    "conversation_regenerate": (Status, (_handle, POINTER(_SamplingOptions))),
+    "conversation_get_info": (Status, (_handle, POINTER(_ConversationInfo))),
+    "conversation_get_user_text": (Status, (_handle, c_int64, c_char_p, c_size_t, _size)),
+    "conversation_get_reply": (Status, (_handle, c_int64, c_char_p, c_size_t, _size)),
+    "conversation_save_memory": (Status, (_handle, c_void_p, c_size_t, _size)),
+    "conversation_load_memory": (Status, (_handle, c_char_p, c_size_t)),
     "device_open": (Status, (POINTER(_DeviceOptions), _out)),
     "device_free": (None, (_handle,)),
     "trainer_create": (Status, (_handle, POINTER(_TrainerOptions), _out)),
@@ -499,6 +522,14 @@ class ModelInfo(NamedTuple):
     low_priority: bool  # of its queue, as was asked; False also where the driver has none
 
 
+class MemoryEstimate(NamedTuple):
+    weights_bytes: int
+    sessions_bytes: int  # of max_sessions
+    workspace_bytes: int
+    total_bytes: int
+    available_bytes: int  # free on the device: a model fits when the total is no more
+
+
 class Sampling(NamedTuple):
     """How tokens are drawn; as it stands, greedily. The same seed, model, device and calls give the same tokens."""
 
@@ -526,6 +557,39 @@ class Generation(NamedTuple):
     tokens: "list[int]"  # those drawn; an end-of-text token counts
     stop_reason: StopReason
     seconds: float
+
+
+def estimate_memory(path: Path, *, backend: Optional[str] = None, device: Optional[str] = None,
+                    dtype: Union[DType, str] = DType.DEFAULT, conv: Union[Conv, str] = Conv.AUTO,
+                    config_path: Optional[Path] = None, cache_folder: Optional[Path] = None, max_sessions: int = 0,
+                    context_tokens: int = 0, prefill_piece_tokens: int = 0, memory_budget_bytes: int = 0,
+                    skip_self_test: bool = False) -> MemoryEstimate:
+    """What Model() with the same arguments would take on its device; nothing is loaded."""
+    options = _ModelOptions(
+        dtype=DType.of(dtype), conv=Conv.of(conv), skip_self_test=skip_self_test, max_sessions=max_sessions,
+        context_tokens=context_tokens, prefill_piece_tokens=prefill_piece_tokens, config_path=config_path,
+        backend=backend, device=device, cache_folder=cache_folder, memory_budget_bytes=memory_budget_bytes)
+    raw = _MemoryEstimate()
+    _call("model_estimate_memory", os.fsencode(path), ctypes.byref(options), ctypes.byref(raw))
+    return _values(MemoryEstimate, raw)
+
+
+def _generate(name: str, *arguments: Any, on_text: Optional[TextFunction],
+              on_token: Optional[TokenFunction]) -> Generation:
+    """Calls riverhorse_<name>, whose last arguments are a callback of tokens, its user and a result."""
+    tokens: "list[int]" = []
+    pieces: "list[str]" = []
+
+    def receive(token: int, text: str) -> bool:
+        if token >= 0:
+            tokens.append(token)
+        pieces.append(text)
+        go_on = on_token is None or on_token(token, text) is not False
+        return (on_text is None or not text or on_text(text) is not False) and go_on
+
+    callback, result = _Callback(_TOKEN, receive, _token_and_text), _GenerateResult()
+    callback.call(name, *arguments, callback.pointer, None, ctypes.byref(result))
+    return Generation("".join(pieces), tokens, StopReason(result.stop_reason), result.seconds)
 
 
 class Model(_Object):
@@ -618,20 +682,7 @@ class Session(_Object):
         """Draws tokens until something stops it. `on_text` is given whole characters as they are drawn, `on_token`
         every token with the text that it completes; either stops with False. A stop string is in no text."""
         options = self._generate_options(max_tokens, stop, ignore_end_of_text)
-        tokens: "list[int]" = []
-        pieces: "list[str]" = []
-
-        def receive(token: int, text: str) -> bool:
-            if token >= 0:
-                tokens.append(token)
-            pieces.append(text)
-            go_on = on_token is None or on_token(token, text) is not False
-            return (on_text is None or not text or on_text(text) is not False) and go_on
-
-        callback, result = _Callback(_TOKEN, receive, _token_and_text), _GenerateResult()
-        callback.call("session_generate", self._handle, ctypes.byref(options), callback.pointer, None,
-                      ctypes.byref(result))
-        return Generation("".join(pieces), tokens, StopReason(result.stop_reason), result.seconds)
+        return _generate("session_generate", self._handle, ctypes.byref(options), on_text=on_text, on_token=on_token)
 
     def stream(self, text_or_ids: Union[str, Ids] = (), max_tokens: int = 128, *, stop: Sequence[str] = (),
                ignore_end_of_text: bool = False) -> Iterator[str]:
@@ -726,6 +777,129 @@ class Session(_Object):
         reused = c_int64()
         _call("session_load_memory", self._handle, data, len(data), ctypes.byref(reused))
         return reused.value
+
+
+class ConversationInfo(NamedTuple):
+    turn_is_open: bool
+    turn_count: int  # an open one included
+    undo_count: int  # of them that can be taken back
+    tokens_read: int  # in all, drawn ones not counted
+
+
+class Conversation(_Object):
+    """Turns of a user's text and a reply over a session, in the words of a template. The history is the session's
+    state: a turn reads its own text and nothing again."""
+
+    _free = "conversation_free"
+
+    def __init__(self, model: Model, template: Union[Path, "Mapping[str, Any]"], system: Optional[str] = None, *,
+                 sampling: Sampling = Sampling(), undo_turns: int = 0) -> None:
+        """`template` is a JSON file, or a dict of what is in one (riverhorse/conversation.h has it); `system` the
+        system text. The last `undo_turns` turns can be taken back: 0 means 4, -1 none."""
+        options = _ConversationOptions(undo_turns=undo_turns)
+        if isinstance(template, Mapping):
+            form = json.dumps(template).encode()
+            options.template_json, options.template_bytes = form, len(form)
+        else:
+            options.template_path = os.fsencode(template)
+        if system is not None:
+            spoken = system.encode()
+            options.system_text, options.system_bytes = spoken, len(spoken)
+        self.model = model
+        super().__init__(_make("conversation_create", model._handle, ctypes.byref(options),
+                               ctypes.byref(sampling._raw())))
+
+    def say(self, text: str, max_tokens: int = 128, *, on_text: Optional[TextFunction] = None,
+            on_token: Optional[TokenFunction] = None) -> Generation:
+        """A whole turn: what the user says, and the reply."""
+        self.begin_turn(text)
+        return self.reply(max_tokens, on_text=on_text, on_token=on_token)
+
+    def begin_turn(self, text: str) -> None:
+        """What the user says. Reads nothing: reply() does, or session.stream(prompt, **generate_options), whose end is
+        followed by end_turn()."""
+        data = text.encode()
+        _call("conversation_begin_turn", self._handle, data, len(data))
+
+    def reply(self, max_tokens: int = 128, *, on_text: Optional[TextFunction] = None,
+              on_token: Optional[TokenFunction] = None) -> Generation:
+        """Reads what is not read yet of the turn, draws the reply as Session.generate does, and ends the turn."""
+        return _generate("conversation_reply", self._handle, max_tokens, on_text=on_text, on_token=on_token)
+
+    def end_turn(self) -> None:
+        """What the session drew after the prompt is the reply."""
+        _call("conversation_end_turn", self._handle)
+
+    @property
+    def prompt(self) -> "list[int]":
+        """The tokens of the open turn that come before its reply."""
+        return list(_filled("conversation_get_prompt", self._handle, c_int32))
+
+    @property
+    def generate_options(self) -> "dict[str, Any]":
+        """The template's, for generate() and stream() of the session: what ends a reply."""
+        raw = _GenerateOptions()
+        _call("conversation_get_generate_options", self._handle, ctypes.byref(raw))
+        stop = [raw.stop_strings[index].decode() for index in range(raw.stop_string_count)]
+        return {"stop": stop, "ignore_end_of_text": raw.ignore_end_of_text != 0}
+
+    @property
+    def session(self) -> Session:
+        """The conversation's own, to read a prompt, draw, set its sampling and look at; closing it does nothing."""
+        return _SessionOfConversation(self)
+
+    def undo(self, turns: int = 1) -> None:
+        """Takes the last turns back, an open one included, to the last bit."""
+        _call("conversation_undo", self._handle, turns)
+
+    def regenerate(self, sampling: Optional[Sampling] = None) -> None:
+        """Takes the last turn back and begins it again with the same text; reply() follows."""
+        _call("conversation_regenerate", self._handle, ctypes.byref(sampling._raw()) if sampling is not None else None)
+
+    @property
+    def info(self) -> ConversationInfo:
+        raw = _ConversationInfo()
+        _call("conversation_get_info", self._handle, ctypes.byref(raw))
+        return _values(ConversationInfo, raw)
+
+    def _text(self, name: str, turn: int) -> str:
+        size = c_size_t()
+        _call(name, self._handle, turn, None, 0, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        _call(name, self._handle, turn, text, size.value, ctypes.byref(size))
+        return text.raw.decode()
+
+    def user_text(self, turn: int) -> str:
+        """What the user said in a turn; 0 is the first."""
+        return self._text("conversation_get_user_text", turn)
+
+    def reply_text(self, turn: int) -> str:
+        """The reply of a turn; empty while it is open."""
+        return self._text("conversation_get_reply", turn)
+
+    def save_bytes(self) -> bytes:
+        """Everything but what can be taken back: the session, the texts of all turns, the template."""
+        return bytes(_filled("conversation_save_memory", self._handle, c_char))
+
+    def load_bytes(self, data: bytes) -> None:
+        """Becomes the saved conversation, of the same model."""
+        _call("conversation_load_memory", self._handle, data, len(data))
+
+
+class _SessionOfConversation(Session):
+    """Owns nothing, and keeps the conversation."""
+
+    _owned = c_void_p()
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.model, self._conversation = conversation.model, conversation
+
+    @property
+    def _handle(self) -> c_void_p:
+        return c_void_p(_call("conversation_get_session", self._conversation._handle))
+
+    def close(self) -> None:
+        pass
 
 
 def step_sessions(sessions: Sequence[Session]) -> "list[int]":

@@ -104,8 +104,10 @@ riverhorse_status riverhorse_adopt_vulkan(const riverhorse_vulkan_device* device
     require(handles.queue, "device.queue");
     auto shared = std::make_shared<riverhorse::AdoptedVulkan>(std::move(handles));
     riverhorse::check_adopted_device(*shared);
-    *adopted = new riverhorse_adopted_device{std::move(shared)};
+    *adopted = new riverhorse_adopted_device{{}, std::move(shared)};
   });
 }
 
-void riverhorse_adopted_device_free(riverhorse_adopted_device* adopted) { delete adopted; }
+void riverhorse_adopted_device_free(riverhorse_adopted_device* adopted) {
+  if (riverhorse::api::may_free(__func__, adopted)) delete adopted;
+}

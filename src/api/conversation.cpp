@@ -47,7 +47,7 @@ struct Exchange {
 
 }  // namespace
 
-struct riverhorse_conversation {
+struct riverhorse_conversation : riverhorse::api::Handle {
   riverhorse_session* session = nullptr;  // riverhorse_conversation_free frees it
   std::size_t undo_turns = 0;
 
@@ -172,7 +172,7 @@ struct SessionDeleter {
 template <typename Body>
 riverhorse_status with_conversation(const char* function, riverhorse_conversation* conversation, Body&& body) {
   riverhorse_session* const session = riverhorse_conversation_get_session(conversation);
-  if (session == nullptr) return guarded(function, [] { require(nullptr, "conversation"); });
+  if (session == nullptr) return guarded(function, [&] { require(conversation, "conversation"); });
   return with_session(function, session, [&](ModelState&, riverhorse::Session& text) { body(text); });
 }
 
@@ -180,7 +180,7 @@ riverhorse_status with_conversation(const char* function, riverhorse_conversatio
 template <typename Body>
 riverhorse_status look_at(const char* function, const riverhorse_conversation* conversation, Body&& body) {
   const riverhorse_session* const session = riverhorse_conversation_get_session(conversation);
-  if (session == nullptr) return guarded(function, [] { require(nullptr, "conversation"); });
+  if (session == nullptr) return guarded(function, [&] { require(conversation, "conversation"); });
   return with_any_session(function, session, [&](ModelState&, const riverhorse::Session&) { body(); });
 }
 
@@ -277,17 +277,18 @@ riverhorse_status riverhorse_conversation_create(riverhorse_model* model,
       text->append(riverhorse::api::system_prompt(made->form, *model->state->tokenizer, system));
       made->tokens_read = text->position();
     }
-    made->session = new riverhorse_session{model->state, std::move(text)};
+    made->session = new riverhorse_session{{}, model->state, std::move(text)};
     *conversation = made.release();
   });
 }
 
 void riverhorse_conversation_free(riverhorse_conversation* conversation) {
-  if (conversation != nullptr && riverhorse::api::free_session(conversation->session)) delete conversation;
+  if (!riverhorse::api::may_free(__func__, conversation)) return;
+  if (riverhorse::api::free_session(conversation->session)) delete conversation;
 }
 
 riverhorse_session* riverhorse_conversation_get_session(const riverhorse_conversation* conversation) {
-  return conversation == nullptr ? nullptr : conversation->session;
+  return riverhorse::api::is_usable(conversation) ? conversation->session : nullptr;
 }
 
 riverhorse_status riverhorse_conversation_begin_turn(riverhorse_conversation* conversation, const char* text,

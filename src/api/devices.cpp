@@ -5,7 +5,7 @@
 #include "api/guard.h"
 #include "backend/backend.h"
 
-struct riverhorse_device_list {
+struct riverhorse_device_list : riverhorse::api::Handle {
   riverhorse::DeviceList list;
   std::string default_id;  // empty: there is no default
 };
@@ -41,10 +41,12 @@ riverhorse_status riverhorse_list_devices(riverhorse_device_list** list) {
   });
 }
 
-void riverhorse_device_list_free(riverhorse_device_list* list) { delete list; }
+void riverhorse_device_list_free(riverhorse_device_list* list) {
+  if (riverhorse::api::may_free(__func__, list)) delete list;
+}
 
 size_t riverhorse_device_list_count(const riverhorse_device_list* list) {
-  return list == nullptr ? 0 : list->list.devices.size();
+  return riverhorse::api::is_usable(list) ? list->list.devices.size() : 0;
 }
 
 riverhorse_status riverhorse_device_list_get(const riverhorse_device_list* list, size_t index,
@@ -69,7 +71,7 @@ riverhorse_status riverhorse_device_list_get(const riverhorse_device_list* list,
 }
 
 size_t riverhorse_device_list_absent_count(const riverhorse_device_list* list) {
-  return list == nullptr ? 0 : list->list.absences.size();
+  return riverhorse::api::is_usable(list) ? list->list.absences.size() : 0;
 }
 
 riverhorse_status riverhorse_device_list_get_absent(const riverhorse_device_list* list, size_t index,

@@ -21,7 +21,7 @@ namespace {
 
 // Null where frames were started since, or nothing.
 std::shared_ptr<AsyncJob> last_job(const riverhorse_session* session) {
-  if (session == nullptr) return nullptr;
+  if (!riverhorse::api::is_usable(session)) return nullptr;
   const std::scoped_lock lock(session->job_mutex);
   return session->job;
 }
@@ -136,13 +136,13 @@ riverhorse_status riverhorse_batch_create(riverhorse_model* model, const riverho
     Turn turn(model->state);
     const std::int64_t together =
         given.max_together == 0 ? riverhorse::FrameBatch::most_together : given.max_together;
-    *batch =
-        new riverhorse_batch{model->state, std::make_unique<riverhorse::FrameBatch>(*turn.model().engine, together)};
+    *batch = new riverhorse_batch{
+        {}, model->state, std::make_unique<riverhorse::FrameBatch>(*turn.model().engine, together)};
   });
 }
 
 void riverhorse_batch_free(riverhorse_batch* batch) {
-  if (batch == nullptr) return;
+  if (!riverhorse::api::may_free(__func__, batch)) return;
   const riverhorse_status status = riverhorse::api::guarded(__func__, [&] {
     Turn turn(batch->model);
     batch->batch.reset();

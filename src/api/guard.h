@@ -11,7 +11,9 @@
 #include <span>
 #include <string_view>
 
+#include "api/handle.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "riverhorse/riverhorse.h"
 
 namespace riverhorse::api {
@@ -45,6 +47,23 @@ riverhorse_status guarded(const char* function, Body&& body) noexcept {
 
 inline void require(const void* pointer, const char* name) {
   if (pointer == nullptr) fail(StatusCode::invalid_argument, "{} is null", name);
+}
+// Of what the API made: in checked builds, that it is still there.
+inline void require(const Handle* handle, const char* name) {
+  if (handle == nullptr) fail(StatusCode::invalid_argument, "{} is null", name);
+  if (handle->freed()) fail(StatusCode::invalid_argument, "{} was freed", name);
+}
+inline bool is_usable(const Handle* handle) { return handle != nullptr && !handle->freed(); }
+
+// For the freeing functions, which return nothing: a handle that was freed already is an error in the log.
+inline bool may_free(const char* function, const Handle* handle) noexcept {
+  if (handle == nullptr) return false;
+  if (!handle->freed()) return true;
+  guarded(function, [&] {
+    log_at(LogLevel::error, fmt::format("{}: the handle was freed already", function));
+    fail(StatusCode::invalid_argument, "the handle was freed already");
+  });
+  return false;
 }
 
 template <typename Struct>

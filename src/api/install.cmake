@@ -25,6 +25,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/samples/models/default DESTINATION ${CMA
 install(FILES ${PROJECT_SOURCE_DIR}/samples/python/riverhorse.py DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/python
         COMPONENT runtime)
 install(FILES ${PROJECT_SOURCE_DIR}/samples/csharp/Riverhorse.cs ${PROJECT_SOURCE_DIR}/samples/csharp/Native.cs
+              ${PROJECT_SOURCE_DIR}/samples/csharp/Conversation.cs
         DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/csharp COMPONENT dev)
 # The licences of what is compiled in, as the distribution has them.
 foreach(package libvkfft-dev glslang-dev spirv-tools nlohmann-json3-dev libcli11-dev)

@@ -16,6 +16,7 @@
 #include "api/objects.h"
 #include "api/read_options.h"
 #include "base/log.h"
+#include "engine/engine_memory.h"
 #include "model/checkpoint.h"
 
 using riverhorse::fail;
@@ -76,6 +77,7 @@ std::shared_ptr<riverhorse::Device> open_device(const riverhorse_model_options& 
     }
     return device;
   }
+  require(options.adopted_device, "options.adopted_device");
   const auto open = [&](const riverhorse::DeviceOptions& device_options) {
     return riverhorse::open_adopted_device(options.adopted_device->shared, device_options);
   };
@@ -108,7 +110,7 @@ riverhorse_model* load(const LoadOptions& options, const riverhorse::Checkpoint&
   state->tokenizer = find_tokenizer();
   state->device = open_device(options.api, options.device);
   state->engine = std::make_unique<riverhorse::Engine>(state->device, checkpoint, options.engine);
-  return new riverhorse_model{std::move(state)};
+  return new riverhorse_model{{}, std::move(state)};
 }
 
 // A name that means nothing here is a mistake: a tokenizer that is misspelt would silently be none.
@@ -144,6 +146,27 @@ const riverhorse::Tokenizer& require_tokenizer(const ModelState& state) {
 
 }  // namespace
 
+riverhorse_status riverhorse_model_estimate_memory(const char* path, const riverhorse_model_options* options,
+                                                   riverhorse_memory_estimate* estimate) {
+  return guarded(__func__, [&] {
+    require(path, "path");
+    LoadOptions given(options);
+    given.checkpoint.read_weights = false;
+    const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, given.checkpoint);
+    const std::shared_ptr<riverhorse::Device> device = open_device(given.api, given.device);
+    const riverhorse::MemoryEstimate bytes =
+        riverhorse::estimate_memory(checkpoint.config, given.engine, {given.engine.dtype, &checkpoint.file}, *device);
+    riverhorse_memory_estimate value{};
+    value.weights_bytes = bytes.weights_bytes + bytes.filters_bytes;
+    value.sessions_bytes = bytes.state_bytes + bytes.cache_bytes;
+    value.workspace_bytes = bytes.workspace_bytes + bytes.staging_bytes;
+    value.frames_bytes = bytes.frames_bytes;
+    value.total_bytes = bytes.total_bytes();
+    value.available_bytes = riverhorse::available_bytes(*device, given.engine);
+    riverhorse::api::write_info(estimate, value, "estimate");
+  });
+}
+
 riverhorse_status riverhorse_model_load(const char* path, const riverhorse_model_options* options,
                                         riverhorse_model** model) {
   return guarded(__func__, [&] {
@@ -172,7 +195,7 @@ riverhorse_status riverhorse_model_load_memory(const riverhorse_model_file* file
 }
 
 void riverhorse_model_free(riverhorse_model* model) {
-  if (model == nullptr) return;
+  if (!riverhorse::api::may_free(__func__, model)) return;
   const riverhorse_status status = guarded(__func__, [&] { riverhorse::api::require_other_thread(*model->state); });
   if (status == RIVERHORSE_OK) delete model;
 }

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <utility>
 
+#include "api/handle.h"
 #include "backend/adopted_vulkan.h"
 #include "data/tokenizer.h"
 #include "engine/engine.h"
@@ -57,15 +58,15 @@ bool free_session(riverhorse_session* session);
 
 }  // namespace riverhorse::api
 
-struct riverhorse_adopted_device {
+struct riverhorse_adopted_device : riverhorse::api::Handle {
   std::shared_ptr<riverhorse::AdoptedVulkan> shared;
 };
 
-struct riverhorse_model {
+struct riverhorse_model : riverhorse::api::Handle {
   std::shared_ptr<riverhorse::api::ModelState> state;
 };
 
-struct riverhorse_session {
+struct riverhorse_session : riverhorse::api::Handle {
   std::shared_ptr<riverhorse::api::ModelState> model;
   std::unique_ptr<riverhorse::Session> session;
   std::shared_ptr<riverhorse::api::TokenSink> sink = {};  // of what was started for frames; null: nothing yet
@@ -75,7 +76,7 @@ struct riverhorse_session {
   riverhorse::api::CancelCount cancels = std::make_shared<std::atomic<std::uint64_t>>(0);
 };
 
-struct riverhorse_batch {
+struct riverhorse_batch : riverhorse::api::Handle {
   std::shared_ptr<riverhorse::api::ModelState> model;
   std::unique_ptr<riverhorse::FrameBatch> batch;
 };

@@ -50,12 +50,12 @@ SamplingOptions read_sampling(const riverhorse_sampling_options* sampling) {
 namespace {
 
 riverhorse_session* make_handle(std::shared_ptr<ModelState> model, std::unique_ptr<riverhorse::Session> session) {
-  return new riverhorse_session{std::move(model), std::move(session)};
+  return new riverhorse_session{{}, std::move(model), std::move(session)};
 }
 
-// As of now, before the call waits for its turn; with_session refuses null.
+// As of now, before the call waits for its turn; with_session refuses null and what was freed.
 std::optional<Cancellation> cancellation_of(const riverhorse_session* session) {
-  if (session == nullptr) return std::nullopt;
+  if (!riverhorse::api::is_usable(session)) return std::nullopt;
   return Cancellation(session->cancels);
 }
 
@@ -90,7 +90,7 @@ bool riverhorse::api::free_session(riverhorse_session* session) {
 }
 
 void riverhorse_session_free(riverhorse_session* session) {
-  if (session != nullptr) riverhorse::api::free_session(session);
+  if (riverhorse::api::may_free(__func__, session)) riverhorse::api::free_session(session);
 }
 
 riverhorse_status riverhorse_session_set_sampling(riverhorse_session* session,

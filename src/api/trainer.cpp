@@ -26,11 +26,11 @@ struct TrainingDevice {
 
 }  // namespace riverhorse::api
 
-struct riverhorse_device {
+struct riverhorse_device : riverhorse::api::Handle {
   std::shared_ptr<riverhorse::api::TrainingDevice> state;
 };
 
-struct riverhorse_trainer {
+struct riverhorse_trainer : riverhorse::api::Handle {
   std::shared_ptr<riverhorse::api::TrainingDevice> device;
   riverhorse::TrainingCheckpoint checkpoint;  // its tensors are in the core
   std::unique_ptr<riverhorse::TrainerCore> core;
@@ -145,7 +145,7 @@ riverhorse_trainer* make_trainer(const riverhorse_device& device, TrainingCheckp
   auto core =
       std::make_unique<riverhorse::TrainerCore>(device.state->device, start.model, core_options(start.state.options));
   restore_core(*core, start);
-  return new riverhorse_trainer{device.state, std::move(start), std::move(core)};
+  return new riverhorse_trainer{{}, device.state, std::move(start), std::move(core)};
 }
 
 // Sequences in whole micro-batches; what the caller's do not fill has no targets.
@@ -183,11 +183,13 @@ riverhorse_status riverhorse_device_open(const riverhorse_device_options* option
     const riverhorse_device_options given = riverhorse::api::read_options(options, "options");
     auto state = std::make_shared<riverhorse::api::TrainingDevice>();
     state->device = riverhorse::open_checked_training_device(riverhorse::api::read_device(given));
-    *device = new riverhorse_device{std::move(state)};
+    *device = new riverhorse_device{{}, std::move(state)};
   });
 }
 
-void riverhorse_device_free(riverhorse_device* device) { delete device; }
+void riverhorse_device_free(riverhorse_device* device) {
+  if (riverhorse::api::may_free(__func__, device)) delete device;
+}
 
 riverhorse_status riverhorse_trainer_create(riverhorse_device* device, const riverhorse_trainer_options* options,
                                             riverhorse_trainer** trainer) {
@@ -210,7 +212,7 @@ riverhorse_status riverhorse_trainer_resume(riverhorse_device* device, const cha
 }
 
 void riverhorse_trainer_free(riverhorse_trainer* trainer) {
-  if (trainer == nullptr) return;
+  if (!riverhorse::api::may_free(__func__, trainer)) return;
   const std::shared_ptr<riverhorse::api::TrainingDevice> device = trainer->device;
   const std::scoped_lock lock(device->mutex);
   delete trainer;

@@ -1,5 +1,6 @@
 // Which devices there are, which one to take, and opening it. This room alone knows every backend.
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 
@@ -30,6 +31,21 @@ std::optional<BackendKind> backend_by_name(std::string_view name) {
     if (name == backend_name(kind)) return kind;
   }
   return std::nullopt;
+}
+
+// As `riverhorse devices` writes it, 32 hexadecimal digits; the hyphens may be left out.
+std::optional<std::array<std::uint8_t, 16>> parse_uuid(std::string_view text) {
+  std::array<std::uint8_t, 16> uuid{};
+  std::size_t digits = 0;
+  for (const char letter : text) {
+    if (letter == '-') continue;
+    unsigned value = 0;
+    if (std::from_chars(&letter, &letter + 1, value, 16).ec != std::errc() || digits == 32) return std::nullopt;
+    uuid[digits / 2] = static_cast<std::uint8_t>(uuid[digits / 2] << 4 | value);
+    ++digits;
+  }
+  if (digits != 32) return std::nullopt;
+  return uuid;
 }
 
 std::string listed(const std::vector<const DeviceInfo*>& devices) {
@@ -105,6 +121,14 @@ DeviceInfo choose_device(const DeviceList& list, std::string_view backend, std::
     if (hardware != candidates.end()) return **hardware;
     if (kind && !candidates.empty()) return *candidates.front();
     fail(StatusCode::not_found, "no device was found");
+  }
+  if (const std::optional<std::array<std::uint8_t, 16>> uuid = parse_uuid(name)) {
+    const auto found = std::find_if(candidates.begin(), candidates.end(),
+                                    [&](const DeviceInfo* each) { return each->uuid == *uuid; });
+    if (found == candidates.end()) {
+      fail(StatusCode::not_found, "no device has the UUID {}; there are: {}", name, listed(candidates));
+    }
+    return **found;  // of two backends' the better one, which is listed first
   }
   std::vector<const DeviceInfo*> matches;
   for (const DeviceInfo* each : candidates) {

@@ -97,7 +97,8 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
   command.add_option("--backend", options.backend, "auto, cpu, vulkan or cuda (default: auto)")
       ->type_name("NAME")
       ->check(CLI::IsMember({"auto", "cpu", "vulkan", "cuda"}));
-  command.add_option("--device", options.device, "An index, an id like vulkan:0, or a part of a device's name")
+  command
+      .add_option("--device", options.device, "An index, an id like vulkan:0, a UUID, or a part of a device's name")
       ->type_name("DEVICE");
   command
       .add_option("--cache", options.cache,

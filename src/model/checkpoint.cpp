@@ -132,6 +132,7 @@ void complete(Checkpoint& checkpoint, const std::string& config_origin, const Ch
   modernize_names(checkpoint.file, checkpoint.warnings);
   drop_tied_head(checkpoint.file, checkpoint.config, origin);
   check_against_table(checkpoint.file, checkpoint.config, origin);
+  if (!options.read_weights) return;
   if (options.check_finite) check_finite(checkpoint.file);
   checkpoint.content_hash = content_hash(checkpoint.config, checkpoint.file);
 }

@@ -36,6 +36,7 @@ struct CheckpointOptions {
   std::filesystem::path config_path;  // empty: config.json beside the weights
   std::optional<ModelConfig> config;  // used instead of any file: a preset
   bool check_finite = false;          // refuse NaN and infinite weights
+  bool read_weights = true;           // false: names and shapes only; no content_hash, and check_finite finds nothing
 };
 
 // Every parameter as a model with quantised weights has it: matrices as `weights` (q8 or q4), but the embedding and

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "vulkan/adopted.h"
+#include "vulkan/barrier.h"
 
 namespace riverhorse::vulkan {
 namespace {
@@ -83,6 +84,13 @@ DeviceCore::~DeviceCore() {
   for (VkFence fence : free_fences_) table.vkDestroyFence(device, fence, allocator);
   if (timeline_ != VK_NULL_HANDLE) table.vkDestroySemaphore(device, timeline_, allocator);
   if (owns_device_) table.vkDestroyDevice(device, nullptr);
+}
+
+// lavapipe notes the time when its rasteriser next runs, which may be after what follows, or after all of it; a barrier
+// makes it run.
+void DeviceCore::write_timestamp(VkCommandBuffer commands, VkQueryPool pool, std::uint32_t query) const {
+  table.vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, pool, query);
+  if (info.type == DeviceType::software) barrier(table, commands, work_stages, 0, work_stages, 0);
 }
 
 void DeviceCore::check_device(VkResult result, const std::string& what) {

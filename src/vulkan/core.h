@@ -57,6 +57,9 @@ class DeviceCore {
   void wait_quietly(std::uint64_t ticket);  // for destructors: no throw, returns at once when the device is lost
   std::uint64_t last_ticket() const { return last_ticket_; }
 
+  // Writes the time at which all commands so far are done.
+  void write_timestamp(VkCommandBuffer commands, VkQueryPool pool, std::uint32_t query) const;
+
   // Checks a result; remembers a lost device so that nothing waits for it again.
   void check_device(VkResult result, const std::string& what);
   bool lost() const { return lost_; }

@@ -189,8 +189,7 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
   std::int64_t runs_finished = 0;
   const auto took = [&](Piece piece, double expected_us) {
     append.pieces.push_back(std::move(piece));
-    vk.vkCmdWriteTimestamp(primary, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, append.queries,
-                           static_cast<std::uint32_t>(append.pieces.size()));
+    core_->write_timestamp(primary, append.queries, static_cast<std::uint32_t>(append.pieces.size()));
     result.expected_us += expected_us;
   };
   while (append.pieces.size() + 2 <= most_pieces) {
@@ -212,7 +211,7 @@ FrameQueue::Appended VulkanFrameQueue::append(void* commands, double budget_us, 
     }
     if (append.pieces.empty()) {
       vk.vkCmdResetQueryPool(primary, append.queries, 0, most_pieces + 1);
-      vk.vkCmdWriteTimestamp(primary, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, append.queries, 0);
+      core_->write_timestamp(primary, append.queries, 0);
     }
     saved_us_ = 0;
     if (before != nullptr) {

@@ -5,6 +5,15 @@
 
 namespace riverhorse::vulkan {
 
+namespace {
+
+constexpr std::uint32_t most_threads = 256;  // of a row
+// A software device takes one subgroup after the other and turns to the next at each barrier, which takes longer than
+// to add up a row.
+constexpr std::uint32_t software_threads = 8;
+
+}  // namespace
+
 // One workgroup a row. Mean and variance in two passes over the row, which its threads find in their cache.
 void VulkanEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
   const OperationScope scope(*this, "add_layer_norm");
@@ -22,7 +31,8 @@ void VulkanEncoder::record_add_layer_norm(const AddLayerNormArgs& args) {
                               {args.norm.weight, Access::read},
                               {args.norm.bias, Access::read},
                               {args.out, Access::write}};
-  const std::uint32_t constants[] = {std::min(limits().invocations, 256u)};
+  const bool software = device_.info().type == DeviceType::software;
+  const std::uint32_t constants[] = {std::min(limits().invocations, software ? software_threads : most_threads)};
   Dispatch norm{args.out.dtype == DType::f16 ? "layer_norm.f16" : "layer_norm.f32", constants, bindings,
                 push_bytes(push)};
   norm.groups[0] = groups_for(push.rows, 1, limits());

@@ -88,7 +88,7 @@ void VulkanRecording::begin_segment() {
   }
   if (segment_queries_ != VK_NULL_HANDLE) {
     vk.vkCmdResetQueryPool(commands, segment_queries_, 2 * index, 2);
-    vk.vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, segment_queries_, 2 * index);
+    core_->write_timestamp(commands, segment_queries_, 2 * index);
   }
 }
 
@@ -96,7 +96,7 @@ void VulkanRecording::end_segment() {
   const DeviceFunctions& vk = core_->table;
   if (segment_queries_ != VK_NULL_HANDLE) {
     const auto index = static_cast<std::uint32_t>(commands_.size()) - 1;
-    vk.vkCmdWriteTimestamp(commands_.back(), VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, segment_queries_, 2 * index + 1);
+    core_->write_timestamp(commands_.back(), segment_queries_, 2 * index + 1);
   }
   core_->check_device(vk.vkEndCommandBuffer(commands_.back()), "ending a command buffer");
 }
@@ -161,14 +161,12 @@ void VulkanRecording::begin_operation(std::string_view name) {
   operations_.emplace_back(name);
   const auto index = static_cast<std::uint32_t>(operations_.size()) - 1;
   barrier(core_->table, commands_.back(), work_stages, work_writes, work_stages, work_accesses);
-  core_->table.vkCmdWriteTimestamp(commands_.back(), VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, operation_queries_,
-                                   2 * index);
+  core_->write_timestamp(commands_.back(), operation_queries_, 2 * index);
 }
 
 void VulkanRecording::end_operation() {
   const auto index = static_cast<std::uint32_t>(operations_.size()) - 1;
-  core_->table.vkCmdWriteTimestamp(commands_.back(), VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, operation_queries_,
-                                   2 * index + 1);
+  core_->write_timestamp(commands_.back(), operation_queries_, 2 * index + 1);
 }
 
 double VulkanRecording::expected_ms(const Segment& segment) const {

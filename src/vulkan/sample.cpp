@@ -7,7 +7,13 @@
 
 namespace riverhorse::vulkan {
 
+namespace {
+
 constexpr std::uint32_t most_pieces = 32;  // of a row; sample.comp
+constexpr std::uint32_t most_threads = 1024;
+constexpr std::uint32_t software_threads = 32;  // as few as the shader can do with: barriers take long there
+
+}  // namespace
 
 // Workgroups as wide as the device allows, and several a row while rows are fewer than compute units: a row of 50264
 // logits is a matter of latency, not of bandwidth.
@@ -27,7 +33,9 @@ void VulkanEncoder::record_sample(const SampleArgs& args) {
   }
   const Push push{static_cast<std::uint32_t>(args.logits.shape[1]), args.counts ? 1u : 0u, args.bias ? 1u : 0u,
                   args.history ? static_cast<std::uint32_t>(args.history.shape[1]) : 0u};
-  const std::uint32_t constants[] = {std::bit_floor(std::min(limits().invocations, 1024u))};
+  const bool software = device_.info().type == DeviceType::software;
+  const std::uint32_t constants[] = {
+      std::bit_floor(std::min(limits().invocations, software ? software_threads : most_threads))};
   const auto rows = static_cast<std::uint32_t>(batch);
   const std::uint32_t pieces =
       std::min({divide_up(limits().compute_units, rows), divide_up(push.vocabulary, 4 * constants[0]), most_pieces});
