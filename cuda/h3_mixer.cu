@@ -183,20 +183,24 @@ void CudaEncoder::record_h3_mixer(const H3MixerArgs& args) {
   if (by_fft) record_h3_mixer_fft(args);
   const int multiprocessors = limits_.multiprocessors;
   const auto name = by_fft ? "h3_mixer.fft" : chunked ? "h3_mixer.chunked" : "h3_mixer.recurrence";
-  add(name, [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](cudaStream_t stream) {
+  const auto run = [args, sums, width, batch, tokens, by_fft, chunked, multiprocessors](Launch turn) {
     with_activation(args.y.dtype, [&](auto type) {
       using T = decltype(type);
       const Strides strides{batch * tokens, tokens};
       Mixing<T> mixing = mixing_of<T>(args, width * batch * tokens, strides, strides, sums, batch, tokens);
       mixing.entry_states = data<float>(args.entry_states);
       if (!by_fft && chunked) {
-        mix_chunked(stream, args, multiprocessors);
+        mix_chunked(turn, args, multiprocessors);
       } else if (!by_fft) {
-        launch_walk(stream, mixing);
+        launch_walk(turn.stream, mixing);
       }
-      launch_keep_keys(stream, mixing);
+      launch_keep_keys(turn.stream, mixing);
     });
-  });
+  };
+  if (by_fft || !chunked) return add(name, run);
+  const H3Filter& filter = args.filter;
+  add_in_turn(name, {filter.b, filter.c, filter.shift_taps, filter.powers, filter.toeplitz},
+              {args.y, args.entry_states, args.state.shift, args.state.modes}, run);
 }
 
 void CudaEncoder::record_h3_step_walk(const H3StepArgs& args) {

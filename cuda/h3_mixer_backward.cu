@@ -286,8 +286,11 @@ void launch_sum_sequences(cudaStream_t stream, const Tensor& parts, const Tensor
 void CudaEncoder::record_h3_mixer_backward(const H3MixerBackwardArgs& args) {
   const bool by_fft = args.algorithm == ConvAlgorithm::fft;
   if (!by_fft && !args.slots && fits_chunked_backward(args, limits_)) {
-    add("h3_mixer_backward.chunked",
-        [=, limits = limits_](cudaStream_t stream) { run_chunked_backward(args, limits, stream); });
+    const H3Filter& filter = args.filter;
+    const H3FilterGradient& d_filter = args.d_filter;
+    add_in_turn("h3_mixer_backward.chunked", {filter.b, filter.c, filter.shift_taps, filter.powers, filter.toeplitz},
+                {args.d_qkv, d_filter.log_a, d_filter.gain, d_filter.d, d_filter.shift_taps},
+                [=, limits = limits_](Launch turn) { run_chunked_backward(args, limits, turn); });
     return;
   }
   const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];

@@ -40,6 +40,7 @@ struct ChunkedMixing {
   Cut cut;
   bool aligned;
   bool in_turn;  // the warps of a block take the tiles of a sequence in turn
+  int at_once;   // blocks that the device works on together
   Filter filter;
   const float *powers, *toeplitz;
   const std::int32_t *slots, *positions;
@@ -143,10 +144,23 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     commit_copies();
   };
   const auto modes = static_cast<int>(m.filter.modes);
+  let_next_begin();
   // The filter is read before the tiles: small, and all work waits for it.
   FilterShare own(m.filter, m.powers, m.toeplitz, channel);
-  if constexpr (Stage::one) load_tile(0, Part::keys_and_values);
-  for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
+  // Until the kernel before has ended, which may write them, the first tiles only come into the cache.
+  if (fast && static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x) < m.at_once) {
+    TilePosition ahead = coming;
+    for (int i = 0; i < Block::stage_count && ahead.group < cut.groups; ++i, ahead = walk.next(ahead)) {
+      const TileRows rows = cut.rows<packed>(ahead.group, ahead.tile);
+      for (const T* line : {m.k, m.v, m.q}) TileMover<T, true>(lane, true).prefetch_tile(line + coming_line, rows);
+    }
+  }
+  const auto load_first = [&] {
+    wait_for_previous();
+    if constexpr (Stage::one) load_tile(0, Part::keys_and_values);
+    for (int i = 0; i < Block::stage_count; ++i) load_tile(i, Stage::one ? Part::queries : Part::all);
+  };
+  if constexpr (!walks) load_first();
 
   auto* const powers = reinterpret_cast<Complex<float>*>(memory + Block::powers);
   auto* const lines = reinterpret_cast<float*>(memory + Block::lines);
@@ -184,6 +198,7 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
     make_toeplitz<T>(lines + chunk, tables + tap_terms<T> * toeplitz_size, nullptr);
     make_matrices<T>(reinterpret_cast<Pair<T>*>(memory), reinterpret_cast<Pair<T>*>(memory + Block::matrix), powers);
     __syncthreads();
+    if (walks && channel == static_cast<int>(blockIdx.x)) load_first();
     ChunkProducts<T> products(tables, lane);
     const Complex<float> decay = own.decay, input = own.input;
     Complex<float> decay_of_tile = decay;
@@ -311,11 +326,11 @@ __global__ void __launch_bounds__(chunked_threads, 2) mix(ChunkedMixing<T> m) {
 }
 
 // One sequence of up to so many tiles leaves a block so few that it walks over several channels. Measured on an H100,
-// with 768 channels, 1 x 2048 to 1 x 32768 are quicker so, 1 x 131072 and 2 x 32768 are not.
-constexpr int most_walked_tiles = 32;
+// with 768 channels, 1 x 2048 and 1 x 8192 are quicker so, 1 x 32768, 1 x 131072 and 2 x 32768 are not.
+constexpr int most_walked_tiles = 16;
 
 template <typename T>
-void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
+void launch_mix(Launch turn, const H3MixerArgs& args, int multiprocessors) {
   const std::int64_t width = args.y.shape[0], batch = args.y.shape[1], tokens = args.y.shape[2];
   const std::int64_t part = width * batch * tokens;
   const Cut cut(batch, tokens, static_cast<bool>(args.state.modes));
@@ -329,6 +344,7 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
                                 .cut = cut,
                                 .aligned = aligned,
                                 .in_turn = in_turn,
+                                .at_once = 2 * multiprocessors,
                                 .filter = Filter(args.filter),
                                 .powers = data<float>(args.filter.powers),
                                 .toeplitz = data<float>(args.filter.toeplitz),
@@ -349,13 +365,13 @@ void launch_mix(cudaStream_t stream, const H3MixerArgs& args, int multiprocessor
       columns = std::min<std::int64_t>(width, 2 * multiprocessors);
     }
   }
-  launch(kernel, grid_of(columns, parts), chunked_threads, Block<T>::bytes, stream, mixing);
+  launch_in_turn(kernel, grid_of(columns, parts), chunked_threads, Block<T>::bytes, turn, mixing);
 }
 
 }  // namespace
 
-void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors) {
-  with_activation(args.y.dtype, [&](auto type) { launch_mix<decltype(type)>(stream, args, multiprocessors); });
+void mix_chunked(Launch turn, const H3MixerArgs& args, int multiprocessors) {
+  with_activation(args.y.dtype, [&](auto type) { launch_mix<decltype(type)>(turn, args, multiprocessors); });
 }
 
 }  // namespace riverhorse::cuda

@@ -23,8 +23,9 @@ inline bool mixer_is_chunked(const H3Filter& filter, int head_dim, std::int64_t 
   return head_dim == 1 && filter.shift_taps.shape[1] <= chunk && tokens >= warp_size;
 }
 
-// The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Errors: those of launch().
-void mix_chunked(cudaStream_t stream, const H3MixerArgs& args, int multiprocessors);
+// The mixer itself, but for the ring of keys, which it reads and leaves to keep_keys(). Begins early where the filter
+// was written before the operation before (add_in_turn()). Errors: those of launch_in_turn().
+void mix_chunked(Launch turn, const H3MixerArgs& args, int multiprocessors);
 
 // Where the rows of a tile lie in memory, and what there is of them. A channel's tokens, of all sequences, are
 // counted in 32 bits: the encoder's checks let no more through.

@@ -19,7 +19,7 @@ int warps_that_fit(const DeviceLimits& limits) {
 static_assert(place::block_bytes(3) <= 99 << 10);
 
 template <typename T>
-void run(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream_t stream) {
+void run(const H3MixerBackwardArgs& args, const DeviceLimits& limits, Launch turn) {
   const std::int64_t width = args.d_y.shape[0], batch = args.d_y.shape[1], tokens = args.d_y.shape[2];
   const std::int64_t part = width * batch * tokens;
   const T* q = data<T>(args.qkv);
@@ -38,6 +38,7 @@ void run(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream
                              cut,
                              aligned,
                              warps == chunked_warps && cut.tiles > 1 && cut.uneven(),
+                             2 * limits.multiprocessors,
                              Filter(args.filter),
                              data<float>(args.filter.powers),
                              data<float>(args.filter.toeplitz),
@@ -47,14 +48,14 @@ void run(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream
                              data<float>(args.d_filter.shift_taps)};
 #ifdef RIVERHORSE_WARPGROUPS
   if (limits.warpgroups && limits.shared_bytes >= group_shared_bytes && aligned && cut.in_runs) {
-    return run_group(m, width, stream);
+    return run_group(m, width, turn);
   }
 #endif
   const auto kernel = !aligned || !cut.in_runs ? mix_chunked_backward<T, false, true, true>
                       : cut.packed()           ? mix_chunked_backward<T, true, true, false>
                       : m.in_turn              ? mix_chunked_backward<T, true, false, true>
                                                : mix_chunked_backward<T, true, false, false>;
-  launch(kernel, grid_of(width), warps * warp_size, place::block_bytes(warps), stream, m);
+  launch(kernel, grid_of(width), warps * warp_size, place::block_bytes(warps), turn, m);
 }
 
 }  // namespace
@@ -65,11 +66,11 @@ bool fits_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& 
          (args.entry_states || args.d_y.shape[2] <= H3Filter::superchunk);
 }
 
-void run_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits, cudaStream_t stream) {
+void run_chunked_backward(const H3MixerBackwardArgs& args, const DeviceLimits& limits, Launch turn) {
   if (args.d_y.dtype == DType::f16) {
-    run<__half>(args, limits, stream);
+    run<__half>(args, limits, turn);
   } else {
-    run<__nv_bfloat16>(args, limits, stream);
+    run<__nv_bfloat16>(args, limits, turn);
   }
 }
 

@@ -14,6 +14,7 @@ struct ChunkedBackward {
   const float* entry_states;  // (D, B, cut.tiles, n, 2); may be null with a single tile
   Cut cut;
   bool aligned, in_turn;  // as for the forward pass
+  int at_once;            // blocks that the device works on together
   Filter filter;
   const float *powers, *toeplitz;  // as those of H3Filter
   float *d_log_a, *d_gain, *d_skip, *d_taps;

@@ -4,14 +4,14 @@
 namespace riverhorse::cuda::chunked_backward {
 
 template <typename T>
-void run_group(const ChunkedBackward<T>& m, std::int64_t width, cudaStream_t stream) {
+void run_group(const ChunkedBackward<T>& m, std::int64_t width, Launch turn) {
   const auto kernel = m.cut.packed() ? mix_chunked_backward_group<T, true, false>
                       : m.in_turn    ? mix_chunked_backward_group<T, false, true>
                                      : mix_chunked_backward_group<T, false, false>;
-  launch(kernel, grid_of(width), team_threads, group_place::block_bytes, stream, m);
+  launch_in_turn(kernel, grid_of(width), team_threads, group_place::block_bytes, turn, m);
 }
 
-template void run_group(const ChunkedBackward<__half>&, std::int64_t, cudaStream_t);
-template void run_group(const ChunkedBackward<__nv_bfloat16>&, std::int64_t, cudaStream_t);
+template void run_group(const ChunkedBackward<__half>&, std::int64_t, Launch);
+template void run_group(const ChunkedBackward<__nv_bfloat16>&, std::int64_t, Launch);
 
 }  // namespace riverhorse::cuda::chunked_backward

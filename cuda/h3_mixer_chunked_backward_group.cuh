@@ -27,7 +27,9 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   const int warp = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warp_size, 0);
   const bool walks_back = warp >= group_warps;
   const int of_tile = warp % group_warps;
-  const std::int64_t d = blockIdx.x;
+  let_next_begin();
+  // Channels and sequences from the last to the first: what the pass before left in the cache comes first.
+  const std::int64_t d = gridDim.x - 1 - blockIdx.x;
   const Cut& cut = m.cut;
   const std::uint32_t shared = shared_address(shared_memory), tiles = shared + group_place::tiles;
   const std::uint32_t own = tiles + static_cast<std::uint32_t>(of_tile * group_place::tile_bytes);
@@ -54,8 +56,9 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   const std::int64_t first = d * cut.batch * cut.tokens;
   const auto line = [&](auto* tensor) { return tensor + opaque(first); };  // made anew: fewer registers are kept
   const auto superchunk = [&](TilePosition of) { return cut.tiles - 1 - of.tile; };
+  const auto group = [&](TilePosition of) { return cut.groups - 1 - of.group; };
   const auto rows = [&](TilePosition of) {  // of a tile that is not there: none
-    return of.group < cut.groups ? cut.rows<packed>(of.group, superchunk(of)) : TileRows{0, 0};
+    return of.group < cut.groups ? cut.rows<packed>(group(of), superchunk(of)) : TileRows{0, 0};
   };
   const auto load = [&](TilePosition of, std::uint32_t tile, const T* from) {
     mover().load(tile, line(from), rows(of));
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   };
   const auto load_entry = [&](TilePosition of) {
     const bool there = superchunk(of) > 0 && of.group < cut.groups && static_cast<int>(at.lane) < m.filter.modes;
-    const std::int64_t row = there ? (d * cut.batch + of.group) * cut.tiles + superchunk(of) : 0;
+    const std::int64_t row = there ? (d * cut.batch + group(of)) * cut.tiles + superchunk(of) : 0;
     copy_pair_async(entry(), m.entry_states + (there ? (row * m.filter.modes + at.lane) * 2 : 0), there);
   };
   // The filter is read before the tiles: small, and all work waits for it.
@@ -77,6 +80,12 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   // `lead`: where the block's first tile is.
   TilePosition now = walk().begin(0, of_tile), lead = walk().begin(0, 0);
   const auto store = [&](std::uint32_t tile, T* to) { mover().store(tile, line(to), rows(now)); };
+  // Until the kernel before has ended, which may write them, the first tiles only come into the cache.
+  if (static_cast<int>(blockIdx.x) < m.at_once) {
+    mover().prefetch_tile(line(walks_back ? m.q : m.k), rows(now));
+    mover().prefetch_tile(line(walks_back ? m.d_y : m.v), rows(now));
+  }
+  wait_for_previous();
   if (walks_back) {
     load(now, d_z_tile, m.q);
     load(now, own + group_place::d_y, m.d_y);
@@ -88,8 +97,6 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   commit_copies();
   if (threadIdx.x < 2 * group_warps) make_barrier(shared + group_place::loaded + barrier_bytes * threadIdx.x);
 
-  // Of x. In f16 neither x nor the matrices may overflow, or lose what counts of them.
-  const auto scale_of = [](const ChannelFilter& of) { return fmaxf(16 * sqrtf(norm(of.input)), 1.0f / 1024); };
   make_matrices<T>(filter, scale_of(filter), shared, shared_memory + group_place::tiles + group_place::w, warp, lane);
   __syncthreads();
   if (!walks_back) signal_after_copies(barrier_of(group_place::loaded));
@@ -453,7 +460,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
   }
 
   wait_for_copies<0>();
-  finish_group(m, d, shared_memory + group_place::tiles, sums, scale_of(ChannelFilter(m, d, lane)), warp, lane);
+  finish_group(m, d, shared_memory + group_place::tiles, sums, warp, lane);
 }
 
 }  // namespace riverhorse::cuda::chunked_backward

@@ -66,18 +66,27 @@ struct GroupSums {
   Complex<float> lambda_x;
 };
 
+// Of x, a mode. In f16 neither x nor the matrices may overflow, or lose what counts of them.
+__device__ inline float scale_of(const ChannelFilter& filter) {
+  return fmaxf(16 * sqrtf(norm(filter.input)), 1.0f / 1024);
+}
+
 // The gradients of channel `d` from what the block has summed, as finish() of h3_mixer_chunked_backward_filter.cuh.
+// The other block of the multiprocessor has it for itself meanwhile: so this is to be short. A warp has four modes,
+// a lane an eighth of the powers of one, from a^0 to a^63.
 template <typename T>
 __device__ void finish_group(const ChunkedBackward<T>& m, std::int64_t d, unsigned char* shared,
-                             const GroupSums& of_warp, float scale, int warp, int lane) {
+                             const GroupSums& of_warp, int warp, int lane) {
   constexpr int line = 65;                // of a matrix in shared memory, in numbers
   constexpr int warps = 2 * group_warps;  // of the second group the last four
+  constexpr int modes_of_warp = modes / warps, parts = warp_size / modes_of_warp, count = chunk / parts;
+  const int own_mode = modes_of_warp * warp + lane % modes_of_warp, part = lane / modes_of_warp;
+  const ChannelFilter filter(m, d, own_mode);  // read again: fewer registers are kept
   float* const all = reinterpret_cast<float*>(shared);
   float *const outputs_of = all, *const inputs_of = all + 64 * line;
   float* const lags_of = all + 2 * 64 * line;                   // of a warp [m][i][lane]
   float* const lambda_x_of = lags_of + warps * 20 * warp_size;  // of a warp of the first group [2][lane]
   double* const lag_values = reinterpret_cast<double*>(lambda_x_of + group_warps * 2 * warp_size);
-  Complex<double>* const partial = reinterpret_cast<Complex<double>*>(lag_values + chunk);  // [warp][5][lane]
   __syncthreads();
   const bool second = warp >= group_warps;
   for (int i = 0; i < 20; ++i) lags_of[(warp * 20 + i) * warp_size + lane] = of_warp.lags[i / 4][i % 4];
@@ -93,55 +102,52 @@ __device__ void finish_group(const ChunkedBackward<T>& m, std::int64_t d, unsign
   }
   __syncthreads();
 
-  if (threadIdx.x < 2 * chunk) {
-    const int l = static_cast<int>(threadIdx.x) % chunk;
-    const bool of_taps = threadIdx.x < chunk;
-    double sum = 0;
-    for (int w = 0; w < group_warps; ++w)
-      sum += sum_of_lag(lags_of + (of_taps ? w + group_warps : w) * 20 * warp_size, l);
-    finish_lag(m, d, l, of_taps, sum, lag_values);
+  {  // two threads a lag: each has the sums of two warps
+    const int l = static_cast<int>(threadIdx.x) / 2 % chunk;
+    const bool of_taps = threadIdx.x < 2 * chunk;
+    const float* const of_two = lags_of + ((of_taps ? group_warps : 0) + 2 * (lane % 2)) * 20 * warp_size;
+    double sum = sum_of_lag(of_two, l) + sum_of_lag(of_two + 20 * warp_size, l);
+    sum += __shfl_xor_sync(all_lanes, sum, 1);
+    if (lane % 2 == 0) finish_lag(m, d, l, of_taps, sum, lag_values);
   }
   __syncthreads();
 
-  // Each warp an eighth of the powers of a, from a^0 to a^63.
   const auto exact = [](Complex<float> value) { return Complex<double>(value.re, value.im); };
-  const std::int64_t mode = d * m.filter.modes + lane;
-  const ChannelFilter filter(m, d, lane);  // read again: fewer registers are kept
-  {
-    Complex<double> power(1), sums[5];
-    if ((warp & 1) != 0) power = exact(filter.a8);
-    if ((warp & 2) != 0) power = power * exact(filter.a16);
-    if ((warp & 4) != 0) power = power * exact(filter.a32);
-    constexpr int count = chunk / warps;
-    for (int l = count * warp; l < count * (warp + 1); ++l) {
-      const Complex<double> lag = 2 * lag_values[l] * power;
-      const float *in = inputs_of + (63 - l) * line + 2 * lane, *out = outputs_of + 2 * lane * line + l;
-      const Complex<double> lambda_w(in[0], -in[1]), x_d_z(out[0], out[line]);
-      const Complex<double> next = power * exact(filter.a), x_v = 2.0 * next * x_d_z;
-      sums[0] += lag;
-      sums[1] += static_cast<double>(l) * lag;
-      sums[2] += static_cast<double>(l) * (power * lambda_w);
-      sums[3] += x_v;
-      sums[4] += static_cast<double>(l + 1) * x_v;
-      power = next;
+  const double scale = static_cast<double>(scale_of(filter)), per_x = 1 / scale;
+  const Complex<double> a = exact(filter.a);
+  Complex<double> power(1), d_gain, by_log_a, lambda_u;
+  if ((part & 1) != 0) power = exact(filter.a8);
+  if ((part & 2) != 0) power = power * exact(filter.a16);
+  if ((part & 4) != 0) power = power * exact(filter.a32);
+#pragma unroll 2
+  for (int l = count * part; l < count * (part + 1); ++l) {
+    const Complex<double> lag = 2 * lag_values[l] * power;
+    const float *in = inputs_of + (63 - l) * line + 2 * own_mode, *out = outputs_of + 2 * own_mode * line + l;
+    const Complex<double> lambda_w(in[0], -in[1]), x_d_z(out[0], out[line]);
+    const Complex<double> next = power * a, x_v = next * ((2 * per_x) * x_d_z);
+    d_gain += lag + x_v;
+    by_log_a += static_cast<double>(l) * lag + static_cast<double>(l + 1) * x_v;
+    lambda_u += static_cast<double>(l) * (power * lambda_w);
+    power = next;
+  }
+  const auto sum_of_parts = [](Complex<double>& sum) {
+    for (int distance = modes_of_warp; distance < warp_size; distance *= 2) {
+      sum +=
+          Complex<double>(__shfl_xor_sync(all_lanes, sum.re, distance), __shfl_xor_sync(all_lanes, sum.im, distance));
     }
-    for (int i = 0; i < 5; ++i) partial[(5 * warp + i) * warp_size + lane] = sums[i];
-  }
-  __syncthreads();
-  if (warp != 0 || lane >= m.filter.modes) return;
-
-  Complex<double> sums[5], by_x;
-  for (int w = 0; w < warps; ++w) {
-    for (int i = 0; i < 5; ++i) sums[i] += partial[(5 * w + i) * warp_size + lane];
-  }
+  };
+  sum_of_parts(d_gain);
+  sum_of_parts(by_log_a);
+  sum_of_parts(lambda_u);
+  if (part != 0 || own_mode >= m.filter.modes) return;
+  Complex<double> by_x;
   for (int w = 0; w < group_warps; ++w) {
-    by_x += Complex<double>(lambda_x_of[2 * w * warp_size + lane], lambda_x_of[(2 * w + 1) * warp_size + lane]);
+    by_x +=
+        Complex<double>(lambda_x_of[2 * w * warp_size + own_mode], lambda_x_of[(2 * w + 1) * warp_size + own_mode]);
   }
-  const double per_x = 1 / static_cast<double>(scale);
-  const Complex<double> weight = exact(filter.gain());
-  const Complex<double> d_gain = sums[0] + per_x * sums[3];
-  const Complex<double> d_log_a = weight * sums[1] + static_cast<double>(scale) * sums[2] +
-                                  per_x * (weight * sums[4]) + 64.0 * (exact(filter.a64) * by_x);
+  const Complex<double> d_log_a =
+      exact(filter.gain()) * by_log_a + scale * lambda_u + 64.0 * (exact(filter.a64) * by_x);
+  const std::int64_t mode = d * m.filter.modes + own_mode;
   m.d_gain[2 * mode] = static_cast<float>(d_gain.re);
   m.d_gain[2 * mode + 1] = static_cast<float>(-d_gain.im);
   m.d_log_a[2 * mode] = static_cast<float>(d_log_a.re);

@@ -24,6 +24,7 @@ layout(constant_id = 0) const uint GROUP = 128u;    // = 4 SUBGROUP
 layout(constant_id = 1) const uint SUBGROUP = 32u;  // 16, 32 or 64
 layout(constant_id = 2) const uint WIDTH = 64u;     // of a head, a multiple of 16
 layout(constant_id = 3) const uint KEYS = 64u;      // 32 or 64
+layout(constant_id = 4) const uint AHEAD = 1u;      // 1: a tile is asked for while the one before is worked on
 
 layout(set = 0, binding = 0) readonly buffer Qkv { uvec4 qkv_units[]; };       // (B, L, 3 D)
 layout(set = 0, binding = 3) readonly buffer CacheK { uvec4 cache_k_units[]; };  // (S, capacity, D)
@@ -43,6 +44,7 @@ const uint kFactorStride = 5u;
 const uint kFactors = 16u * kWeightStride;  // where the factors begin
 const uint kBlocks = WIDTH / 16u;
 const uint kKeyBlocks = KEYS / 16u;
+const uint kLoads = (KEYS * kUnits + GROUP - 1u) / GROUP;  // units of keys that an invocation brings
 const uint kHeld = KEYS / 8u / kLanes;  // runs of eight scores an invocation
 
 #define SUMS coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
@@ -54,6 +56,21 @@ shared uvec4 scores[kWarps * kScoreSize];
 shared float exchange[GROUP];
 
 uint pair(float low, float high) { return packHalf2x16(vec2(low, high)); }
+
+// Units of a tile of keys and values; zeros from `keys` on.
+uvec4 held_k[kLoads];
+uvec4 held_v[kLoads];
+
+void fetch(uint key_begin, uint keys, uint cache_base, uint head_units) {
+  [[unroll]] for (uint n = 0u; n < kLoads; ++n) {
+    const uint i = n * GROUP + gl_LocalInvocationIndex;
+    if (KEYS * kUnits % GROUP != 0u && i >= KEYS * kUnits) break;
+    const uint key = key_begin + i / kUnits;
+    const uint from = cache_base + key * head_units + i % kUnits;
+    held_k[n] = key < keys ? cache_k_units[from] : uvec4(0u);
+    held_v[n] = key < keys ? cache_v_units[from] : uvec4(0u);
+  }
+}
 
 void main() {
   const uint self = gl_LocalInvocationIndex;
@@ -90,18 +107,19 @@ void main() {
   float highest = -3.0e38;
   float total = 0.0;
 
+  if (AHEAD != 0u) fetch(0u, keys, cache_base, head_units);
   for (uint key_begin = 0u; key_begin < keys; key_begin += KEYS) {
     barrier();
-    [[unroll]] for (uint n = 0u; n < (KEYS * kUnits + GROUP - 1u) / GROUP; ++n) {
+    if (AHEAD == 0u) fetch(key_begin, keys, cache_base, head_units);
+    [[unroll]] for (uint n = 0u; n < kLoads; ++n) {
       const uint i = n * GROUP + self;
       if (KEYS * kUnits % GROUP != 0u && i >= KEYS * kUnits) break;
-      const uint key = key_begin + i / kUnits;
-      const uint from = cache_base + key * head_units + i % kUnits;
       const uint to = i / kUnits * kStride + i % kUnits;
-      tile[to] = key < keys ? cache_k_units[from] : uvec4(0u);
-      tile[KEYS * kStride + to] = key < keys ? cache_v_units[from] : uvec4(0u);
+      tile[to] = held_k[n];
+      tile[KEYS * kStride + to] = held_v[n];
     }
     barrier();
+    if (AHEAD != 0u && key_begin + KEYS < keys) fetch(key_begin + KEYS, keys, cache_base, head_units);
     if (key_begin >= subgroup_seen) continue;
 
     [[unroll]] for (uint n = 0u; n < kKeyBlocks; ++n) {
@@ -117,6 +135,7 @@ void main() {
 
     float held[kHeld * 8u];
     float top = highest;
+    const uint bound = min(seen, keys);
     [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
       const uint column = (i * kLanes + part) * 8u;
       const uint from = own + row * kScoreStride + column / 4u;
@@ -124,7 +143,7 @@ void main() {
       const vec4 high = uintBitsToFloat(scores[from + 1u]);
       [[unroll]] for (uint j = 0u; j < 8u; ++j) {
         const uint key = key_begin + column + j;
-        held[i * 8u + j] = key < seen && key < keys ? (j < 4u ? low[j % 4u] : high[j % 4u]) * scale : -3.0e38;
+        held[i * 8u + j] = key < bound ? (j < 4u ? low[j % 4u] : high[j % 4u]) * scale : -3.0e38;
         top = max(top, held[i * 8u + j]);
       }
     }

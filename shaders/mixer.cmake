@@ -7,3 +7,4 @@ foreach(stem h3_mixer h3_mixer_gate h3_mixer_output h3_mixer_shift h3_step fft_c
   riverhorse_activation_shader(${stem})
 endforeach()
 riverhorse_shader(fft_conv_product)
+riverhorse_shader(h3_mixer_coopmat NEWER)

@@ -44,3 +44,4 @@ precompile() {  # name, stem, defines
 
 precompile linear_coopmat linear_coopmat ""
 precompile attention_coopmat attention_coopmat ""
+precompile h3_mixer_coopmat h3_mixer_coopmat ""

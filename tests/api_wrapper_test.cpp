@@ -38,6 +38,13 @@ TEST(Wrapper, ThrowsStatusAndMessage) {
   }
 }
 
+TEST(Wrapper, EstimatesMemory) {
+  const riverhorse_memory_estimate estimate = rh::estimate_memory(pure_path, cpu_options());
+  EXPECT_GT(estimate.total_bytes, estimate.weights_bytes);
+  EXPECT_GT(estimate.available_bytes, estimate.total_bytes);
+  EXPECT_THROW(rh::estimate_memory("/no/such/model"), rh::api_error);
+}
+
 TEST(Wrapper, DoesAllThatASessionDoes) {
   std::uint64_t loaded = 0;
   rh::model model(pure_path, cpu_options(), [&](std::uint64_t done, std::uint64_t) {

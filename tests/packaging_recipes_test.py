@@ -245,6 +245,24 @@ class Conan(unittest.TestCase):
         self.assertEqual({each.split("/")[0] for each in recipe.required},
                          {package for _, package in DEPENDENCIES.values() if package})
 
+    def test_libraries_of_the_system_are_linked_where_no_package_is(self):
+        def libraries(*packaged, **options):
+            recipe = self.make(**options)
+            recipe.cpp_info = types.SimpleNamespace(system_libs=[], set_property=lambda *_: None)
+            found = {name: types.SimpleNamespace(ref=types.SimpleNamespace(name=name)) for name in packaged}
+            recipe.dependencies = types.SimpleNamespace(filter=lambda _: found)
+            recipe.package_info()
+            return set(recipe.cpp_info.system_libs)
+
+        recipe = self.make()
+        recipe.requirements()
+        required = [each.split("/")[0] for each in recipe.required]
+        own = {"pthread", "dl", "m"}
+        self.assertEqual(libraries(*required), own)
+        self.assertEqual(libraries("fmt", "libzip"), own | {"hwy", "openblas", "pcre2-8"})
+        self.assertEqual(len(libraries()), len(own) + len(required) - 1, "all but nlohmann_json, which is headers")
+        self.assertEqual(libraries(shared=True), set())
+
     def test_vulkan_is_for_a_shared_library(self):
         self.make().validate()
         self.make(shared=True, with_vulkan=True).validate()

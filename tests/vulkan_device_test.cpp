@@ -211,6 +211,32 @@ TEST_F(VulkanTest, FramesAreCutByWhatTheWorkItselfTook) {
   EXPECT_GE(pieces, std::min(32.0, executed->measured_us / 50 / 2)) << executed->measured_us << " us in pieces of 50";
 }
 
+TEST_F(VulkanTest, PiecesAreExpectedToTakeWhatTheirCounterpartsTook) {
+  constexpr std::int64_t small = 1 << 16, large = 1 << 20;
+  const Tensor from = device_->allocate_tensor(DType::f32, {2 * large}),
+               to = device_->allocate_tensor(DType::f32, {2 * large});
+  const auto work = [&](std::int64_t times) {
+    return [&, times](Encoder& encoder) {
+      encoder.copy({from.slice(0, times * small), to.slice(0, times * small)});
+      encoder.copy({from.slice(0, times * large), to.slice(0, times * large)});
+    };
+  };
+  const std::shared_ptr<Buffer> workspace = device_->allocate(1, MemoryUse::device);
+  device_->impl().core->time_scale = 1e6;  // a piece an operation
+  const auto known = device_->record_for_frames(work(1), workspace, nullptr);
+  auto& times = dynamic_cast<vulkan::VulkanFrameRecording&>(*known);
+  ASSERT_EQ(times.pieces(), 2u);
+  times.add_time(0, 7000), times.add_time(1, 20000);  // the smaller one takes long for its size
+  const auto twice = device_->record_for_frames(work(2), workspace, known.get());
+  const auto& expected = dynamic_cast<const vulkan::VulkanFrameRecording&>(*twice);
+  ASSERT_EQ(expected.pieces(), 2u);
+  EXPECT_FALSE(expected.is_known(0));
+  EXPECT_GT(expected.expected_us(0), 7000);
+  EXPECT_LE(expected.expected_us(0), 14000) << "an operation has a part that does not grow";
+  EXPECT_GT(expected.expected_us(1), 20000);
+  EXPECT_LE(expected.expected_us(1), 40000);
+}
+
 TEST(VulkanFrames, ATimeOfAnotherMagnitudeCountsWhenItComesTwice) {
   vulkan::KnownTime time;
   EXPECT_FALSE(time.known());

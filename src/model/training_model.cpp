@@ -225,7 +225,7 @@ void TrainingModel::add_stages(Layer& layer) {
   if (layer.attention) {
     layer.log_sum_exp = stage(Recompute::mixer, "log_sum_exp", DType::f32,
                               {shape_.batch, config_.attn_n_head.value(), shape_.length});
-  } else if (config_.ssm_head_dim == 1) {
+  } else if (config_.ssm_head_dim == 1 && shape_.length > H3Filter::superchunk) {  // a single one begins with zeros
     const std::int64_t superchunks = (shape_.length + H3Filter::superchunk - 1) / H3Filter::superchunk;
     layer.entry_states =
         stage(Recompute::mixer, "entry_states", DType::f32, {width, shape_.batch, superchunks, config_.ssm_d_state});

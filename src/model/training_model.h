@@ -117,7 +117,7 @@ class TrainingModel {
     Tensor x1, x2;                    // (R, D) act
     Tensor qkv_rows;                  // (R, 3 D) act, after rotary; of an H3 layer (3 D, R), of S4D with q = k = 1
     Tensor y;                         // (R, D) act; of an H3 layer (D, R)
-    Tensor entry_states;              // of an H3 layer with head_dim 1: (D, B, superchunks, N) f32
+    Tensor entry_states;              // of an H3 layer with head_dim 1: (D, B, superchunks > 1, N) f32
     Tensor log_sum_exp;               // (B, heads, L) f32
     // Where ranks share sequences, of K L tokens in all. An H3 layer: the state that it begins from, as
     // carried_. An attention layer: q, k, v and y of its part of the heads.

@@ -79,10 +79,12 @@ AttentionPlan plan_attention(const VulkanLimits& limits, const AttentionArgs& ar
   if (unit && unit->square() && unit->subgroup_size >= 16 && unit->subgroup_size <= 64 && head_width % 16 == 0 &&
       head_width <= max_matrix_width) {
     const std::uint32_t subgroup_size = unit->subgroup_size;
+    // Where operands take twice the registers, those of wide heads leave none for the next tile.
+    const std::uint32_t ahead = limits.wide_matrix_operands && head_width > 80 ? 0 : 1;
     for (const std::uint32_t keys : {64u, 32u}) {
       if (matrix_shared_bytes(head_width, keys, subgroup_size) > limits.shared_bytes) continue;
       return {"attention_coopmat",
-              {4 * subgroup_size, subgroup_size, head_width, keys},
+              {4 * subgroup_size, subgroup_size, head_width, keys, ahead},
               64,
               subgroup_size,
               400e6 * limits.compute_units};

@@ -13,6 +13,7 @@ namespace riverhorse::vulkan {
 struct MatrixUnit {
   CooperativeMatrixShape shape;
   std::uint32_t subgroup_size = 0;
+  bool f16_sums = false;  // matrices of sums may be of f16 too: what they are made of comes in and goes out as such
 
   bool square() const { return shape.m == 16 && shape.n == 16 && shape.k == 16; }
 };
@@ -25,7 +26,12 @@ inline std::optional<MatrixUnit> matrix_unit(const VulkanLimits& limits) {
     const bool divides = 16 % shape.m == 0 && 16 % shape.n == 0 && 16 % shape.k == 0;
     const bool in_units = shape.m % 4 == 0 && shape.n % 4 == 0 && shape.k % 8 == 0;
     if (!shape.f32_accumulate || !divides || !in_units) continue;
-    const MatrixUnit unit{shape, std::clamp(32u, limits.min_subgroup_size, limits.max_subgroup_size)};
+    const MatrixUnit unit{shape, std::clamp(32u, limits.min_subgroup_size, limits.max_subgroup_size),
+                          std::any_of(limits.cooperative_matrix.begin(), limits.cooperative_matrix.end(),
+                                      [&](const CooperativeMatrixShape& other) {
+                                        return !other.f32_accumulate && other.m == shape.m && other.n == shape.n &&
+                                               other.k == shape.k;
+                                      })};
     if (!found || unit.square()) found = unit;
   }
   if (found && (limits.invocations < 4 * found->subgroup_size || limits.shared_bytes < 32768)) return std::nullopt;

@@ -39,8 +39,7 @@ std::shared_ptr<FrameRecording> VulkanDevice::record_for_frames(const RecordFunc
   options.workspace = workspace;
   const auto* known = dynamic_cast<const VulkanFrameRecording*>(like);
   const double scale = known != nullptr ? known->scale() : impl_->core->time_scale;
-  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, scale),
-                                                known != nullptr ? known->likely_scale() : scale);
+  return std::make_shared<VulkanFrameRecording>(impl_->core, make_recording(function, options, scale), known);
 }
 
 void KnownTime::add(double now) {
@@ -67,14 +66,22 @@ void Overrun::add(double expected_us, double measured_us, double budget_us) {
 }
 
 VulkanFrameRecording::VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces,
-                                           double likely_scale)
+                                           const VulkanFrameRecording* like)
     : core_(std::move(core)),
       recording_(std::move(pieces)),
-      likely_scale_(likely_scale),
-      times_(recording_->segment_count()) {}
+      likely_scale_(like != nullptr ? like->likely_scale() : core_->time_scale),
+      times_(recording_->segment_count()) {
+  const bool cut_alike = like != nullptr && like->pieces() == times_.size();
+  for (std::uint32_t i = 0; i < times_.size(); ++i) {
+    const double estimate_us = recording_->estimate_ms(i) * 1000;
+    const double like_us = cut_alike ? like->recording_->estimate_ms(i) * 1000 : 0;
+    likely_us_.push_back(like_us > 0 && like->is_known(i) ? like->expected_us(i) * estimate_us / like_us
+                                                          : estimate_us * likely_scale_);
+  }
+}
 
 double VulkanFrameRecording::expected_us(std::uint32_t index) const {
-  return times_[index].known() ? times_[index].us() : recording_->estimate_ms(index) * likely_scale_ * 1000;
+  return times_[index].known() ? times_[index].us() : likely_us_[index];
 }
 
 double VulkanFrameRecording::scale() const {

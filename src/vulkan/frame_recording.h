@@ -50,9 +50,10 @@ class Overrun {
 
 class VulkanFrameRecording final : public FrameRecording {
  public:
-  // `likely_scale`: from estimates to times, until they are known.
+  // Until times are known, pieces are expected to take as long as those of `like` did, in proportion to the
+  // estimates: each as its counterpart, where it is cut into as many. Null: as estimated, by the device's own scale.
   VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces,
-                       double likely_scale);
+                       const VulkanFrameRecording* like);
 
   void forget_times() override;
 
@@ -68,8 +69,9 @@ class VulkanFrameRecording final : public FrameRecording {
  private:
   std::shared_ptr<DeviceCore> core_;
   std::unique_ptr<VulkanRecording> recording_;
-  double likely_scale_;
-  std::vector<KnownTime> times_;  // of each piece
+  double likely_scale_;            // from estimates to times
+  std::vector<double> likely_us_;  // of each piece, while its time is not known
+  std::vector<KnownTime> times_;   // of each piece
 };
 
 class VulkanFrameQueue final : public FrameQueue {

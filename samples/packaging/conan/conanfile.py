@@ -89,6 +89,11 @@ class RiverhorseRecipe(ConanFile):
         self.cpp_info.set_property("pkg_config_name", "riverhorse")
         if not self.options.shared:
             self.cpp_info.defines = ["RIVERHORSE_STATIC"]
-            self.cpp_info.system_libs = ["pthread", "dl", "m"]
+            # What the profile takes from the system (platform_requires) has no package that would be linked.
+            direct = self.dependencies.filter({"build": False, "direct": True})
+            packaged = {each.ref.name for each in direct.values()}
+            libraries = {"fmt": "fmt", "highway": "hwy", "libzip": "zip", "openblas": "openblas", "pcre2": "pcre2-8"}
+            self.cpp_info.system_libs = [library for name, library in libraries.items() if name not in packaged]
+            self.cpp_info.system_libs += ["pthread", "dl", "m"]
             self.cpp_info.exelinkflags = ["-fopenmp"]
             self.cpp_info.sharedlinkflags = ["-fopenmp"]
