@@ -9,8 +9,8 @@
 #extension GL_GOOGLE_include_directive : require
 #include "linear_gemv.glsl"
 
-layout(constant_id = 7) const uint kStateSize = 64u;  // N
-layout(constant_id = 8) const uint kGroups = 1u;      // ceil(n / lanes)
+layout(constant_id = 8) const uint kStateSize = 64u;  // N
+layout(constant_id = 9) const uint kGroups = 1u;      // ceil(n / lanes)
 const uint kModes = kStateSize / 2u;
 
 layout(std430, set = 0, binding = 6) readonly buffer Slots { int slots[]; };          // (B)
@@ -29,6 +29,7 @@ uint weight_row(uint first, uint i) { return min(first, M / 3u - 1u) + i * (M / 
 shared float shared_taps[TEAMS * kStateSize];
 
 uint own_team, own_channel;
+bool channel_there;
 uint row_slots[BATCH];
 uint state_row, shift_row, newest;  // of the row of x at hand
 float own_taps[kKeyGroups];
@@ -45,7 +46,14 @@ void request_state(uint row) {
   load_state(state_row, shift_row, lane(), lanes());
 }
 
-void while_waiting() {
+// Requests what there is of a team's channel.
+void begin_channel(uint team) {
+  const uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+  own_team = team;
+  channel_there = group * TEAMS + team < M / 3u;
+  own_channel = min(group * TEAMS + team, M / 3u - 1u);
+  request_first(own_channel, 0u);
+
   load_filter(own_channel, lane(), lanes());
   [[unroll]] for (uint group = 0u; group < kKeyGroups; ++group) {
     own_taps[group] = taps[own_channel * kStateSize + min(group * lanes() + lane(), kStateSize - 1u)];
@@ -87,25 +95,20 @@ vec3 rounded(vec3 values) {
 }
 
 void main() {
-  const uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
   [[unroll]] for (uint row = 0u; row < BATCH; ++row) row_slots[row] = uint(slots[min(row, R - 1u)]);
 #ifdef SUBGROUPS
-  for (own_team = gl_SubgroupID; own_team < TEAMS; own_team += gl_NumSubgroups) {
+  begin_channel(gl_SubgroupID);
+  prepare_rows();
+  while (own_team < TEAMS) {
 #else
-  own_team = gl_LocalInvocationIndex / 32u;
+  begin_channel(gl_LocalInvocationIndex / 32u);
+  prepare_rows();
   {
 #endif
-    const bool in_range = group * TEAMS + own_team < M / 3u;
-    own_channel = min(group * TEAMS + own_team, M / 3u - 1u);
-    [[unroll]] for (uint i = 0u; i < ROWS * BATCH; ++i) sums[i] = 0.0;
-    if ((FLAGS & kVectorWeight) != 0u) {
-      dot_vectors(own_channel, 0u);
-    } else {
-      dot_scalars(own_channel, 0u);
-    }
+    multiply(own_channel, 0u);
     share_taps();
     [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
-      const bool write = in_range && row < R;
+      const bool write = channel_there && row < R;
       if (BATCH > 1u) request_state(row);
       const float past = past_keys(own_channel, newest, lane(), lanes());
       const vec4 totals = team_sums(vec4(sums[row], sums[BATCH + row], sums[2u * BATCH + row], past));
@@ -121,5 +124,9 @@ void main() {
 #endif
       }
     }
+#ifdef SUBGROUPS
+    if (own_team + gl_NumSubgroups >= TEAMS) break;
+    begin_channel(own_team + gl_NumSubgroups);
+#endif
   }
 }

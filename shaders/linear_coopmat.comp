@@ -15,7 +15,9 @@
 // 64 x 64 x 64 in two 173. Deep tiles win, because fewer barriers and whole latencies lie between them. Eight subgroups
 // for 128 x 128 x 64 made 240, matrices of 16 x 8 x 16 the same as 16 x 16 x 16, bands of 8 to 33 the same. The floor by
 // the rate of the tensor cores, 750 TFLOP/s in cuBLASLt, needs instructions that this extension has not; ggml makes 292
-// of 4096^3 on that card, this shader 272. Predicted were 300 to 400, with 128 x 128 x 32.
+// of 4096^3 on that card, this shader 272. Predicted were 300 to 400, with 128 x 128 x 32. Tried and slower: tiles asked
+// for two ahead through two buffers (128 x 128 x 32: 258), and VK_NV_cooperative_matrix2, where a workgroup's matrices
+// are the driver's (at best 128 x 128 x 32: 243).
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require

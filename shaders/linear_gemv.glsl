@@ -3,12 +3,16 @@
 //
 // A team (one subgroup, or 32 invocations that reduce through shared memory where subgroup arithmetic is missing)
 // computes ROWS rows of W against BATCH rows of x. A lane reads 16 bytes of a weight row at a time, a unit; the team's
-// lanes stride along K. Of a quantised W (-DWEIGHT_Q8, -DWEIGHT_Q4) the scale of a unit's block meets the sum of its
-// products. SPLIT teams share a row along K. The first weights are requested before the layer norm's statistics
-// are computed, because they do not depend on them: the latency of the norm hides behind that of the weights.
+// lanes stride along K, and each unit that was used makes room for the request of a later one. Of a quantised W
+// (-DWEIGHT_Q8, -DWEIGHT_Q4) the scale of a unit's block meets the sum of its products. SPLIT teams share a row along
+// K.
 //
-// The order of additions depends on K, SPLIT and the device only, not on BATCH or ROWS: a row of y is the same bits
-// whichever rows it is computed with.
+// One token is a matter of latency: the first weights are requested before x is looked at. A workgroup normalises the
+// rows of x once, and has them in shared memory (kStaged) in the order in which lanes read them: the i-th 16 bytes of
+// all units lie together, so that neighbouring lanes read neighbouring 16 bytes, however long a unit is.
+//
+// The order of additions depends on K, SPLIT, the workgroup's size and the device only, not on BATCH or ROWS: a row of
+// y is the same bits whichever rows it is computed with.
 #ifndef LINEAR_GEMV_GLSL
 #define LINEAR_GEMV_GLSL
 
@@ -26,8 +30,9 @@ layout(constant_id = 2) const uint BATCH = 1u;   // rows of x
 layout(constant_id = 3) const uint SPLIT = 1u;   // teams that share a row of W
 layout(constant_id = 4) const uint TEAMS = 4u;   // teams a workgroup, a multiple of SPLIT
 layout(constant_id = 5) const uint UNROLL = 1u;  // 16-byte units in flight a lane and row
-layout(constant_id = 6) const uint FLAGS = 0u;   // linear_storage.glsl, and this one:
-const uint kHoldNorm = 2048u;  // UNROLL units a lane are a row of x, which stays in registers from its norm on
+layout(constant_id = 6) const uint STAGED = 1u;  // 16-byte pieces of x in shared memory
+layout(constant_id = 7) const uint FLAGS = 0u;   // linear_storage.glsl, and this one:
+const uint kStaged = 2048u;  // the products read x from shared memory
 
 layout(set = 0, binding = 4) readonly buffer Gamma { float gamma[]; };  // (K) layer norm weight
 layout(set = 0, binding = 4) readonly buffer Gammav { vec4 gammav[]; };
@@ -49,14 +54,15 @@ const uint kUnit = 4u;
 #endif
 const uint kQuads = kUnit / 4u;  // quads (vec4) of x for a unit of W
 
-// Defined by who includes this: the i-th of a team's rows of W, and what a layer norm does between requesting its
-// first row and waiting for it.
+// Defined by who includes this: the i-th of a team's rows of W.
 uint weight_row(uint first, uint i);
-void while_waiting();
 
+shared uvec4 staged[STAGED];
 #ifndef SUBGROUPS
 shared float tree[GROUP];
 #endif
+const uint kMostParts = GROUP / 4u;  // subgroups have at least 4 lanes
+shared float group_parts[2u * BATCH * kMostParts];
 
 uint lane() {
 #ifdef SUBGROUPS
@@ -91,74 +97,138 @@ float team_sum(float value) {
 #endif
 }
 
+// BATCH sums over the workgroup at once, for every invocation of it; `which`: 0, then 1.
+void group_sums(uint which, inout float values[BATCH]) {
+#ifdef SUBGROUPS
+  const uint own = gl_SubgroupID, parts = gl_NumSubgroups;
+#else
+  const uint own = gl_LocalInvocationIndex / 32u, parts = TEAMS;
+#endif
+  [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
+    const float sum = team_sum(values[row]);
+    if (lane() == 0u) group_parts[(which * BATCH + row) * kMostParts + own] = sum;
+  }
+  barrier();
+  [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
+    values[row] = 0.0;
+    for (uint part = 0u; part < parts; ++part) values[row] += group_parts[(which * BATCH + row) * kMostParts + part];
+  }
+}
+
+// Where piece `index` of a row goes in shared memory; units have `of_unit` pieces.
+uint place(uint index, uint of_unit) { return index % of_unit * (K / kUnit) + index / of_unit; }
+
 float mean[BATCH];
 float scale[BATCH];  // 1 / standard deviation
 
-// Quads of a row of x a lane, in the order of the team's units from unit `begin` on. They are loaded at once: one
-// after the other they would take longer than the weights. Quads beyond the row are zeros.
-const uint kHeld = (FLAGS & kHoldNorm) != 0u ? UNROLL * kQuads : 8u;
-const uint kHeldUnits = kHeld / kQuads;  // a lane
-vec4 held[kHeld];
+// Quads of a row of x that an invocation keeps between the sums over the workgroup, if that is the whole row.
+const uint kHeld = 4u;
 
-uint held_quad(uint begin, uint i) { return (begin + i / kQuads * lanes() + lane()) * kQuads + i % kQuads; }
+uint held_quad(uint begin, uint i) { return begin + i * GROUP + gl_LocalInvocationIndex; }
 
-void hold_quads(uint base, uint begin) {
+void load_quads(uint base, uint begin, out vec4 held[kHeld]) {
   [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
     const uint quad = held_quad(begin, i);
     held[i] = quad < K / 4u ? x32v[base / 4u + quad] : vec4(0.0);
   }
 }
 
-// Two passes over the row: the variance is a sum of squared distances from the mean, never a difference. With vectors
-// a row of up to kHeldUnits lanes() units stays in `held` between them, and afterwards.
-void layer_norm_statistics() {
+// Two passes over the rows: the variance is a sum of squared distances from the mean, never a difference.
+void layer_norm() {
+  vec4 held[kHeld], gammas[kHeld], betas[kHeld];
+  const uint quads = K / 4u;
+  const bool vectors = (FLAGS & kVectorX) != 0u;
+  if ((FLAGS & kStaged) != 0u) {
+    [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
+      const uint quad = min(held_quad(0u, i), quads - 1u);
+      gammas[i] = gammav[quad];
+      betas[i] = betav[quad];
+    }
+  }
   [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
     const uint base = min(row, R - 1u) * K;
-    const uint units = (K + kUnit - 1u) / kUnit;
-    const uint step = kHeldUnits * lanes();
-    float sum = 0.0;
-    if ((FLAGS & kVectorX) != 0u) {
-      hold_quads(base, 0u);
-      if (row == 0u) while_waiting();
-      for (uint begin = 0u; begin < units; begin += step) {
-        if (begin > 0u) hold_quads(base, begin);
-        [[unroll]] for (uint i = 0u; i < kHeld; ++i) sum += (held[i].x + held[i].y) + (held[i].z + held[i].w);
+    mean[row] = 0.0;
+    if (vectors) {
+      for (uint begin = 0u; begin < quads; begin += kHeld * GROUP) {
+        load_quads(base, begin, held);
+        [[unroll]] for (uint i = 0u; i < kHeld; ++i) mean[row] += (held[i].x + held[i].y) + (held[i].z + held[i].w);
       }
     } else {
-      if (row == 0u) while_waiting();
-      for (uint k = lane(); k < K; k += lanes()) sum += x32[base + k];
+      for (uint k = gl_LocalInvocationIndex; k < K; k += GROUP) mean[row] += x32[base + k];
     }
-    mean[row] = team_sum(sum) / float(K);
-    float squares = 0.0;
-    if ((FLAGS & kVectorX) != 0u) {
-      for (uint begin = 0u; begin < units; begin += step) {
-        if (units > step) hold_quads(base, begin);
+  }
+  group_sums(0u, mean);
+  [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
+    const uint base = min(row, R - 1u) * K;
+    mean[row] /= float(K);
+    scale[row] = 0.0;
+    if (vectors) {
+      for (uint begin = 0u; begin < quads; begin += kHeld * GROUP) {
+        if (BATCH > 1u || quads > kHeld * GROUP) load_quads(base, begin, held);
         [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
-          const vec4 v = held_quad(begin, i) < K / 4u ? held[i] - mean[row] : vec4(0.0);
-          squares += dot(v, v);
+          const vec4 v = held_quad(begin, i) < quads ? held[i] - mean[row] : vec4(0.0);
+          scale[row] += dot(v, v);
         }
       }
     } else {
-      for (uint k = lane(); k < K; k += lanes()) {
+      for (uint k = gl_LocalInvocationIndex; k < K; k += GROUP) {
         const float v = x32[base + k] - mean[row];
-        squares = fma(v, v, squares);
+        scale[row] = fma(v, v, scale[row]);
       }
     }
-    scale[row] = inversesqrt(team_sum(squares) / float(K) + epsilon);
   }
+  group_sums(1u, scale);
+  [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
+    scale[row] = inversesqrt(scale[row] / float(K) + epsilon);
+    if ((FLAGS & kStaged) == 0u) continue;
+    for (uint begin = 0u; begin < quads; begin += kHeld * GROUP) {
+      if (BATCH > 1u || quads > kHeld * GROUP) load_quads(min(row, R - 1u) * K, begin, held);
+      [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
+        const uint quad = held_quad(begin, i);
+        if (quad >= quads) continue;
+        const vec4 weights = begin == 0u ? gammas[i] : gammav[quad];
+        const vec4 biases = begin == 0u ? betas[i] : betav[quad];
+        staged[row * quads + place(quad, kQuads)] =
+            floatBitsToUint(fma((held[i] - mean[row]) * scale[row], weights, biases));
+      }
+    }
+  }
+  if ((FLAGS & kStaged) != 0u) barrier();
 }
 
-// kHoldNorm: one row of x, whose quads and those of gamma and beta are loaded before anything is waited for, and are
-// still in `held`, normalised, when the weights arrive.
-void hold_layer_norm() {
-  vec4 gammas[kHeld], betas[kHeld];
-  [[unroll]] for (uint i = 0u; i < kHeld; ++i) {
-    const uint quad = min(held_quad(0u, i), K / 4u - 1u);
-    gammas[i] = gammav[quad];
-    betas[i] = betav[quad];
+bool x_is_half() {
+#ifdef ACT_F16
+  return (FLAGS & (kXIsF32 | kNorm)) == 0u;
+#else
+  return false;
+#endif
+}
+
+void stage_rows() {
+  const uint pieces = x_is_half() ? K / 8u : K / 4u;
+  const uint of_unit = x_is_half() ? kUnit / 8u : kQuads;
+  [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
+    const uint base = min(row, R - 1u) * pieces;
+    for (uint piece = gl_LocalInvocationIndex; piece < pieces; piece += GROUP) {
+#ifdef ACT_F16
+      if (x_is_half()) {
+        staged[row * pieces + place(piece, of_unit)] = x16x8[base + piece];
+        continue;
+      }
+#endif
+      staged[row * pieces + place(piece, of_unit)] = floatBitsToUint(x32v[base + piece]);
+    }
   }
-  layer_norm_statistics();
-  [[unroll]] for (uint i = 0u; i < kHeld; ++i) held[i] = fma((held[i] - mean[0]) * scale[0], gammas[i], betas[i]);
+  barrier();
+}
+
+// What is done to x before the products, by the whole workgroup.
+void prepare_rows() {
+  if ((FLAGS & kNorm) != 0u) {
+    layer_norm();
+  } else if ((FLAGS & kStaged) != 0u) {
+    stage_rows();
+  }
 }
 
 float x_value(uint row, uint k) {
@@ -183,6 +253,26 @@ vec4 x_vector(uint row, uint k) {  // elements k .. k + 3; k a multiple of 4
   return value;
 }
 
+// What a unit of W meets of a row of x.
+void x_of_unit(uint row, uint unit, out vec4 x[kQuads]) {
+  if ((FLAGS & kStaged) == 0u) {
+    [[unroll]] for (uint q = 0u; q < kQuads; ++q) x[q] = x_vector(row, unit * kUnit + 4u * q);
+    return;
+  }
+  const uint units = K / kUnit;
+#ifdef ACT_F16
+  if (x_is_half()) {
+    [[unroll]] for (uint q = 0u; q < kQuads; q += 2u) {
+      const uvec4 piece = staged[row * (K / 8u) + q / 2u * units + unit];
+      x[q] = unpack4(piece.xy);
+      x[q + 1u] = unpack4(piece.zw);
+    }
+    return;
+  }
+#endif
+  [[unroll]] for (uint q = 0u; q < kQuads; ++q) x[q] = uintBitsToFloat(staged[row * (K / 4u) + q * units + unit]);
+}
+
 UNIT_BITS load_unit(uint row, uint unit) {
 #if defined(QUANTISED)
   return weight_units[row * quantised_row_units(K) + unit];
@@ -190,15 +280,6 @@ UNIT_BITS load_unit(uint row, uint unit) {
   return weight16x8[row * (K / kUnit) + unit];
 #else
   return weight32v[row * (K / kUnit) + unit];
-#endif
-}
-
-// The word with the scale of a unit; 0 where weights have none.
-uint load_scale(uint row, uint unit) {
-#ifdef QUANTISED
-  return weight_words[scale_word(row, unit, K)];
-#else
-  return 0u;
 #endif
 }
 
@@ -216,47 +297,39 @@ vec4 weight_quad(UNIT_BITS bits, uint q) {
 float dot_onto(vec4 a, vec4 b, float sum) { return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum)))); }
 
 float sums[ROWS * BATCH];
+UNIT_BITS flying[UNROLL * ROWS];      // units that were requested
+#ifdef QUANTISED
+uint flying_scales[UNROLL * ROWS];  // the words with the scales of their blocks
+#endif
+
+// Into slot u, of each of the team's rows.
+void request(uint first_row, uint u, uint unit) {
+  [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
+    const uint row = weight_row(first_row, i);
+    flying[u * ROWS + i] = load_unit(row, unit);
+#ifdef QUANTISED
+    flying_scales[u * ROWS + i] = weight_words[scale_word(row, unit, K)];
+#endif
+  }
+}
+
+void request_first(uint first_row, uint part) {
+  if ((FLAGS & kVectorWeight) == 0u) return;
+  [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
+    request(first_row, u, min((part + u * SPLIT) * lanes() + lane(), K / kUnit - 1u));
+  }
+}
 
 void dot_vectors(uint first_row, uint part) {
   const uint units = K / kUnit;
   const uint stride = lanes() * SPLIT;
-  UNIT_BITS now[UNROLL * ROWS];
-  uint now_scales[UNROLL * ROWS];
-  uint unit = part * lanes() + lane();
-  [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
-    [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
-      const uint source = min(unit + u * stride, units - 1u);
-      now[u * ROWS + i] = load_unit(weight_row(first_row, i), source);
-      now_scales[u * ROWS + i] = load_scale(weight_row(first_row, i), source);
-    }
-  }
-  const bool hold = (FLAGS & kHoldNorm) != 0u;  // then UNROLL units a lane are the whole row
-  if (hold) {
-    hold_layer_norm();
-  } else if ((FLAGS & kNorm) != 0u) {
-    layer_norm_statistics();
-  }
-  for (; unit < units; unit += UNROLL * stride) {
-    UNIT_BITS next[UNROLL * ROWS];
-    uint next_scales[UNROLL * ROWS];
-    const bool more = !hold && unit + UNROLL * stride < units;
-    if (more) {
-      [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
-        [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
-          const uint source = min(unit + (UNROLL + u) * stride, units - 1u);
-          next[u * ROWS + i] = load_unit(weight_row(first_row, i), source);
-          next_scales[u * ROWS + i] = load_scale(weight_row(first_row, i), source);
-        }
-      }
-    }
+  for (uint unit = part * lanes() + lane(); unit < units; unit += UNROLL * stride) {
     [[unroll]] for (uint u = 0u; u < UNROLL; ++u) {
       const uint here = unit + u * stride;
       if (here < units) {
         [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
           vec4 x[kQuads];
-          [[unroll]] for (uint q = 0u; q < kQuads; ++q) {
-            x[q] = hold ? held[u * kQuads + q] : x_vector(row, here * kUnit + 4u * q);
-          }
+          x_of_unit(row, here, x);
           [[unroll]] for (uint i = 0u; i < ROWS; ++i) {
             const uint index = i * BATCH + row;
 #ifdef QUANTISED
@@ -264,26 +337,22 @@ void dot_vectors(uint first_row, uint part) {
 #else
             float sum = sums[index];
 #endif
-            [[unroll]] for (uint q = 0u; q < kQuads; ++q) sum = dot_onto(weight_quad(now[u * ROWS + i], q), x[q], sum);
+            [[unroll]] for (uint q = 0u; q < kQuads; ++q) {
+              sum = dot_onto(weight_quad(flying[u * ROWS + i], q), x[q], sum);
+            }
 #ifdef QUANTISED
-            sum = fma(scale_of(now_scales[u * ROWS + i], here), sum, sums[index]);
+            sum = fma(scale_of(flying_scales[u * ROWS + i], here), sum, sums[index]);
 #endif
             sums[index] = sum;
           }
         }
       }
-    }
-    if (more) {
-      [[unroll]] for (uint i = 0u; i < UNROLL * ROWS; ++i) {
-        now[i] = next[i];
-        now_scales[i] = next_scales[i];
-      }
+      if (here + UNROLL * stride < units) request(first_row, u, here + UNROLL * stride);
     }
   }
 }
 
 void dot_scalars(uint first_row, uint part) {
-  if ((FLAGS & kNorm) != 0u) layer_norm_statistics();
   for (uint k = part * lanes() + lane(); k < K; k += lanes() * SPLIT) {
     [[unroll]] for (uint row = 0u; row < BATCH; ++row) {
       const float x = x_value(row, k);
@@ -291,6 +360,16 @@ void dot_scalars(uint first_row, uint part) {
         sums[i * BATCH + row] = fma(load_weight(weight_row(first_row, i) * K + k), x, sums[i * BATCH + row]);
       }
     }
+  }
+}
+
+// After request_first and prepare_rows.
+void multiply(uint first_row, uint part) {
+  [[unroll]] for (uint i = 0u; i < ROWS * BATCH; ++i) sums[i] = 0.0;
+  if ((FLAGS & kVectorWeight) != 0u) {
+    dot_vectors(first_row, part);
+  } else {
+    dot_scalars(first_row, part);
   }
 }
 

@@ -39,13 +39,17 @@ void record_projected_step(VulkanEncoder& encoder, const H3StepArgs& args) {
   part.rows = static_cast<std::uint32_t>(args.y.shape[0]);
   part.inputs = channels;
   part.outputs = 3 * channels;
-  const GemvPlan plan = plan_gemv(limits, part, false);
-
-  const std::uint32_t teams = std::min(plan.most_teams(limits), 4u);
-  const std::uint32_t rows = 3;  // of W a team: q, k and v of one channel
-  const std::uint32_t constants[] = {teams * plan.lanes, rows,      plan.batch,
-                                     plan.split,         teams,     plan.unroll,
-                                     plan.flags,         2 * modes, divide_up(modes, plan.lanes)};
+  const GemvPlan plan = plan_gemv(limits, part, 3);  // q, k and v of one channel
+  const std::uint32_t constants[] = {plan.teams * plan.lanes,
+                                     plan.rows,
+                                     plan.batch,
+                                     plan.split,
+                                     plan.teams,
+                                     plan.unroll,
+                                     plan.staged_pieces,
+                                     plan.flags,
+                                     2 * modes,
+                                     divide_up(modes, plan.lanes)};
   const Binding bindings[projected_bindings] = {{projection.x, Access::read},
                                                 {projection.bias ? projection.bias : projection.weight, Access::read},
                                                 {args.y, Access::write},
@@ -61,7 +65,7 @@ void record_projected_step(VulkanEncoder& encoder, const H3StepArgs& args) {
                                                 {args.filter.c, Access::read},
                                                 {args.filter.d, Access::read},
                                                 {args.filter.shift_taps, Access::read}};
-  dispatch_gemv(encoder, "h3_step_projected", part, plan, constants, bindings, divide_up(channels, teams),
+  dispatch_gemv(encoder, "h3_step_projected", part, plan, constants, bindings, divide_up(channels, plan.teams),
                 step_bytes(args));
 }
 

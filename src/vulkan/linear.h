@@ -49,7 +49,7 @@ enum LinearFlag : std::uint32_t {
   gelu_flag = 256,
   accumulate_flag = 512,
   vector_y = 1024,
-  hold_norm = 2048,  // linear_gemv.glsl
+  staged = 2048,  // linear_gemv.glsl
   whole_k = 4096,
   whole_tiles = 8192,
 };
@@ -68,14 +68,17 @@ struct GemvPlan {
   std::uint32_t lanes = 32;                  // invocations of a team
   std::uint32_t required_subgroup_size = 0;  // as Dispatch
   std::uint32_t flags = 0;
-  std::uint32_t batch = 1;   // rows of x, a power of two
-  std::uint32_t split = 1;   // teams that share a row of W
-  std::uint32_t unroll = 1;  // units in flight a lane and row
+  std::uint32_t batch = 1;          // rows of x, a power of two
+  std::uint32_t rows = 1;           // of W a team
+  std::uint32_t teams = 1;          // of a workgroup, a multiple of `split`
+  std::uint32_t split = 1;          // teams that share a row of W
+  std::uint32_t unroll = 1;         // units in flight a lane and row
+  std::uint32_t staged_pieces = 1;  // 16 bytes each, of x in shared memory
 
   std::uint32_t most_teams(const VulkanLimits& limits) const;  // of a workgroup
 };
-// `may_split`: whether teams may share rows of W.
-GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, bool may_split);
+// `rows_of_team`: of W, where that is given and teams share none; else 0.
+GemvPlan plan_gemv(const VulkanLimits& limits, const LinearPart& part, std::uint32_t rows_of_team);
 // A shader of linear_gemv.glsl over `groups` workgroups, in the variant for the dtype and the plan; `more_bytes`: its
 // traffic beyond that of the product.
 void dispatch_gemv(VulkanEncoder& encoder, std::string_view stem, const LinearPart& part, const GemvPlan& plan,
