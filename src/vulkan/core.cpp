@@ -86,8 +86,8 @@ DeviceCore::~DeviceCore() {
   if (owns_device_) table.vkDestroyDevice(device, nullptr);
 }
 
-// lavapipe notes the time when its rasteriser next runs, which may be after what follows, or after all of it; a barrier
-// makes it run.
+// lavapipe notes the time when its rasteriser next runs, which may be after what follows, or after all of it; a
+// barrier makes it run.
 void DeviceCore::write_timestamp(VkCommandBuffer commands, VkQueryPool pool, std::uint32_t query) const {
   table.vkCmdWriteTimestamp(commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, pool, query);
   if (info.type == DeviceType::software) barrier(table, commands, work_stages, 0, work_stages, 0);
