@@ -73,6 +73,35 @@ class PlotBench(unittest.TestCase):
             "| decode: tiny, 1 sequence | A (vulkan) | f16 | 0.5 | 1,923 | 750 | 25.5 |",
             "| prefill: tiny, 1 sequence | B (vulkan) | f16 | 2,995 | 9.88 |  |  |"])
 
+    def test_models_of_several_devices_in_one_picture(self):
+        first_token = {"name": "first token", "dtype": "f16", "shape": "tiny, 64 tokens", "tokens_per_second_wall": 5.0}
+        slow = model_report("decode", "A", shape="tiny, 1 sequence, position 17", tokens_per_second_wall=10.0)
+        fast = model_report("decode", "<B>", shape="tiny, 1 sequence, position 99", tokens_per_second_wall=1000.0)
+        long = model_report("prefill", "A", shape="tiny, 64 tokens", tokens_per_second_wall=100.0)
+        long["rows"] += [first_token, long["rows"][0] | {"dtype": "f32", "tokens_per_second_wall": 1.0},
+                         long["rows"][0] | {"dtype": "f32", "tokens_per_second_wall": 10000.0}]
+        root = self.picture(*(self.write(f"{i}.json", each) for i, each in enumerate((slow, fast, long))))
+        texts = [text.text for text in root.iter(SVG + "text")]
+        for text in ("Models, by device", "A (vulkan), f16", "<B> (vulkan), f16", "Decode, tokens a second",
+                     "Prefill, tokens a second", "tiny, 1 sequence", "tiny, 64 tokens", "10", "100", "1,000"):
+            self.assertIn(text, texts)
+        dots = [circle for circle in root.iter(SVG + "circle") if circle.find(SVG + "title") is not None]
+        self.assertEqual([dot.find(SVG + "title").text for dot in dots], [
+            "tiny, 1 sequence, A (vulkan), f16: 10 tokens a second",
+            "tiny, 1 sequence, <B> (vulkan), f16: 1,000 tokens a second",
+            "tiny, 64 tokens, A (vulkan), f16: 100 tokens a second",
+            "tiny, 64 tokens, A (vulkan), f32: 1 tokens a second",
+            "tiny, 64 tokens, A (vulkan), f32: 10,000 tokens a second"])
+        places = [float(dot.get("cx")) for dot in dots]
+        # Equal ratios are equal distances, and each panel has its own.
+        self.assertAlmostEqual(places[2], (places[3] + places[4]) / 2)
+        self.assertEqual(places[:2], places[3:])
+        self.assertEqual(dots[0].get("cy"), dots[1].get("cy"))
+        self.assertLess(float(dots[1].get("cy")), float(dots[2].get("cy")))
+        self.assertEqual(dots[0].get("class"), dots[2].get("class"))
+        self.assertNotEqual(dots[0].get("class"), dots[1].get("class"))
+        self.assertTrue(all(float(circle.get("cy")) < float(root.get("height")) for circle in root.iter(SVG + "circle")))
+
     def run_script(self, *arguments):
         output = os.path.join(self.folder.name, "plot.svg")
         command = [sys.executable, SCRIPT, *arguments, "--output", output]
@@ -192,9 +221,9 @@ class PlotBench(unittest.TestCase):
     def test_what_is_wrong_is_named(self):
         self.assertIn("/no_such.json", self.refusal("/no_such.json"))
         self.assertIn("half.json", self.refusal(self.write("half.json", '{"schema": ')))
-        self.assertIn("--table prints its rows", self.refusal(self.write("x.json", report([], benchmark="decode"))))
+        self.assertIn("there is no row", self.refusal(self.write("x.json", report([], benchmark="decode"))))
         self.assertIn("not what riverhorse bench", self.refusal(self.write("x.json", [])))
-        self.assertIn("bench ops has no lengths", self.refusal(self.write("x.json", report([], benchmark="ops"))))
+        self.assertIn("bench ops is not drawn", self.refusal(self.write("x.json", report([], benchmark="ops"))))
         self.assertIn("there is no row", self.refusal(self.write("x.json", report([]))))
         self.assertIn("nothing to draw", self.refusal(self.write("x.json", report([PEER | {"skipped": "no"}]))))
         shapeless = {key: value for key, value in ROWS[0].items() if key != "width"}
