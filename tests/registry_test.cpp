@@ -95,6 +95,8 @@ TEST(ChooseDevice, ByUuid) {
   expect_choice_error(StatusCode::not_found, list_of({big, soft, cpu}), "", uuid, "no device has the UUID a0a1");
   expect_choice_error(StatusCode::not_found, list_of({other, cpu}), "cpu", uuid, "cpu:0 (A Processor)");
   expect_choice_error(StatusCode::not_found, list_of({other, cpu}), "", uuid + "0", "no device matches");
+  const std::string none(32, '0');  // what a list has of devices without one, such as `cpu`
+  expect_choice_error(StatusCode::not_found, list_of({other, cpu}), "", none, "no device has the UUID 0000");
 }
 
 TEST(ChooseDevice, RefusesWhatIsNotThere) {

@@ -254,11 +254,8 @@ TEST_F(VulkanRecordingTest, TimesComeFromTheDevice) {
   };
   expect_times();
   // lavapipe's clock goes another way once something was drawn.
-  if (draw(dynamic_cast<const vulkan::VulkanDevice&>(*device_))) {
-    expect_times();
-  } else {
-    std::puts("not drawn before: the queue has no graphics");
-  }
+  if (!draw(dynamic_cast<const vulkan::VulkanDevice&>(*device_))) GTEST_SKIP() << "the queue has no graphics";
+  expect_times();
 }
 
 TEST(VulkanSubmission, IsBoundedByMeasuredTime) {

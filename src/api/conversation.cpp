@@ -284,6 +284,7 @@ riverhorse_status riverhorse_conversation_create(riverhorse_model* model,
 
 void riverhorse_conversation_free(riverhorse_conversation* conversation) {
   if (!riverhorse::api::may_free(__func__, conversation)) return;
+  if (!riverhorse::api::may_free("riverhorse_conversation_free, of its session", conversation->session)) return;
   if (riverhorse::api::free_session(conversation->session)) delete conversation;
 }
 

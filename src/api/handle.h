@@ -3,11 +3,12 @@
 // were freed after them. Other builds do not look, and the use of such a handle is undefined there.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <mutex>
 #include <new>
+#include <utility>
 
 namespace riverhorse::api {
 
@@ -24,15 +25,12 @@ class Handle {
   [[gnu::noinline]] static void operator delete(void* memory) {
     static auto* const kept = new Kept;  // never taken down: handles may be freed as late as in exit handlers
     ::new (memory) Handle(freed_mark);
-    void* oldest = nullptr;
     {
       const std::scoped_lock lock(kept->mutex);
-      kept->memory.push_back(memory);
-      if (kept->memory.size() <= most_kept) return;
-      oldest = kept->memory.front();
-      kept->memory.pop_front();
+      std::swap(memory, kept->memory[kept->oldest]);
+      kept->oldest = (kept->oldest + 1) % most_kept;
     }
-    ::operator delete(oldest);
+    ::operator delete(memory);
   }
 
  private:
@@ -40,7 +38,8 @@ class Handle {
   static constexpr std::uint32_t alive_mark = 0x68336833, freed_mark = 0xdeadc0de;
   struct Kept {
     std::mutex mutex;
-    std::deque<void*> memory;
+    std::array<void*, most_kept> memory{};
+    std::size_t oldest = 0;
   };
 
   explicit Handle(std::uint32_t mark) : mark_(mark) {}

@@ -150,6 +150,7 @@ riverhorse_status riverhorse_model_estimate_memory(const char* path, const river
                                                    riverhorse_memory_estimate* estimate) {
   return guarded(__func__, [&] {
     require(path, "path");
+    require(estimate, "estimate");
     LoadOptions given(options);
     given.checkpoint.read_weights = false;
     const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, given.checkpoint);

@@ -125,7 +125,7 @@ DeviceInfo choose_device(const DeviceList& list, std::string_view backend, std::
   if (const std::optional<std::array<std::uint8_t, 16>> uuid = parse_uuid(name)) {
     const auto found = std::find_if(candidates.begin(), candidates.end(),
                                     [&](const DeviceInfo* each) { return each->uuid == *uuid; });
-    if (found == candidates.end()) {
+    if (found == candidates.end() || *uuid == std::array<std::uint8_t, 16>{}) {  // zeros: of devices without one
       fail(StatusCode::not_found, "no device has the UUID {}; there are: {}", name, listed(candidates));
     }
     return **found;  // of two backends' the better one, which is listed first

@@ -38,7 +38,7 @@ class KnownTime {
 // no measure of others; frames that were expected to take more than their budget are none either.
 class Overrun {
  public:
-  static constexpr double most = 1.5;
+  static constexpr double most = 2;
   static constexpr double frames_to_half = 2000;
 
   double factor() const { return factor_; }
@@ -51,7 +51,8 @@ class Overrun {
 class VulkanFrameRecording final : public FrameRecording {
  public:
   // Until times are known, pieces are expected to take as long as those of `like` did, in proportion to the
-  // estimates: each as its counterpart, where it is cut into as many. Null: as estimated, by the device's own scale.
+  // estimates: each as its counterpart, where both are cut into as many. Null: as estimated, by the device's own
+  // scale.
   VulkanFrameRecording(std::shared_ptr<DeviceCore> core, std::unique_ptr<VulkanRecording> pieces,
                        const VulkanFrameRecording* like);
 

@@ -1,9 +1,10 @@
 # cmake -DHOW=... -P run.cmake: builds and runs one consumer; stops at the first thing that fails.
 #   install           installs the build tree BUILD_DIR to PREFIX
 #   find_package      the project of that name, against PREFIX
-#   add_subdirectory  the project of that name, against SOURCE_DIR
+#   add_subdirectory  the project of that name, against the tree that this file is of
 #   pkg_config        use.cpp and use.c with a compiler and pkg-config only, against PREFIX
 # Also: WORK_DIR (emptied first), VERSION (expected), CONFIG, C_COMPILER, CXX_COMPILER, LAUNCHER, EXTRA_ARGS.
+cmake_path(SET SOURCE_DIR NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/../..)
 function(run)
   execute_process(COMMAND ${ARGV} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT status STREQUAL "0")
