@@ -239,6 +239,11 @@ static class BindingTest {
 
   // -------------------------------------------------------------------------------------------------- library, errors
 
+  [MethodImpl(MethodImplOptions.NoInlining)]
+  static Session SessionOfAConversation(Model model, string form) {
+    return new Conversation(model, form, "A river.").Session;
+  }
+
   static void TestConversations(string folder) {
     const string form = @"{""system"": {""prefix"": """", ""suffix"": ""\n""}, ""user"": {""prefix"": ""Guest: "",
         ""suffix"": ""\n""}, ""assistant"": {""prefix"": ""Host:"", ""suffix"": ""\n""}, ""stop"": [""\nGuest:"", ""\nHost:""],
@@ -284,6 +289,12 @@ static class BindingTest {
         saved[saved.Length / 2] ^= 1;
         Fails(Status.BadFile, () => talk.LoadBytes(saved), "a damaged conversation");
       }
+      var kept = SessionOfAConversation(model, form);
+      GC.Collect();
+      GC.WaitForPendingFinalizers();
+      Equal(kept.Position > 0, true, "a session keeps its conversation");
+      kept.Append("Still here.");
+      kept.Dispose();
     }
   }
 

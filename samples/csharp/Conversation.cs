@@ -40,7 +40,7 @@ public sealed class Conversation : IDisposable {
       var drawn = SamplingOptions.Raw(sampling, scope);
       Native.Check(Native.riverhorse_conversation_create(model.handle, ref options, ref drawn, out handle));
     }
-    session = new Session(model, new SessionHandle(Native.riverhorse_conversation_get_session(handle)));
+    session = new Session(model, new SessionHandle(handle));
   }
 
   /// <summary>Ends the session, too.</summary>
@@ -57,6 +57,7 @@ public sealed class Conversation : IDisposable {
 
   /// <summary>A whole turn: what the user says, and the reply, whose text `onText` is given as it comes.</summary>
   public GenerateResult Say(string text, long maxTokens, Action<string> onText) {
+    if (onText == null) throw new ArgumentNullException("onText");
     BeginTurn(text);
     return Reply(maxTokens, (token, piece) => {
       if (piece.Length > 0) onText(piece);
@@ -100,6 +101,7 @@ public sealed class Conversation : IDisposable {
     for (int i = 0; i < strings.Length; ++i) {
       strings[i] = Native.Text(Marshal.ReadIntPtr(raw.stop_strings, i * IntPtr.Size));
     }
+    GC.KeepAlive(this);  // whose strings they were
     return new GenerateOptions { StopStrings = strings, IgnoreEndOfText = raw.ignore_end_of_text != 0 };
   }
 

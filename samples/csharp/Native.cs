@@ -383,12 +383,23 @@ sealed class ModelHandle : SafeHandleZeroOrMinusOneIsInvalid {
 }
 
 sealed class SessionHandle : SafeHandleZeroOrMinusOneIsInvalid {
+  readonly ConversationHandle owner;
+
   SessionHandle() : base(true) {}
-  /// <summary>Of a conversation, which frees it.</summary>
-  internal SessionHandle(IntPtr ofConversation) : base(false) { SetHandle(ofConversation); }
+  /// <summary>Of a conversation, which frees it, and which it keeps.</summary>
+  internal SessionHandle(ConversationHandle owner) : base(true) {
+    bool added = false;
+    owner.DangerousAddRef(ref added);
+    this.owner = owner;
+    SetHandle(Native.riverhorse_conversation_get_session(owner));
+  }
 
   protected override bool ReleaseHandle() {
-    Native.riverhorse_session_free(handle);
+    if (owner != null) {
+      owner.DangerousRelease();
+    } else {
+      Native.riverhorse_session_free(handle);
+    }
     return true;
   }
 }
