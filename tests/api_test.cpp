@@ -307,6 +307,10 @@ TEST_F(Api, EstimatesTheMemoryThatLoadingChecks) {
                "estimate is null");
   EXPECT_FAILS(riverhorse_model_estimate_memory(nullptr, nullptr, &estimate), RIVERHORSE_INVALID_ARGUMENT,
                "path is null");
+  riverhorse_model_options wrong = cpu_options();
+  wrong.max_sessions = 70000;
+  EXPECT_FAILS(riverhorse_model_estimate_memory(hybrid_path.c_str(), &wrong, &estimate), RIVERHORSE_INVALID_ARGUMENT,
+               "max_sessions is 70000");
   EXPECT_FAILS(riverhorse_model_estimate_memory("/no/such/model", nullptr, &estimate), RIVERHORSE_NOT_FOUND,
                "/no/such/model");
 }

@@ -222,7 +222,8 @@ typedef struct riverhorse_memory_estimate {
 
 /* What riverhorse_model_load with the same arguments would take on its device, by purpose. Opens the device, reads
  * the configuration and what the weights file says of itself, and no weights. Fills `estimate`, whose struct_size is
- * set by the caller. Errors: as riverhorse_model_load, but for a model that does not fit. Threads: any. */
+ * set by the caller. Of RIVERHORSE_CONV_AUTO the way without transforms is counted. Errors: as riverhorse_model_load,
+ * but for a model that does not fit. Threads: any. */
 RIVERHORSE_API riverhorse_status riverhorse_model_estimate_memory(const char* path,
                                                                   const riverhorse_model_options* options,
                                                                   riverhorse_memory_estimate* estimate);

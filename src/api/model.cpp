@@ -155,6 +155,7 @@ riverhorse_status riverhorse_model_estimate_memory(const char* path, const river
     given.checkpoint.read_weights = false;
     const riverhorse::Checkpoint checkpoint = riverhorse::load_checkpoint(path, given.checkpoint);
     const std::shared_ptr<riverhorse::Device> device = open_device(given.api, given.device);
+    riverhorse::check_loadable(*device, checkpoint, given.engine);
     const riverhorse::MemoryEstimate bytes =
         riverhorse::estimate_memory(checkpoint.config, given.engine, {given.engine.dtype, &checkpoint.file}, *device);
     riverhorse_memory_estimate value{};

@@ -53,6 +53,11 @@ void check_support(const Device& device, const Checkpoint& checkpoint, const Eng
 
 }  // namespace
 
+void check_loadable(const Device& device, const Checkpoint& checkpoint, const EngineOptions& options) {
+  check_options(options);
+  check_support(device, checkpoint, options);
+}
+
 // Where no device counts it: residual stream, the widest pair of activations, and what the mixer takes at worst: by
 // FFT, transforms of zero-padded rows (k, w and the filter) of twice the length, in fp32.
 std::uint64_t workspace_bytes(const ModelConfig& config, DType dtype, std::int64_t piece_tokens) {
@@ -84,8 +89,7 @@ std::int64_t choose_piece_tokens(const ModelConfig& config, const DeviceInfo& de
 
 EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options)
     : device_(std::move(device)), options_(options), model_hash_(checkpoint.content_hash) {
-  check_options(options_);
-  check_support(*device_, checkpoint, options_);
+  check_loadable(*device_, checkpoint, options_);
   if (options_.prefill_piece_tokens == 0) {
     options_.prefill_piece_tokens = choose_piece_tokens(checkpoint.config, device_->info(), options_.dtype);
   }

@@ -70,6 +70,9 @@ std::uint64_t available_bytes(const Device& device, const EngineOptions& options
 void require_available(const Device& device, const EngineOptions& options, std::uint64_t bytes,
                        std::string_view what);
 
+// Whether an engine takes these, but for memory. Errors: invalid_argument, naming the option; unsupported, naming the
+// device.
+void check_loadable(const Device& device, const Checkpoint& checkpoint, const EngineOptions& options);
 // Errors: unsupported, when a tensor is larger than the device takes; out_of_memory, when all does not fit, with the
 // numbers and with what would fit. Nothing is allocated.
 void check_memory(Device& device, const Checkpoint& checkpoint, const EngineOptions& options);
