@@ -37,7 +37,7 @@ try() {
   case $text in "$expected"*) ;; *) fail "$prefix/bin/riverhorse says: $text" ;; esac
   if [ "$python" != none ]; then
     text=$(cd / && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$prefix/share/riverhorse/python "$python" -c '
-import riverhorse
+import riverhorse, riverhorse_conversation
 print(riverhorse.version())
 maps = open("/proc/self/maps").read()
 print([line.split()[-1] for line in maps.splitlines() if "libriverhorse" in line][0])')

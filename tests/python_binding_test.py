@@ -27,6 +27,7 @@ BINDING = SOURCE / "samples/python/riverhorse.py"
 os.environ["RIVERHORSE_LIBRARY"] = LIBRARY
 sys.path.insert(0, str(BINDING.parent))
 import riverhorse as rh  # noqa: E402
+from riverhorse_conversation import Conversation  # noqa: E402
 
 GOLDEN = SOURCE / "tests/golden/lm"
 DEFAULT_MODEL = SOURCE / "samples/models/default"
@@ -424,7 +425,7 @@ class Models(unittest.TestCase):
         form = {"system": {"prefix": "", "suffix": "\n"}, "user": {"prefix": "Guest:", "suffix": "\n"},
                 "assistant": {"prefix": "Host:", "suffix": "\n"}, "stop": ["\nGuest:"], "end_of_text": False}
         model = self.load("h3-pure")
-        talk = rh.Conversation(model, form, "A river.", sampling=rh.Sampling(vocabulary_limit=256))
+        talk = Conversation(model, form, "A river.", sampling=rh.Sampling(vocabulary_limit=256))
         self.addCleanup(talk.close)
         pieces = []
         first = talk.say("Is it deep?", 8, on_text=pieces.append)
@@ -462,9 +463,9 @@ class Models(unittest.TestCase):
         with self.assertRaises(rh.BadFileError):
             talk.load_bytes(saved[:-1])
         with self.assertRaisesRegex(rh.BadFileError, "the template in memory"):
-            rh.Conversation(model, {"system": {}})
+            Conversation(model, {"system": {}})
         with self.assertRaises(rh.NotFoundError):
-            rh.Conversation(model, "/does/not/exist.json")
+            Conversation(model, "/does/not/exist.json")
 
     @on_cpu_only
     def test_errors_are_exceptions_with_the_text_of_the_library(self):

@@ -22,8 +22,9 @@ if(TARGET riverhorse_program)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/samples/models/default DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/models
         COMPONENT runtime PATTERN "*.svg" EXCLUDE)
-install(FILES ${PROJECT_SOURCE_DIR}/samples/python/riverhorse.py DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/python
-        COMPONENT runtime)
+install(FILES ${PROJECT_SOURCE_DIR}/samples/python/riverhorse.py
+              ${PROJECT_SOURCE_DIR}/samples/python/riverhorse_conversation.py
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/python COMPONENT runtime)
 install(FILES ${PROJECT_SOURCE_DIR}/samples/csharp/Riverhorse.cs ${PROJECT_SOURCE_DIR}/samples/csharp/Native.cs
               ${PROJECT_SOURCE_DIR}/samples/csharp/Conversation.cs
         DESTINATION ${CMAKE_INSTALL_DATADIR}/riverhorse/csharp COMPONENT dev)
