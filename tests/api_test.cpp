@@ -318,7 +318,8 @@ TEST_F(Api, EstimatesTheMemoryThatLoadingChecks) {
 TEST_F(Api, OpensTheDeviceOfAUuid) {
   riverhorse_device_list* list = nullptr;
   ASSERT_OK(riverhorse_list_devices(&list));
-  for (std::size_t i = 0; i < riverhorse_device_list_count(list); ++i) {
+  bool opened = false;
+  for (std::size_t i = 0; i < riverhorse_device_list_count(list) && !opened; ++i) {
     riverhorse_device_info info{};
     info.struct_size = sizeof info;
     ASSERT_OK(riverhorse_device_list_get(list, i, &info));
@@ -337,13 +338,14 @@ TEST_F(Api, OpensTheDeviceOfAUuid) {
     loaded.struct_size = sizeof loaded;
     ASSERT_OK(riverhorse_model_get_info(model, &loaded));
     EXPECT_STREQ(loaded.device_name, info.name);
-    break;
+    opened = true;
   }
   riverhorse_device_list_free(list);
   riverhorse_model* model = nullptr;
   riverhorse_model_options options = cpu_options();
   options.device = "00112233-4455-6677-8899-aabbccddeeff";
   EXPECT_FAILS(riverhorse_model_load(pure_path.c_str(), &options, &model), RIVERHORSE_NOT_FOUND, "no device has");
+  if (!opened) GTEST_SKIP() << "no device by its UUID: there is no Vulkan device here";
 }
 
 TEST_F(Api, EncodesAndDecodes) {
