@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
             }
           }
         }
-        multiply_forwards<T, false>(k_sums, w, shared + group_place::taps, 1);
+        multiply_forwards<T, false, 1>(k_sums, w, shared + group_place::taps);
         wait_for_products<0>();  // before its registers are taken again
         receive_sums(k_sums);
         load_exchanged(w, exchanged(), keys, 1);
@@ -172,7 +172,8 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
         store_pairs<T>(states + at.sums(), u);
       }
       __syncwarp();
-      // x at the entry of each chunk
+      // x at the entry of each chunk, which stays in registers too
+      std::uint32_t u[16];  // then x
       {
         const Complex<float> decay = load_decay();
         Complex<float> x;
@@ -181,7 +182,6 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
           const float2 per_input = load_shared<float2>(shared + group_place::per_input + 8 * at.lane);
           x = Complex<float>(stored.x, stored.y) * Complex<float>(per_input.x, per_input.y);
         }
-        std::uint32_t u[16];
         const auto load_u = [&](int row) { u[row] = load_shared<std::uint32_t>(states + at.mode() + 16 * row); };
 #pragma unroll
         for (int row = 0; row < 8; ++row) load_u(row);
@@ -189,8 +189,9 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
         for (int row = 0; row < tile_rows; ++row) {
           if (row + 8 < tile_rows) load_u(row + 8);
           if (begins_at(row)) x = {};
-          store_shared(states + at.mode() + 16 * row, pack<T>(x.re, x.im));
           Complex<float> sum = unpack_complex<T>(u[row]);
+          u[row] = pack<T>(x.re, x.im);
+          store_shared(states + at.mode() + 16 * row, u[row]);
           add_product(sum, decay, x);
           x = sum;
         }
@@ -210,13 +211,12 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
                                                                      tile + group_place::d_z);
       }
       commit_products();
-      add_group_lags<T>(sums.lags, at, w_tile, d_z_tile);
 #pragma unroll
       for (int row = 0; row < tile_rows; ++row) {
-        const std::uint32_t place = at.mode() + static_cast<std::uint32_t>(16 * row);
-        add_product(sums.lambda_x, conj(unpack_complex<T>(load_shared<std::uint32_t>(lambda_tile + place))),
-                    unpack_complex<T>(load_shared<std::uint32_t>(states + place)));
+        const auto lambda = load_shared<std::uint32_t>(lambda_tile + at.mode() + 16 * row);
+        add_product(sums.lambda_x, conj(unpack_complex<T>(lambda)), unpack_complex<T>(u[row]));
       }
+      add_group_lags<T>(sums.lags, at, w_tile, d_z_tile);
       wait_for_products<0>();
       receive_sums(sums.matrix);
       sync_both();
@@ -225,12 +225,11 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       at.lane = opaque(at.lane);
       {
         float z[8][4];
-        load_left(w, w_tile + at.rows());
         multiply_forwards<T, false>(z, w, shared + group_place::lags);
         wait_for_products<0>();
         receive_sums(z);
         load_left(w, states + at.rows());
-        multiply_rows<T, Matrix::rows_are_k, false, true>(z, w, shared + group_place::outputs, Matrix::k_rows);
+        add_of_states<T>(z, w, shared + group_place::outputs);
         wait_for_products<0>();
         receive_sums(z);
 #pragma unroll
@@ -255,10 +254,10 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       __syncwarp();
       load_keys(next, next_keys);
       // d_z = d_y q, V
+      Rows d_z;
       float d_w[8][4];
       {
         float v[8][4];
-        Rows d_z;
 #pragma unroll
         for (int p = 0; p < 4; ++p) {
           const std::uint32_t offset = exchanged().rows(p);
@@ -343,13 +342,12 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
       {
         Rows left;
         if constexpr (in_turn) {
-          load_left(left, d_z_tile + at.rows());
-          multiply_back<T, false>(d_w, left, shared + group_place::lags);
+          multiply_back<T, false>(d_w, d_z, shared + group_place::lags);
           wait_for_products<0>();
           receive_sums(d_w);
         }
         load_left(left, lambda_tile + at.rows());
-        multiply_rows<T, Matrix::rows_are_k, false, true>(d_w, left, shared + group_place::inputs, Matrix::k_rows);
+        add_of_states<T>(d_w, left, shared + group_place::inputs);
         begin_products();
 #pragma unroll
         for (int i = 0; i < group_warps; ++i) {
@@ -429,7 +427,7 @@ __global__ void __launch_bounds__(team_threads, 2) mix_chunked_backward_group(Ch
             }
           }
         }
-        multiply_back<T, true>(d_k, left, shared + group_place::taps, 1);
+        multiply_back<T, true, 1>(d_k, left, shared + group_place::taps);
         uint4 first_row = make_uint4(0, 0, 0, 0);
         if (at.lane < 8) first_row = load_shared<uint4>(d_shifted + unit);
         if constexpr (in_turn) {

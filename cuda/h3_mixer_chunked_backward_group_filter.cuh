@@ -77,14 +77,18 @@ __device__ inline float scale_of(const ChannelFilter& filter) {
 template <typename T>
 __device__ void finish_group(const ChunkedBackward<T>& m, std::int64_t d, unsigned char* shared,
                              const GroupSums& of_warp, int warp, int lane) {
-  constexpr int line = 65;                // of a matrix in shared memory, in numbers
+  // Of the two matrices in shared memory: neither the pairs of a warp that go there nor what is read of them, every 8
+  // rows, or 8 columns, meet in a bank more than twice.
+  constexpr int input_line = 72, output_line = 88;
+  const auto input_at = [](int row, int column) { return row * input_line + row / 8 * 8 + column; };
+  const auto output_at = [](int row, int column) { return row * output_line + column / 8 * 2 + column; };
   constexpr int warps = 2 * group_warps;  // of the second group the last four
   constexpr int modes_of_warp = modes / warps, parts = warp_size / modes_of_warp, count = chunk / parts;
   const int own_mode = modes_of_warp * warp + lane % modes_of_warp, part = lane / modes_of_warp;
   const ChannelFilter filter(m, d, own_mode);  // read again: fewer registers are kept
   float* const all = reinterpret_cast<float*>(shared);
-  float *const outputs_of = all, *const inputs_of = all + 64 * line;
-  float* const lags_of = all + 2 * 64 * line;                   // of a warp [m][i][lane]
+  float *const outputs_of = all, *const inputs_of = outputs_of + 64 * output_line;
+  float* const lags_of = inputs_of + 64 * (input_line + 1);     // of a warp [m][i][lane]
   float* const lambda_x_of = lags_of + warps * 20 * warp_size;  // of a warp of the first group [2][lane]
   double* const lag_values = reinterpret_cast<double*>(lambda_x_of + group_warps * 2 * warp_size);
   __syncthreads();
@@ -94,10 +98,13 @@ __device__ void finish_group(const ChunkedBackward<T>& m, std::int64_t d, unsign
     lambda_x_of[2 * warp * warp_size + lane] = of_warp.lambda_x.re;
     lambda_x_of[(2 * warp + 1) * warp_size + lane] = of_warp.lambda_x.im;
   }
+#pragma unroll
   for (int j = 0; j < 8; ++j) {
-    for (int i = 0; i < 4; ++i) {
-      const int row = 16 * (warp % group_warps) + lane / 4 + 8 * (i / 2);
-      (second ? inputs_of : outputs_of)[row * line + 8 * j + lane % 4 * 2 + i % 2] = of_warp.matrix[j][i];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = 16 * (warp % group_warps) + lane / 4 + 8 * half, column = 8 * j + lane % 4 * 2;
+      float* const to = second ? inputs_of + input_at(row, column) : outputs_of + output_at(row, column);
+      *reinterpret_cast<float2*>(to) = make_float2(of_warp.matrix[j][2 * half], of_warp.matrix[j][2 * half + 1]);
     }
   }
   __syncthreads();
@@ -122,8 +129,9 @@ __device__ void finish_group(const ChunkedBackward<T>& m, std::int64_t d, unsign
 #pragma unroll 2
   for (int l = count * part; l < count * (part + 1); ++l) {
     const Complex<double> lag = 2 * lag_values[l] * power;
-    const float *in = inputs_of + (63 - l) * line + 2 * own_mode, *out = outputs_of + 2 * own_mode * line + l;
-    const Complex<double> lambda_w(in[0], -in[1]), x_d_z(out[0], out[line]);
+    const float2 in = *reinterpret_cast<const float2*>(inputs_of + input_at(63 - l, 2 * own_mode));
+    const float* const out = outputs_of + output_at(2 * own_mode, l);
+    const Complex<double> lambda_w(in.x, -in.y), x_d_z(out[0], out[output_line]);
     const Complex<double> next = power * a, x_v = next * ((2 * per_x) * x_d_z);
     d_gain += lag + x_v;
     by_log_a += static_cast<double>(l) * lag + static_cast<double>(l + 1) * x_v;

@@ -88,17 +88,9 @@ struct ExchangedOffsets {
   __device__ __forceinline__ std::uint32_t rows(int p, unsigned first = 0) const {
     return unit_offset(lane % 16 + first, lane / 16) ^ static_cast<std::uint32_t>(32 * p);
   }
-  // The same with the rows as K, of columns from `unit` (0 to 6) on.
+  // The same with the rows as K, of columns from `unit` on, which is even.
   __device__ __forceinline__ std::uint32_t turned(int unit, unsigned first) const {
-    const unsigned row = lane % 8 + 8 * (lane / 16) + first, second = lane / 8 % 2;
-    // The sum with `second` as an exclusive or.
-    const unsigned carry = unit % 2 == 0 ? 1 : unit % 4 == 1 ? 3 : 7;
-    return unit_offset(row, 0) ^ (second * (16 * carry)) ^ static_cast<std::uint32_t>(16 * unit);
-  }
-  // Those of the last unit, and of the first of the next row.
-  __device__ __forceinline__ std::uint32_t turned_over() const {
-    const unsigned row = lane % 8 + 8 * (lane / 16), second = lane / 8 % 2;
-    return unit_offset(row + second, second == 0 ? 7 : 0);
+    return unit_offset(lane % 8 + 8 * (lane / 16) + first, lane / 8 % 2) ^ static_cast<std::uint32_t>(16 * unit);
   }
 };
 
@@ -146,34 +138,97 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[8][4], const Rows& r
   }
   commit_products();
 }
-// Forwards in time by the Toeplitz matrix at `table`; `chunks`: of which chunk before.
-template <typename T, bool add_to>
-__device__ __forceinline__ void multiply_forwards(float (&sums)[8][4], const Rows& rows, std::uint32_t table,
-                                                  int chunks = 0) {
-  multiply_rows<T, toeplitz_forwards, true, add_to>(
+// The same where half of the sums take part: bit p of `low` and `high` says whether the 16 columns from 16 p on count
+// for the first and the last 32 columns of sums.
+template <typename T, Cores cores, bool backwards, bool add_to, unsigned low, unsigned high>
+__device__ __forceinline__ void multiply_halves(float (&sums)[8][4], const Rows& rows, std::uint32_t matrix,
+                                                int step) {
+  begin_products();
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+    const int first = backwards ? 2 : 0;
+    const std::uint32_t part[4] = {rows[p][first], rows[p][first + 1], rows[p][2 - first], rows[p][3 - first]};
+    const std::uint32_t address = matrix + static_cast<std::uint32_t>(step * p);
+    const unsigned bit = 1u << p;
+    if ((low & bit) != 0) {
+      if (add_to || (low & (bit - 1)) != 0) {
+        multiply_add_half<T, cores, true, 0>(sums, part, address);
+      } else {
+        multiply_add_half<T, cores, false, 0>(sums, part, address);
+      }
+    }
+    if ((high & bit) != 0) {
+      if (add_to || (high & (bit - 1)) != 0) {
+        multiply_add_half<T, cores, true, 4>(sums, part, address);
+      } else {
+        multiply_add_half<T, cores, false, 4>(sums, part, address);
+      }
+    }
+  }
+  commit_products();
+}
+// Forwards in time by the Toeplitz matrix at `table`; `chunks`: of which chunk before. A quarter of it is zeros and
+// left out.
+template <typename T, bool add_to, int chunks = 0>
+__device__ __forceinline__ void multiply_forwards(float (&sums)[8][4], const Rows& rows, std::uint32_t table) {
+  constexpr unsigned low = chunks == 0 ? 0b0011 : 0b1111, high = chunks == 0 ? 0b1111 : 0b1100;
+  multiply_halves<T, toeplitz_forwards, true, add_to, low, high>(
       sums, rows, table + static_cast<std::uint32_t>((6 + 8 * chunks) * core_bytes), -2 * core_bytes);
 }
 // The same backwards; the sums' blocks of columns come backwards.
-template <typename T, bool add_to>
-__device__ __forceinline__ void multiply_back(float (&sums)[8][4], const Rows& rows, std::uint32_t table,
-                                              int chunks = 0) {
-  multiply_rows<T, toeplitz_back, false, add_to>(
+template <typename T, bool add_to, int chunks = 0>
+__device__ __forceinline__ void multiply_back(float (&sums)[8][4], const Rows& rows, std::uint32_t table) {
+  constexpr unsigned low = chunks == 0 ? 0b1100 : 0b1111, high = chunks == 0 ? 0b1111 : 0b0011;
+  multiply_halves<T, toeplitz_back, false, add_to, low, high>(
       sums, rows, table + static_cast<std::uint32_t>(8 * chunks * core_bytes), 2 * core_bytes);
 }
+// sums += states by the modes of a matrix, in halves as those of the Toeplitz matrix before.
+template <typename T>
+__device__ __forceinline__ void add_of_states(float (&sums)[8][4], const Rows& states, std::uint32_t matrix) {
+  multiply_halves<T, Matrix::rows_are_k, false, true, 0b1111, 0b1111>(sums, states, matrix, Matrix::k_rows);
+}
 
-// sums[m] += of every right block the left block 2 m before it. `load` gets blocks `first` to 7 and what follows
-// each; a block at a time, for want of registers.
-template <typename T, int first, typename Load>
-__device__ __forceinline__ void add_lags_of(LagSums& sums, const std::uint32_t (&right)[8][2], Load&& load) {
-#pragma unroll
-  for (int source = first; source < 8; ++source) {
-    std::uint32_t left[4];
-    load(left, source);
+// sums[m] += of every right block the left blocks 2 m and 2 m - 1 before it, from the last left block on. `load` gets
+// a pair, `source` and the next, for 6, 4 and so on to `first`; the pairs between are put together of what is there,
+// as moves cost less than turns of shared memory. A pair at a time, for want of registers. Blocks before 0 are of the
+// chunk before; with `masked` they count in the bits of mask(i) alone, of rows 8 i on.
+template <typename T, int first, bool masked, typename Load, typename Mask>
+__device__ __forceinline__ void add_lags_of(LagSums& sums, std::uint32_t (&right)[8][2], Load&& load, Mask&& mask) {
+  static_assert(first % 2 == 0);
+  const auto add = [&](const std::uint32_t(&left)[4], int source) {
 #pragma unroll
     for (int m = 0; m < 5; ++m) {
       const int target = source + 2 * m;
       if (0 <= target && target < 8) multiply_add<T>(sums[m], left, right[target][0], right[target][1]);
     }
+  };
+  std::uint32_t between[4] = {};
+#pragma unroll
+  for (int source = 6; source >= first; source -= 2) {
+    std::uint32_t left[4];
+    load(left, source);
+    between[0] = left[1];
+    between[2] = left[3];
+    if (masked && source == -2) {  // block -1 alone, then all before it by way of the other operand
+#pragma unroll
+      for (int i = 0; i < 2; ++i) between[2 * i] &= mask(i);
+    }
+    add(between, source + 1);
+    if (masked && source == -2) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const std::uint32_t of_rows = mask(i);
+#pragma unroll
+        for (auto& block : right) block[i] &= of_rows;
+      }
+    }
+    add(left, source);
+    between[1] = left[0];
+    between[3] = left[2];
+  }
+  if (first == 0) {  // nothing is before the first
+    between[0] = between[2] = 0;
+    add(between, -1);
   }
 }
 
@@ -184,12 +239,12 @@ __device__ __forceinline__ void add_group_lags(LagSums& sums, const StackedOffse
   std::uint32_t right[8][2];
 #pragma unroll
   for (int p = 0; p < 4; ++p) load_right(right, p, d_z + at.rows() + Tile::k_columns * p);
-  add_lags_of<T, -1>(sums, right, [&](std::uint32_t(&left)[4], int block) {
-    const std::uint32_t turned = w + at.turned();
-    if (block >= 0) return load_matrices_transposed(left, turned + Tile::pitch * block);
-    load_matrices_transposed(left, turned - at.lane / 8 % 2 * Tile::pitch);  // nothing is before the first
-    left[0] = left[2] = 0;
-  });
+  add_lags_of<T, 0, false>(
+      sums, right,
+      [&](std::uint32_t(&left)[4], int block) {
+        load_matrices_transposed(left, w + at.turned() + Tile::pitch * block);
+      },
+      [](int) { return 0u; });
 }
 
 // sums of taps += K^T d_K', as add_lags_across().
@@ -199,19 +254,12 @@ __device__ __forceinline__ void add_tap_lags(LagSums& sums, const ExchangedOffse
   std::uint32_t right[8][2];
 #pragma unroll
   for (int p = 0; p < 4; ++p) load_right(right, p, d_shifted + at.rows(p));
-  add_lags_of<T, -8>(sums, right, [&](std::uint32_t(&left)[4], int block) {  // of two rows
-    load_matrices_transposed(left, keys + (block == -1  ? at.turned_over()
-                                           : block < 0  ? at.turned(block + 8, 0)
-                                           : block == 7 ? at.turned(6, 1) ^ 16u
-                                                        : at.turned(block, 1)));
-    if constexpr (packed) {  // left[0] and [2] are of `block`, [1] and [3] of the next; two rows each
-      const unsigned column = at.lane % 4 * 2;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (block + i % 2 < 0) left[i] &= pair_mask(~begins >> (column + 8 * (i / 2)));
-      }
-    }
-  });
+  add_lags_of<T, -8, packed>(
+      sums, right,
+      [&](std::uint32_t(&left)[4], int block) {  // of two rows
+        load_matrices_transposed(left, keys + (block < 0 ? at.turned(block + 8, 0) : at.turned(block, 1)));
+      },
+      [&](int i) { return pair_mask(~begins >> (at.lane % 4 * 2 + 8 * i)); });  // where none begins; two rows
 }
 
 }  // namespace riverhorse::cuda::chunked_backward

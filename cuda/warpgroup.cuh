@@ -44,10 +44,11 @@ __device__ __forceinline__ void sync_some(int barrier) {
 }
 
 #define RIVERHORSE_SUMS_1(how, c) how((c)[0]), how((c)[1]), how((c)[2]), how((c)[3])
-#define RIVERHORSE_SUMS_8(how, c, j)                                                                        \
-  RIVERHORSE_SUMS_1(how, c[j]), RIVERHORSE_SUMS_1(how, c[j + 1]), RIVERHORSE_SUMS_1(how, c[j + 2]),         \
-      RIVERHORSE_SUMS_1(how, c[j + 3]), RIVERHORSE_SUMS_1(how, c[j + 4]), RIVERHORSE_SUMS_1(how, c[j + 5]), \
-      RIVERHORSE_SUMS_1(how, c[j + 6]), RIVERHORSE_SUMS_1(how, c[j + 7])
+#define RIVERHORSE_SUMS_4(how, c, j)                                                                \
+  RIVERHORSE_SUMS_1(how, c[j]), RIVERHORSE_SUMS_1(how, c[j + 1]), RIVERHORSE_SUMS_1(how, c[j + 2]), \
+      RIVERHORSE_SUMS_1(how, c[j + 3])
+#define RIVERHORSE_SUMS_8(how, c, j) RIVERHORSE_SUMS_4(how, c, j), RIVERHORSE_SUMS_4(how, c, j + 4)
+#define RIVERHORSE_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define RIVERHORSE_NAMES_32                                                                                    \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28," \
   "%29,%30,%31"
@@ -67,6 +68,29 @@ __device__ __forceinline__ void multiply_add_group(float (&c)[8][4], const std::
                : RIVERHORSE_SUMS_8(how, c, 0)                                                       \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(describe<cores>(address)),         \
                  "n"(cores.along_k ? 0 : 1))
+  if constexpr (is_f16<T> && add_to) {
+    RIVERHORSE_PRODUCT("f16", "+f", "1");
+  } else if constexpr (is_f16<T>) {
+    RIVERHORSE_PRODUCT("f16", "=f", "0");
+  } else if constexpr (add_to) {
+    RIVERHORSE_PRODUCT("bf16", "+f", "1");
+  } else {
+    RIVERHORSE_PRODUCT("bf16", "=f", "0");
+  }
+#undef RIVERHORSE_PRODUCT
+}
+
+// The same for sums of 32 columns, `first` to `first` + 3 of `c`, of a right operand of 64. An accumulator should
+// have products of one width only: of a part of it and of all they wait for each other.
+template <typename T, Cores cores, bool add_to, int first>
+__device__ __forceinline__ void multiply_add_half(float (&c)[8][4], const std::uint32_t (&a)[4],
+                                                  std::uint32_t address) {
+  const std::uint64_t right = describe<cores>(address + cores.other_stride * first);
+#define RIVERHORSE_PRODUCT(type, how, add)                                                          \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {" RIVERHORSE_NAMES_16 \
+               "}, {%16,%17,%18,%19}, %20, " add ", 1, 1, %21;"                                     \
+               : RIVERHORSE_SUMS_4(how, c, first)                                                   \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right), "n"(cores.along_k ? 0 : 1))
   if constexpr (is_f16<T> && add_to) {
     RIVERHORSE_PRODUCT("f16", "+f", "1");
   } else if constexpr (is_f16<T>) {
@@ -138,7 +162,7 @@ float operand_at(std::uint32_t address, int other, int k) {
   return unpack<T>(bits).x;
 }
 
-template <typename T, Cores cores, bool add_to = true>
+template <typename T, Cores cores, bool add_to = true, int first = 0, int blocks = 8>
 void multiply_add_group(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint32_t address) {
   float2 own[4];
   for (int i = 0; i < 4; ++i) own[i] = unpack<T>(a[i]);
@@ -152,7 +176,7 @@ void multiply_add_group(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint
       rows[i % 2][8 * (i / 2) + 2 * pair + 1] = of_lane[i].y;
     }
   }
-  for (int j = 0; j < 8; ++j) {
+  for (int j = first; j < first + blocks; ++j) {
     for (int half = 0; half < 2; ++half) {
       float column[16];
       for (int k = 0; k < 16; ++k) column[k] = operand_at<T, cores>(address, 8 * j + 2 * t + half, k);
@@ -163,6 +187,11 @@ void multiply_add_group(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint
       }
     }
   }
+}
+
+template <typename T, Cores cores, bool add_to, int first>
+void multiply_add_half(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint32_t address) {
+  multiply_add_group<T, cores, add_to, first, 4>(c, a, address);
 }
 
 template <typename T, int blocks, Cores left_cores, Cores right_cores>
