@@ -86,7 +86,7 @@ struct Unchanged {
 template <int rows, int streams>
 struct F32 {
   using X = Unchanged;
-  static void multiply(const Gemv& product, const Unchanged&, std::int64_t output, std::int64_t apart) {
+  static HWY_INLINE void multiply(const Gemv& product, const Unchanged&, std::int64_t output, std::int64_t apart) {
     const Floats d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     const float* weights = reinterpret_cast<const float*>(product.matrix) + output * product.inputs;
@@ -163,7 +163,7 @@ struct Quantised {
   template <int rows, int streams>
   struct Kernel {
     using X = Unchanged;
-    static void multiply(const Gemv& product, const Unchanged&, std::int64_t output, std::int64_t apart) {
+    static HWY_INLINE void multiply(const Gemv& product, const Unchanged&, std::int64_t output, std::int64_t apart) {
       constexpr std::int64_t half = quantised_block / 2;
       constexpr std::int64_t blocks_at_once = 64;
       const Floats d;
@@ -180,6 +180,7 @@ struct Quantised {
       for (std::int64_t first = 0; first < blocks; first += blocks_at_once) {
         const std::int64_t count = std::min(blocks_at_once, blocks - first);
         for (int stream = 0; stream < streams; ++stream) {
+          hwy::Prefetch(halves + stream * stride + 2 * first + fetched_ahead);
           widen_scales(halves + stream * stride + 2 * first, count, scales[stream]);
         }
         for (std::int64_t block = 0; block < count; ++block) {
@@ -243,11 +244,11 @@ struct FixedPoint {
 
 // Sums of two neighbours' products; quants are at most 15, so none exceeds 16 bits.
 HWY_INLINE hn::Vec<Words> multiply_pairs(hn::Vec<Quants> quants, hn::Vec<Digits> digits) {
-#if HWY_TARGET == HWY_AVX3
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   return hn::Vec<Words>{_mm512_maddubs_epi16(quants.raw, digits.raw)};
-#elif HWY_TARGET == HWY_AVX2
+#elif HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
   return hn::Vec<Words>{_mm256_maddubs_epi16(quants.raw, digits.raw)};
-#elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+#elif HWY_ARCH_X86 && HWY_TARGET <= HWY_SSSE3
   return hn::Vec<Words>{_mm_maddubs_epi16(quants.raw, digits.raw)};
 #else
   const Words words;
@@ -260,7 +261,7 @@ HWY_INLINE hn::Vec<Words> multiply_pairs(hn::Vec<Quants> quants, hn::Vec<Digits>
 // `factor` times the sums of two neighbours.
 HWY_INLINE hn::Vec<Integers> widen_pairs(hn::Vec<Words> words, hn::Vec<Words> factor) {
   const Integers d;
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSSE3
   hn::Vec<Integers> unused = hn::Zero(d);
   return hn::ReorderWidenMulAccumulate(d, words, factor, hn::Zero(d), unused);
 #else
@@ -269,6 +270,15 @@ HWY_INLINE hn::Vec<Integers> widen_pairs(hn::Vec<Words> words, hn::Vec<Words> fa
   return hn::Mul(sums, hn::ShiftRight<16>(hn::BitCast(d, factor)));
 #endif
 }
+
+// Sums of four neighbours' products, added to `sum`: one instruction of AVX512-VNNI, which Highway 1.0.3 has no name
+// for.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+HWY_INLINE hn::Vec<Integers> add_quads(hn::Vec<Integers> sum, hn::Vec<Quants> quants, hn::Vec<Digits> digits) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum.raw) : "v"(quants.raw), "vm"(digits.raw));
+  return sum;
+}
+#endif
 
 struct StepConstants {  // held in registers
   hn::Vec<Quants> low_half;
@@ -279,18 +289,29 @@ HWY_INLINE StepConstants step_constants() {
 }
 
 // Four lanes for each block. Below 2^30 whatever the digits are, and sums in between that are not wrap back.
+template <bool vnni>
 HWY_INLINE hn::Vec<Integers> multiply_step(hn::Vec<Quants> packed, const FixedStep& x,
                                            const StepConstants& constants) {
+  const Integers d;
   const auto first = hn::And(packed, constants.low_half);
   const auto shifted = hn::BitCast(Quants(), hn::ShiftRight<4>(hn::BitCast(Words(), packed)));
   const auto second = hn::And(shifted, constants.low_half);
-  const auto sum = [&](int digit) HWY_ATTR {
-    const auto of = [&](int half)
-                        HWY_ATTR { return hn::BitCast(Digits(), hn::Load(Quants(), x.digits[digit][half])); };
-    return hn::Add(multiply_pairs(first, of(0)), multiply_pairs(second, of(1)));
-  };
-  const auto upper = hn::Add(widen_pairs(sum(0), constants.page), widen_pairs(sum(1), constants.one));
-  return hn::Add(hn::ShiftLeft<8>(upper), hn::Add(widen_pairs(sum(2), constants.one), hn::Load(Integers(), x.start)));
+  const auto digits = [&](int digit, int half)
+                          HWY_ATTR { return hn::BitCast(Digits(), hn::Load(Quants(), x.digits[digit][half])); };
+  const auto start = hn::Load(d, x.start);
+  if constexpr (vnni) {
+    const auto sum = [&](int digit, hn::Vec<Integers> sum) HWY_ATTR {
+      return add_quads(add_quads(sum, first, digits(digit, 0)), second, digits(digit, 1));
+    };
+    const auto upper = hn::Add(hn::ShiftLeft<8>(sum(0, hn::Zero(d))), sum(1, hn::Zero(d)));
+    return hn::Add(hn::ShiftLeft<8>(upper), sum(2, start));
+  } else {
+    const auto sum = [&](int digit) HWY_ATTR {
+      return hn::Add(multiply_pairs(first, digits(digit, 0)), multiply_pairs(second, digits(digit, 1)));
+    };
+    const auto upper = hn::Add(widen_pairs(sum(0), constants.page), widen_pairs(sum(1), constants.one));
+    return hn::Add(hn::ShiftLeft<8>(upper), hn::Add(widen_pairs(sum(2), constants.one), start));
+  }
 }
 
 FixedPoint::FixedPoint(const Gemv& product)
@@ -336,7 +357,8 @@ FixedPoint::FixedPoint(const Gemv& product)
     }
     const auto eights = hn::Set(Quants(), std::uint8_t{0x88});
     for (std::int64_t step = 0; step < steps; ++step) {
-      hn::Store(hn::Neg(multiply_step(eights, of_row[step], step_constants())), Integers(), of_row[step].start);
+      hn::Store(hn::Neg(multiply_step<false>(eights, of_row[step], step_constants())), Integers(),
+                of_row[step].start);
     }
   }
 }
@@ -355,62 +377,67 @@ HWY_NOINLINE Vector load_few_scales(const std::byte* halves, std::int64_t count)
   return hn::PromoteTo(Floats(), hn::Load(hn::Rebind<hwy::float16_t, Floats>(), few));
 }
 
-template <int rows, int streams>
+template <bool vnni>
 struct Q4 {
-  using X = FixedPoint;
-  static void multiply(const Gemv& product, const FixedPoint& x, std::int64_t output, std::int64_t apart) {
-    const Floats d;
-    const hn::RebindToSigned<Floats> indices;
-    const hn::Rebind<hwy::float16_t, Floats> half_floats;
-    const StepConstants constants = step_constants();
-    const std::int64_t blocks = product.inputs / quantised_block;
-    const std::int64_t row_bytes = row_size_bytes(DType::q4, product.inputs);
-    const std::int64_t stride = apart * row_bytes;
-    const auto* packed = reinterpret_cast<const std::uint8_t*>(product.matrix) + output * row_bytes;
-    const std::uint8_t* halves = packed + quants_size_bytes(DType::q4, product.inputs);
-    const FixedStep* step = x.digits.data();
-    Sums<rows, streams> sums, scales;
-    clear<rows, streams>(sums);
-    auto block_of_lane = hn::Undefined(indices);
-    const auto next_blocks = hn::Set(indices, step_blocks);
-    const auto add_step = [&](int stream, hn::Vec<Quants> quants) HWY_ATTR {
-      for (int row = 0; row < rows; ++row) {
-        const Vector of_step = hn::ConvertTo(d, multiply_step(quants, step[row * x.steps], constants));
-        const Vector scale = hn::TableLookupLanes(scales[stream][row], hn::IndicesFromVec(d, block_of_lane));
-        sums[stream][row] = hn::MulAdd(of_step, scale, sums[stream][row]);
-      }
-    };
-    // The scales of four steps fill a vector; those of the last ones are loaded with some before them.
-    for (std::int64_t begin = 0; begin < blocks; begin += step_lanes) {
-      const std::int64_t loaded = std::max<std::int64_t>(0, std::min(begin, blocks - step_lanes));
-      for (int stream = 0; stream < streams; ++stream) {
-        const std::uint8_t* from = halves + stream * stride + 2 * loaded;
-        const Vector of_weights =
-            HWY_LIKELY(blocks >= step_lanes)
-                ? hn::PromoteTo(d, hn::LoadU(half_floats, reinterpret_cast<const hwy::float16_t*>(from)))
-                : load_few_scales(reinterpret_cast<const std::byte*>(from), blocks);
+  template <int rows, int streams>
+  struct Kernel {
+    using X = FixedPoint;
+    static HWY_INLINE void multiply(const Gemv& product, const FixedPoint& x, std::int64_t output,
+                                    std::int64_t apart) {
+      const Floats d;
+      const hn::RebindToSigned<Floats> indices;
+      const hn::Rebind<hwy::float16_t, Floats> half_floats;
+      const StepConstants constants = step_constants();
+      const std::int64_t blocks = product.inputs / quantised_block;
+      const std::int64_t row_bytes = row_size_bytes(DType::q4, product.inputs);
+      const std::int64_t stride = apart * row_bytes;
+      const auto* packed = reinterpret_cast<const std::uint8_t*>(product.matrix) + output * row_bytes;
+      const std::uint8_t* halves = packed + quants_size_bytes(DType::q4, product.inputs);
+      const FixedStep* step = x.digits.data();
+      Sums<rows, streams> sums, scales;
+      clear<rows, streams>(sums);
+      auto block_of_lane = hn::Undefined(indices);
+      const auto next_blocks = hn::Set(indices, step_blocks);
+      const auto add_step = [&](int stream, hn::Vec<Quants> quants) HWY_ATTR {
         for (int row = 0; row < rows; ++row) {
-          scales[stream][row] = hn::Mul(of_weights, hn::LoadU(d, x.scales.data() + row * x.stride + loaded));
+          const Vector of_step = hn::ConvertTo(d, multiply_step<vnni>(quants, step[row * x.steps], constants));
+          const Vector scale = hn::TableLookupLanes(scales[stream][row], hn::IndicesFromVec(d, block_of_lane));
+          sums[stream][row] = hn::MulAdd(of_step, scale, sums[stream][row]);
         }
-      }
-      block_of_lane = hn::Add(hn::ShiftRight<2>(hn::Iota(indices, 0)), hn::Set(indices, begin - loaded));
-      const std::int64_t count = std::min(blocks - begin, step_lanes);
-      for (std::int64_t whole = count / step_blocks; whole > 0; --whole, packed += step_bytes, ++step) {
+      };
+      // The scales of four steps fill a vector; those of the last ones are loaded with some before them.
+      for (std::int64_t begin = 0; begin < blocks; begin += step_lanes) {
+        const std::int64_t loaded = std::max<std::int64_t>(0, std::min(begin, blocks - step_lanes));
         for (int stream = 0; stream < streams; ++stream) {
-          hwy::Prefetch(packed + stream * stride + fetched_ahead);
-          add_step(stream, hn::LoadU(Quants(), packed + stream * stride));
+          const std::uint8_t* from = halves + stream * stride + 2 * loaded;
+          hwy::Prefetch(from + fetched_ahead);
+          const Vector of_weights =
+              HWY_LIKELY(blocks >= step_lanes)
+                  ? hn::PromoteTo(d, hn::LoadU(half_floats, reinterpret_cast<const hwy::float16_t*>(from)))
+                  : load_few_scales(reinterpret_cast<const std::byte*>(from), blocks);
+          for (int row = 0; row < rows; ++row) {
+            scales[stream][row] = hn::Mul(of_weights, hn::LoadU(d, x.scales.data() + row * x.stride + loaded));
+          }
         }
-        block_of_lane = hn::Add(block_of_lane, next_blocks);
-      }
-      if (const std::int64_t left = count % step_blocks; HWY_UNLIKELY(left > 0)) {  // zeros have some scale
-        block_of_lane = hn::Min(block_of_lane, hn::Set(indices, step_lanes - 1));
-        for (int stream = 0; stream < streams; ++stream) {
-          add_step(stream, load_last_quants(packed + stream * stride, left));
+        block_of_lane = hn::Add(hn::ShiftRight<2>(hn::Iota(indices, 0)), hn::Set(indices, begin - loaded));
+        const std::int64_t count = std::min(blocks - begin, step_lanes);
+        for (std::int64_t whole = count / step_blocks; whole > 0; --whole, packed += step_bytes, ++step) {
+          for (int stream = 0; stream < streams; ++stream) {
+            hwy::Prefetch(packed + stream * stride + fetched_ahead);
+            add_step(stream, hn::LoadU(Quants(), packed + stream * stride));
+          }
+          block_of_lane = hn::Add(block_of_lane, next_blocks);
+        }
+        if (const std::int64_t left = count % step_blocks; HWY_UNLIKELY(left > 0)) {  // zeros have some scale
+          block_of_lane = hn::Min(block_of_lane, hn::Set(indices, step_lanes - 1));
+          for (int stream = 0; stream < streams; ++stream) {
+            add_step(stream, load_last_quants(packed + stream * stride, left));
+          }
         }
       }
+      write<rows, streams>(product, output, apart, sums);
     }
-    write<rows, streams>(product, output, apart, sums);
-  }
+  };
 };
 
 #endif
@@ -444,7 +471,12 @@ void gemv_here(const Gemv& product, std::int64_t begin, std::int64_t end) {
 #if HWY_TARGET == HWY_SCALAR
     case DType::q4: return multiply_rows<Quantised<DType::q4>::Kernel>(product, begin, end);
 #else
-    case DType::q4: return multiply_rows<Q4>(product, begin, end);
+    case DType::q4:
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+      if (product.vnni && __builtin_cpu_supports("avx512vnni"))
+        return multiply_rows<Q4<true>::Kernel>(product, begin, end);
+#endif
+      return multiply_rows<Q4<false>::Kernel>(product, begin, end);
 #endif
     default: return multiply_rows<F32>(product, begin, end);
   }
