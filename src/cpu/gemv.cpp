@@ -4,14 +4,15 @@
 //   f32  one sum a vector and output
 //   q8   bytes widened to floats; a block of 32 has sums of its own, added to the output's times the block's scale:
 //        scales cost one operation a block, and nothing is summed across a vector before the end of a row
-//   q4   as floats four bits would take four operations for each vector of 16. As bytes, a vector has 64 of them, and
-//        bytes by bytes can be multiplied and summed in pairs (pmaddubsw). So x becomes fixed point first, three
-//        digits of 8 bits with a scale for every block of 32: 24 bits of the block's largest value, its error below
-//        2^-23 of that, which is what a sum of floats has too (two digits would miss the tolerances: 2^-16 of the
-//        largest is 2e-5 of what is usual). The sums of a block are exact integers; they become a float once, and are
-//        added to the output's times both scales. 128 weights of one row take 23 operations of 64 bytes, as
-//        floats 40. In bits, 0 to 15 stand for -8 to 7: sums of integers begin with -8 times what x sums up to, so
-//        that nothing is rounded for it.
+//   q4   as floats, four bits take three operations for 16 weights and the blocks' scales some more: 40 for 128
+//        weights. As bytes, a vector of 64 is multiplied at once and summed in pairs (pmaddubsw) or fours
+//        (AVX512-VNNI). So x becomes fixed point first, three digits of 8 bits with a scale for every block of 32:
+//        its error is below 2^-23 of the block's largest value, about what a sum of floats has too (two digits would
+//        miss the tolerances: 2^-16 of the largest is 2e-5 of what is usual). The sums of a block are exact integers
+//        that become a float once, which is added to the output's times both scales: 22 operations, 16 with VNNI, for
+//        128 weights. In bits, 0 to 15 stand for -8 to 7: sums of integers begin with -8 times what x sums up to, so
+//        that nothing is rounded for it. One core of an EPYC (Zen 4), turns of its 2.6 GHz clock for 64 bytes of rows
+//        of 3072 from its L2: 14.5 as floats, 9.9, and 7.6 with VNNI; rows of 768: 15.1, 10.5, 8.4.
 //
 // Outputs of distant parts of the matrix are made at once, as many as there are registers for sums. Their sums do not
 // wait for each other; and several streams come from memory faster than one does, since what a core fetches ahead of
