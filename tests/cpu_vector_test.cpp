@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "backend/op_cases.h"
 #include "base/quantised.h"
 #include "cpu/attention_row.h"
 #include "cpu/cpu_device.h"
@@ -99,6 +100,108 @@ TEST(CpuVectors, MultiplyFewRowsOfAnyMatrix) {
       }
     }
   });
+}
+
+std::vector<float> product_of(Gemv product, std::int64_t outputs, std::int64_t begin, std::int64_t end) {
+  std::vector<float> y(static_cast<std::size_t>(product.rows * outputs));
+  product.y = y.data();
+  product.row_stride = outputs;
+  cpu::gemv(product, begin, end);
+  return y;
+}
+
+std::vector<float> slice(const std::vector<float>& values, std::int64_t begin, std::int64_t end) {
+  return {values.begin() + begin, values.begin() + end};
+}
+
+// A row's bits are its own, whatever other rows, threads and instructions for the same sums there are.
+TEST(CpuVectors, ARowOfAProductIsWhatItIsAlone) {
+  constexpr std::int64_t outputs = 67;
+  with_every_target([] {
+    for (const DType dtype : {DType::f32, DType::q8, DType::q4}) {
+      for (const std::int64_t inputs : {32, 160, 768, 1184}) {
+        const Matrix matrix(dtype, outputs, inputs);
+        const std::vector<float> x = random_floats(cpu::most_gemv_rows * inputs, 2);
+        for (std::int64_t rows = 1; rows <= cpu::most_gemv_rows; ++rows) {
+          Gemv product{dtype, matrix.bytes.data(), x.data(), rows, inputs};
+          const std::vector<float> together = product_of(product, outputs, 0, outputs);
+          product.vnni = false;
+          EXPECT_EQ(product_of(product, outputs, 0, outputs), together) << dtype_name(dtype) << ", " << inputs;
+          product.vnni = true;
+          product.rows = 1;
+          for (std::int64_t row = 0; row < rows; ++row, product.x += inputs) {
+            const std::vector<float> expected = slice(together, row * outputs, (row + 1) * outputs);
+            std::vector<float> parts = product_of(product, outputs, 0, 16);
+            const std::vector<float> rest = product_of(product, outputs, 16, outputs);
+            std::copy(rest.begin() + 16, rest.end(), parts.begin() + 16);
+            EXPECT_EQ(parts, expected) << dtype_name(dtype) << ", row " << row << " of " << rows << ", " << inputs;
+          }
+        }
+      }
+    }
+  });
+}
+
+// Fixed point does not let large values take the precision of small ones, beyond their block, nor lose what is none.
+TEST(CpuVectors, RowsOfAnySizeKeepTheirPrecision) {
+  constexpr std::int64_t outputs = 19, inputs = 1120;
+  with_every_target([] {
+    for (const DType dtype : {DType::q8, DType::q4}) {
+      const Matrix matrix(dtype, outputs, inputs);
+      const auto multiply = [&](const std::vector<float>& x) {
+        return product_of({dtype, matrix.bytes.data(), x.data(), 1, inputs}, outputs, 0, outputs);
+      };
+      std::mt19937 generator(3);
+      std::normal_distribution<float> normal;
+      // Normal; magnitudes of blocks from 2^-60 to 2^60; one outlier of a thousand times the rest; all tiny.
+      for (int kind = 0; kind < 4; ++kind) {
+        std::vector<float> x(static_cast<std::size_t>(inputs));
+        for (float& value : x) value = normal(generator) * (kind == 3 ? 1e-30f : 1.0f);
+        for (std::int64_t i = 0; i < inputs && kind == 1; ++i) {
+          x[static_cast<std::size_t>(i)] *= std::ldexp(1.0f, static_cast<int>(i / 32 * 5 % 120 - 60));
+        }
+        if (kind == 2) x[777] = 1000;
+        const std::vector<float> y = multiply(x);
+        for (std::int64_t output = 0; output < outputs; ++output) {
+          double sum = 0, bound = 0;  // by the size of each block
+          for (std::int64_t block = 0; block < inputs; block += 32) {
+            double weights = 0, values = 0;
+            for (std::int64_t i = block; i < block + 32; ++i) {
+              const double weight = matrix.values[static_cast<std::size_t>(output * inputs + i)];
+              const double value = x[static_cast<std::size_t>(i)];
+              sum += weight * value;
+              weights += weight * weight;
+              values += value * value;
+            }
+            bound += weights * values;
+          }
+          EXPECT_NEAR(y[static_cast<std::size_t>(output)], sum, 1e-6 * std::sqrt(bound)) << "kind " << kind;
+        }
+      }
+      std::vector<float> x(static_cast<std::size_t>(inputs));
+      EXPECT_EQ(multiply(x), std::vector<float>(outputs));
+      for (const float wrong : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        x[1111] = wrong;
+        for (const float value : multiply(x)) EXPECT_FALSE(std::isfinite(value));
+      }
+    }
+  });
+}
+
+TEST(CpuVectors, QuantisedCasesOfLinearKeepTheirTolerances) {
+  const auto device = open_cpu_device(cpu_device_info(), {});
+  int cases = 0;
+  with_every_target([&] {
+    for (const OpCase& op_case : op_cases(CaseSet::full)) {
+      const bool quantised =
+          op_case.name.find("_q8") != std::string::npos || op_case.name.find("_q4") != std::string::npos;
+      if (op_case.op != "linear" || op_case.dtype != DType::f32 || !quantised) continue;
+      const CaseResult result = run_parity(*device, *device, op_case, 1);
+      EXPECT_TRUE(result.passed) << result.message;
+      ++cases;
+    }
+  });
+  EXPECT_GT(cases, 40);
 }
 
 TEST(CpuVectors, GeluIsThatOfDoubles) {

@@ -19,6 +19,7 @@ struct Gemv {
   float* y = nullptr;  // of row r and output o at y[r row_stride + o output_stride]
   std::int64_t row_stride = 0;
   std::int64_t output_stride = 1;
+  bool vnni = true;  // with AVX512-VNNI where the processor has it: the same bits, sooner
 };
 
 // Outputs [begin, end), by the thread that calls. What comes out for a row does not depend on how many rows there
