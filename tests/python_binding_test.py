@@ -38,7 +38,8 @@ NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free",
              "batch_remove", "batch_record"}
 STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
-                "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),
+                "conv": (rh.Conv, "CONV_"), "tuning": (rh.Tuning, "TUNING_"),
+                "recompute": (rh.Recompute, "RECOMPUTE_"),
                 "stop_reason": (rh.StopReason, "STOP_"), "recipe": (rh.Recipe, "RECIPE_"),
                 "schedule": (rh.Schedule, "SCHEDULE_"),
                 "logits": ({"32_BITS": rh.Logits.BITS_32, "16_BITS": rh.Logits.BITS_16}, "LOGITS_")}

@@ -1,0 +1,37 @@
+// The tuner: times the tiles that a device could make the products of a model with, on the device itself.
+//
+// A product here is a weight's shape, its layouts, and rows in powers of two. Each tile that adds in the order of the
+// rule's (linear_tiles.h) makes it once a round, between two timestamps, in turn with the others, so that clocks that
+// rise or another program's work hit all of them alike; what counts is the median of five rounds. A tile that comes
+// near the rule's time must then write the same bits, or it is forgotten: a compiler's mistake never gets into a
+// text, nor does a tile that adds in another order. For rows in between, times are scaled by the turns that the
+// device's units take (tile_times.h).
+//
+// The largest rows come first. When the time is up, the rest is left to the rule, and that is remembered as well: a
+// second start times nothing.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "vulkan/linear.h"
+
+namespace riverhorse::vulkan {
+
+// By DeviceOptions::tuning. With a debug message where it was asked for and cannot be.
+bool wants_tuning(const VulkanDevice& device);
+
+// Where TileTimes lie and for whom; an empty path where there is no cache or no tuning.
+std::filesystem::path tile_times_path(const VulkanDevice& device);
+std::string tile_times_key(const VulkanDevice& device);
+
+// As Device::tune. Errors: device_lost; all others leave the products to the rule, with a warning.
+void tune_products(VulkanDevice& device, std::span<const RecordFunction> functions,
+                   const std::shared_ptr<Buffer>& workspace);
+
+// The index of the tiling to take, by what is known of the device.
+std::size_t timed_choice(const VulkanDevice& device, const LinearPart& part, std::span<const Tiling> tilings);
+
+}  // namespace riverhorse::vulkan
