@@ -16,6 +16,8 @@ namespace riverhorse::vulkan {
 namespace {
 
 constexpr double gain = 0.95;  // of the rule's time: less is taken for noise
+// Slower ones than this, times the rule's, are not worth comparing: no number of rows makes them the best.
+constexpr double slow = 1.5;
 constexpr std::size_t most_rounds = 5;
 constexpr std::size_t least_rounds = 3;
 
@@ -58,6 +60,22 @@ std::vector<double> median_of_rounds(const std::function<std::vector<double>()>&
     medians.push_back(each[each.size() / 2]);
   }
   return medians;
+}
+
+TileMs tiles_to_keep(std::span<const std::string> tiles, std::span<const double> ms,
+                     const std::function<std::vector<std::byte>(std::size_t)>& bits_of) {
+  TileMs kept;
+  if (ms.size() != tiles.size() || ms.empty() || !(ms[0] > 0)) return kept;
+  const std::vector<std::byte> right = bits_of(0);
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    if (!(ms[i] > 0) || ms[i] > slow * ms[0]) continue;
+    if (i > 0 && bits_of(i) != right) {
+      log_debug(fmt::format("{} makes other bits than {}", tiles[i], tiles[0]));
+      continue;
+    }
+    kept[tiles[i]] = ms[i];
+  }
+  return kept;
 }
 
 std::string tile_times_text(const std::map<std::string, TileMs>& products) {

@@ -43,6 +43,11 @@ RowBuckets row_buckets(std::uint32_t rows);
 std::vector<double> median_of_rounds(const std::function<std::vector<double>()>& round,
                                      const std::function<bool()>& time_left);
 
+// The times of tiles that make the bits of the first, the rule's; tiles much slower than that are not asked for
+// theirs. `bits_of`: what tile i makes.
+TileMs tiles_to_keep(std::span<const std::string> tiles, std::span<const double> ms,
+                     const std::function<std::vector<std::byte>(std::size_t)>& bits_of);
+
 class TileTimes {
  public:
   // Reads what is at `path`, if it was written for `key`; a file that is there and is not right is named in a

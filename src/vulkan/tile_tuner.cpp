@@ -26,8 +26,6 @@ constexpr double compiling_to_timing = 10;
 constexpr std::uint64_t alignment = 4096;
 // What is compared of y: so much from its beginning and from its end.
 constexpr std::uint64_t compared_bytes = 1 << 20;
-// Slower ones than this, times the rule's, are not worth comparing: no number of rows makes them the best.
-constexpr double slow = 1.5;
 
 double ms_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -220,25 +218,15 @@ class Tuner {
           return time_left();
         });
     timing_ms_ = before_ms + ms_since(begin);
-    TileMs times;
-    if (medians.size() != tilings.size() || !(medians[0] > 0)) return times;
-    std::optional<std::vector<std::byte>> right;
-    std::size_t best = 0;
-    for (std::size_t i = 0; i < tilings.size(); ++i) {
-      if (!(medians[i] > 0) || medians[i] > slow * medians[0]) continue;
-      const std::vector<std::byte> bits = bits_of(trial, tilings[i]);
-      if (!right) right = bits;
-      if (bits != *right) {
-        log_debug(fmt::format("{}: {} makes other bits than {}", name, tilings[i].name(), tilings[0].name()));
-        continue;
-      }
-      times[tilings[i].name()] = medians[i];
-      log_debug(fmt::format("{}: {:.4f} ms by {}", name, medians[i], tilings[i].name()));
-      if (medians[i] < medians[best]) best = i;
-    }
-    if (times.size() > 1 && medians[best] < 0.95 * medians[0]) {
+    std::vector<std::string> names;
+    for (const Tiling& tiling : tilings) names.push_back(tiling.name());
+    TileMs times = tiles_to_keep(names, medians, [&](std::size_t tile) { return bits_of(trial, tilings[tile]); });
+    for (const auto& [tile, ms] : times) log_debug(fmt::format("{}: {:.4f} ms by {}", name, ms, tile));
+    std::vector<TileOffer> offers;
+    for (const std::string& tile : names) offers.push_back({.ms = times.contains(tile) ? times[tile] : 0.0});
+    if (const std::size_t chosen = choose_tile(offers); chosen > 0) {
       ++better_;
-      best_ = std::max(best_, medians[0] / medians[best]);
+      best_ = std::max(best_, medians[0] / medians[chosen]);
     }
     return times;
   }
