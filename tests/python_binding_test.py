@@ -293,6 +293,13 @@ class Models(unittest.TestCase):
             rh.Model(path, memory_budget_bytes=estimate.total_bytes - 1, **given)
 
     @on_cpu_only
+    def test_tuning_is_by_name_or_number(self):
+        for tuning in ("off", rh.Tuning.ON, 0):
+            self.load(tuning=tuning).close()
+        with self.assertRaises(ValueError):
+            self.load(tuning="twice")
+
+    @on_cpu_only
     def test_low_priority_where_there_is_none(self):
         messages = []
         rh.set_log(lambda level, message: messages.append(message))

@@ -89,7 +89,9 @@ void dispatch_gemv(VulkanEncoder& encoder, std::string_view stem, const LinearPa
 void linear_gemv(VulkanEncoder& encoder, const LinearPart& part);
 // Without norm. By the tile that is best on the device as far as that is known; by a given one.
 void linear_gemm(VulkanEncoder& encoder, const LinearPart& part);
-void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, Tiling tiling);
+void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, const Tiling& tiling);
+// With the flags of this product: what its pipeline is made from.
+Tiling specialised(const VulkanLimits& limits, const LinearPart& part, Tiling tiling);
 // Of a product whose time by a tile is the same: "f16 768 -> 2304, 1088, 1024 rows" (the number: linear_flags).
 std::string product_name(const LinearPart& part, std::uint32_t rows);
 

@@ -71,12 +71,10 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
   linear_gemm(encoder, part, tilings[timed_choice(device, part, tilings)]);
 }
 
-void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, Tiling tiling) {
-  const VulkanLimits& limits = encoder.limits();
+Tiling specialised(const VulkanLimits& limits, const LinearPart& part, Tiling tiling) {
   const LinearArgs& args = part.args;
   const bool f16 = part.weight.dtype == DType::f16;
   const bool matrix = f16 && matrix_unit(limits).has_value();
-
   std::uint32_t flags = linear_flags(part);
   const std::uint32_t vector_bytes = matrix ? 16 : (f16 ? 8 : 16);
   if (rows_aligned(part.weight, part.inputs, vector_bytes)) flags |= vector_weight;
@@ -89,7 +87,13 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, Tiling tiling) 
     flags |= vector_y;
   }
   tiling.constants[6] = flags;
+  return tiling;
+}
 
+void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, const Tiling& plain_tiling) {
+  const VulkanLimits& limits = encoder.limits();
+  const LinearArgs& args = part.args;
+  const Tiling tiling = specialised(limits, part, plain_tiling);
   const Tensor& bias = args.bias ? args.bias : part.weight;
   const Binding bindings[] = {{part.x, Access::read},
                               {bias, Access::read},

@@ -63,13 +63,12 @@ std::vector<double> median_of_rounds(const std::function<std::vector<double>()>&
 }
 
 TileMs tiles_to_keep(std::span<const std::string> tiles, std::span<const double> ms,
-                     const std::function<std::vector<std::byte>(std::size_t)>& bits_of) {
+                     const std::function<bool(std::size_t tile)>& makes_the_same_bits) {
   TileMs kept;
   if (ms.size() != tiles.size() || ms.empty() || !(ms[0] > 0)) return kept;
-  const std::vector<std::byte> right = bits_of(0);
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     if (!(ms[i] > 0) || ms[i] > slow * ms[0]) continue;
-    if (i > 0 && bits_of(i) != right) {
+    if (i > 0 && !makes_the_same_bits(i)) {
       log_debug(fmt::format("{} makes other bits than {}", tiles[i], tiles[0]));
       continue;
     }

@@ -43,10 +43,9 @@ RowBuckets row_buckets(std::uint32_t rows);
 std::vector<double> median_of_rounds(const std::function<std::vector<double>()>& round,
                                      const std::function<bool()>& time_left);
 
-// The times of tiles that make the bits of the first, the rule's; tiles much slower than that are not asked for
-// theirs. `bits_of`: what tile i makes.
+// The times of the first tile, the rule's, and of those that make its bits; of tiles much slower that is not asked.
 TileMs tiles_to_keep(std::span<const std::string> tiles, std::span<const double> ms,
-                     const std::function<std::vector<std::byte>(std::size_t)>& bits_of);
+                     const std::function<bool(std::size_t tile)>& makes_the_same_bits);
 
 class TileTimes {
  public:
