@@ -420,17 +420,34 @@ TEST_F(TunerTest, WhenTheTimeIsUpTheRestIsLeftToTheRule) {
   EXPECT_EQ(device->counters().products_timed, 0u) << "and that is remembered";
 }
 
-TEST_F(TunerTest, SoftwareDevicesAndProgramsWithoutACacheKeepTheRule) {
+TEST(TunerDefault, IsForGpusOfOnesOwnWhereTimesAreKept) {
+  DeviceInfo info;
+  info.name = "AMD Radeon RX 7900 XTX (RADV NAVI31)";
+  for (const DeviceType type : {DeviceType::discrete_gpu, DeviceType::integrated_gpu, DeviceType::virtual_gpu}) {
+    info.type = type;
+    EXPECT_TRUE(vulkan::tunes_by_itself(info, false, true));
+    EXPECT_FALSE(vulkan::tunes_by_itself(info, true, true)) << "lent by a game, which may be drawing";
+    EXPECT_FALSE(vulkan::tunes_by_itself(info, false, false)) << "every start would do it again";
+  }
+  for (const DeviceType type : {DeviceType::software, DeviceType::cpu, DeviceType::other}) {
+    info.type = type;
+    EXPECT_FALSE(vulkan::tunes_by_itself(info, false, true));
+  }
+  info.name = "NVIDIA H100 80GB HBM3", info.type = DeviceType::discrete_gpu;
+  EXPECT_FALSE(vulkan::tunes_by_itself(info, false, true)) << "the rule is from there";
+}
+
+TEST_F(TunerTest, ADeviceIsAskedByItsOptions) {
   const auto device = open(Tuning::automatic);
-  const bool gpu =
-      device->info().type == DeviceType::discrete_gpu || device->info().type == DeviceType::integrated_gpu;
-  const bool of_the_rule = device->info().name.starts_with("NVIDIA H100");
-  EXPECT_EQ(vulkan::wants_tuning(*device), gpu && !of_the_rule && device->supports(Feature::timestamps).supported);
-  if (!gpu) {
+  const bool timestamps = device->supports(Feature::timestamps).supported;
+  EXPECT_EQ(vulkan::wants_tuning(*device), timestamps && vulkan::tunes_by_itself(device->info(), false, true));
+  if (!vulkan::wants_tuning(*device)) {
     tune(*device, 32);
     EXPECT_EQ(device->counters().products_timed, 0u);
     EXPECT_TRUE(files("tiles").empty());
   }
+  EXPECT_EQ(vulkan::wants_tuning(*open(Tuning::on)), timestamps);
+  EXPECT_FALSE(vulkan::wants_tuning(*open(Tuning::off)));
   EXPECT_FALSE(vulkan::wants_tuning(*test::open_vulkan())) << "without a cache folder";
 }
 

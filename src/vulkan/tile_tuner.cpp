@@ -309,9 +309,6 @@ class Tuner {
   int timed_ = 0, left_ = 0, better_ = 0;
 };
 
-// Where the rule was measured, it has little left to find: 1 % of a prefill of 1,024 tokens.
-bool rule_is_from(const DeviceInfo& info) { return info.name.starts_with("NVIDIA H100"); }
-
 }  // namespace
 
 bool wants_tuning(const VulkanDevice& device) {
@@ -323,10 +320,15 @@ bool wants_tuning(const VulkanDevice& device) {
     return false;
   }
   if (options.tuning == Tuning::on) return true;
-  const bool gpu = core.info.type == DeviceType::discrete_gpu || core.info.type == DeviceType::integrated_gpu ||
-                   core.info.type == DeviceType::virtual_gpu;
-  if (rule_is_from(core.info)) return false;
-  return gpu && core.queue_lock.adopted == nullptr && resolve_cache_folder(options.cache_folder).has_value();
+  return tunes_by_itself(core.info, core.queue_lock.adopted != nullptr,
+                         resolve_cache_folder(options.cache_folder).has_value());
+}
+
+bool tunes_by_itself(const DeviceInfo& info, bool is_lent, bool has_cache) {
+  const bool gpu = info.type == DeviceType::discrete_gpu || info.type == DeviceType::integrated_gpu ||
+                   info.type == DeviceType::virtual_gpu;
+  const bool is_of_the_rule = info.name.starts_with("NVIDIA H100");  // which leaves little to find there
+  return gpu && !is_of_the_rule && !is_lent && has_cache;
 }
 
 std::string tile_times_key(const VulkanDevice& device) {

@@ -22,6 +22,8 @@ namespace riverhorse::vulkan {
 
 // By DeviceOptions::tuning. With a debug message where it was asked for and cannot be.
 bool wants_tuning(const VulkanDevice& device);
+// What Tuning::automatic means for a device with timestamps. `is_lent`: by a program that may be drawing.
+bool tunes_by_itself(const DeviceInfo& info, bool is_lent, bool has_cache);
 
 // Where TileTimes lie and for whom; an empty path where there is no cache or no tuning.
 std::filesystem::path tile_times_path(const VulkanDevice& device);
