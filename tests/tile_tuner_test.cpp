@@ -81,15 +81,12 @@ TEST(TileChoice, TimesAreScaledByTheTurnsOfTheProductAtHand) {
   EXPECT_EQ(choose_tile(std::vector<TileOffer>{{1.0, 16, 10}, {0.8, 8, 5}}), 1u);
 }
 
-TEST(TileChoice, RowsAreLookedUpByPowersOfTwo) {
-  for (const std::uint32_t rows : {9u, 16u}) {
-    EXPECT_EQ(vulkan::row_buckets(rows).above, 16u);
-    EXPECT_EQ(vulkan::row_buckets(rows).below, 16u);
-  }
-  EXPECT_EQ(vulkan::row_buckets(600).above, 1024u);
-  EXPECT_EQ(vulkan::row_buckets(600).below, 512u);
-  EXPECT_EQ(vulkan::row_buckets(1024).above, 1024u);
-  EXPECT_EQ(vulkan::row_buckets(~0u).above, 1u << 31);
+TEST(TileChoice, RowsAreTimedByPowersOfTwo) {
+  EXPECT_EQ(vulkan::timed_rows_for(9), 16u);
+  EXPECT_EQ(vulkan::timed_rows_for(16), 16u);
+  EXPECT_EQ(vulkan::timed_rows_for(600), 1024u);
+  EXPECT_EQ(vulkan::timed_rows_for(1024), 1024u);
+  EXPECT_EQ(vulkan::timed_rows_for(~0u), 1u << 31);
 }
 
 TEST(TileRounds, TheMedianOfWhatFollowsTheWarmUpCounts) {

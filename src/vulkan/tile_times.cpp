@@ -39,9 +39,8 @@ std::size_t choose_tile(std::span<const TileOffer> offers) {
   return expected(offers[best]) < gain * expected(offers[0]) ? best : 0;
 }
 
-RowBuckets row_buckets(std::uint32_t rows) {
-  const std::uint32_t least = std::max(rows, least_timed_rows);
-  return {std::bit_ceil(std::min(least, 1u << 31)), std::bit_floor(least)};
+std::uint32_t timed_rows_for(std::uint32_t rows) {
+  return std::bit_ceil(std::clamp(rows, least_timed_rows, 1u << 31));
 }
 
 std::vector<double> median_of_rounds(const std::function<std::vector<double>()>& round,

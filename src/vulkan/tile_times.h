@@ -31,12 +31,10 @@ struct TileOffer {
 // The index of the tile to take, of offers whose first is the rule's. That one, unless another is 5 % faster.
 std::size_t choose_tile(std::span<const TileOffer> offers);
 
-// Rows for which times of `rows` rows are looked up: those of the next power of two, or of the one below.
+// Products are timed for powers of two from 16 rows on. Times for others are looked up at the next one, and where
+// there are none at the largest below.
 constexpr std::uint32_t least_timed_rows = 16;
-struct RowBuckets {
-  std::uint32_t above, below;
-};
-RowBuckets row_buckets(std::uint32_t rows);
+std::uint32_t timed_rows_for(std::uint32_t rows);
 
 // The medians of what `round` returns, ms of each tile once; the first round is to warm up. Rounds end early when
 // `time_left` says no; nothing after fewer than three.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <thread>
@@ -28,19 +29,27 @@ constexpr std::uint64_t alignment = 4096;
 // What is compared of y: so much from its beginning and from its end.
 constexpr std::uint64_t compared_bytes = 256 << 10;
 // An idle GPU runs at a fraction of its rate for the first tenths of a second.
-constexpr double warm_up_ms = 300;
-constexpr unsigned most_threads = 8;  // that compile
+constexpr double warm_up_part_ms = 150, most_warm_up_ms = 1000;
+constexpr std::size_t most_weights = 16;     // of a product: in so many layers
+constexpr std::size_t different_sweeps = 3;  // by the layers whose weights they take
+constexpr unsigned most_threads = 8;         // that compile
 
 double ms_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
-// What a recording asks for, with tensors of the model's or, where those were scratch memory, of no memory.
+std::uint64_t aligned(std::uint64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+std::uint64_t bytes_of(DType dtype, const Shape& shape) {
+  return aligned(Tensor{nullptr, 0, dtype, shape}.size_bytes());
+}
+
+// What recordings ask for, with tensors of the model's or, where those were scratch memory, of no memory.
 struct AskedProduct {
   LinearArgs args;
-  Shape x, y;
-  DType x_dtype = DType::f32, y_dtype = DType::f32;
-  Tensor weight;
+  Shape x, y, weight;
+  DType x_dtype = DType::f32, y_dtype = DType::f32, weight_dtype = DType::f32;
+  std::vector<Tensor> weights;  // of several layers; empty where quantised ones are made plain in scratch memory
   DType activation = DType::f32;
   std::uint32_t rows = 0, inputs = 0, outputs = 0, column = 0;
 
@@ -48,62 +57,80 @@ struct AskedProduct {
       : args(part.args),
         x(part.x.shape),
         y(part.y.shape),
+        weight(part.weight.shape),
         x_dtype(part.x.dtype),
         y_dtype(part.y.dtype),
-        weight(part.weight),
+        weight_dtype(part.weight.dtype),
         activation(part.activation),
         rows(part.rows),
         inputs(part.inputs),
         outputs(part.outputs),
-        column(part.column) {}
-
-  bool dequantised() const { return is_quantised(args.weight.dtype); }
-};
-
-// The product with operands in one piece of memory.
-class Trial {
- public:
-  Trial(VulkanDevice& device, const AskedProduct& asked)
-      : device_(device), args_(asked.args), asked_(asked), weight_(asked.weight) {
-    x_ = place(asked.x_dtype, asked.x);
-    y_ = place(asked.y_dtype, asked.y);
-    if (asked.dequantised()) weight_ = place(asked.weight.dtype, asked.weight.shape);
+        column(part.column) {
+    add_weight(part);
   }
 
-  // Before anything runs. In `workspace` if that is large enough.
-  void allocate(const std::shared_ptr<Buffer>& workspace) {
-    workspace_ = workspace != nullptr && workspace->size_bytes() >= used_bytes_
-                     ? workspace
-                     : device_.allocate(used_bytes_, MemoryUse::device);
-    x_.buffer = y_.buffer = workspace_;
-    if (asked_.dequantised()) weight_.buffer = workspace_;
+  bool dequantised() const { return is_quantised(args.weight.dtype); }
+  void add_weight(const LinearPart& part) {
+    if (!dequantised() && weights.size() < most_weights) weights.push_back(part.weight);
+  }
+};
+
+struct Task {
+  std::string name;
+  AskedProduct product;
+  std::vector<Tiling> tilings;  // that add in the order of the rule's, that one first
+};
+
+// One piece of memory in which the products of a sweep have their operands.
+struct Desk {
+  std::uint64_t x_bytes = 0, y_bytes = 0, weight_bytes = 0;
+  std::shared_ptr<Buffer> buffer;
+
+  explicit Desk(std::span<const Task> tasks) {
+    for (const Task& task : tasks) {
+      const AskedProduct& product = task.product;
+      x_bytes = std::max(x_bytes, bytes_of(product.x_dtype, product.x));
+      y_bytes = std::max(y_bytes, bytes_of(product.y_dtype, product.y));
+      if (product.dequantised())
+        weight_bytes = std::max(weight_bytes, bytes_of(product.weight_dtype, product.weight));
+    }
+  }
+  std::uint64_t bytes() const { return x_bytes + y_bytes + weight_bytes; }
+};
+
+// A product on that desk.
+class Trial {
+ public:
+  Trial(VulkanDevice& device, const AskedProduct& asked, const Desk& desk)
+      : device_(device), asked_(asked), args_(asked.args) {
+    x_ = {desk.buffer, 0, asked.x_dtype, asked.x};
+    y_ = {desk.buffer, desk.x_bytes, asked.y_dtype, asked.y};
+    plain_ = {desk.buffer, desk.x_bytes + desk.y_bytes, asked.weight_dtype, asked.weight};
     args_.x = x_, args_.y = y_;
   }
 
   // Makes x of the weights, which are numbers as good as any, and the plain weight of a quantised one.
-  void fill() {
-    device_.run([&](Encoder& encoder) {
-      if (asked_.dequantised()) {
-        encoder.copy({asked_.args.weight.slice(asked_.column, asked_.weight.shape[0]), weight_});
-      }
-      const std::int64_t step = weight_.count() / 1024 * 1024;
-      const Tensor from = weight_.reshape({weight_.count()});
-      const Tensor to = x_.reshape({x_.count()});
-      for (std::int64_t begin = 0; begin < to.count(); begin += step) {
-        const std::int64_t count = std::min(step, to.count() - begin);
-        encoder.copy({from.slice(0, count), to.slice(begin, count)});
-      }
-    });
+  void fill(Encoder& encoder) const {
+    if (asked_.dequantised()) {
+      encoder.copy({asked_.args.weight.slice(asked_.column, asked_.weight[0]), plain_});
+    }
+    const std::int64_t step = weight(0).count() / 1024 * 1024;
+    const Tensor from = weight(0).reshape({weight(0).count()});
+    const Tensor to = x_.reshape({x_.count()});
+    for (std::int64_t begin = 0; begin < to.count(); begin += step) {
+      const std::int64_t count = std::min(step, to.count() - begin);
+      encoder.copy({from.slice(0, count), to.slice(begin, count)});
+    }
   }
 
-  void record(Encoder& encoder, const Tiling& tiling) const {
+  void record(Encoder& encoder, const Tiling& tiling, std::size_t layer) const {
     auto& own = static_cast<VulkanEncoder&>(encoder);
     const OperationScope operation(own, "linear");
-    linear_gemm(own, part(), tiling);
+    linear_gemm(own, part(layer), tiling);
   }
 
   // What tells the pipeline of a tiling from all others.
-  std::string pipeline(const Tiling& tiling) const { return specialised(device_.limits(), part(), tiling).name(); }
+  std::string pipeline(const Tiling& tiling) const { return specialised(device_.limits(), part(0), tiling).name(); }
 
   // The ends of y after it was made on top of zeros.
   std::vector<std::byte> bits(Recording& recording) const {
@@ -119,19 +146,15 @@ class Trial {
     return bits;
   }
 
-  RecordOptions options() const { return {.timestamps = true, .op_timestamps = true, .workspace = workspace_}; }
-
  private:
-  LinearPart part() const {
-    LinearPart part{args_, x_, weight_, y_, asked_.activation};
-    part.rows = asked_.rows, part.inputs = asked_.inputs, part.outputs = asked_.outputs, part.column = asked_.column;
-    return part;
+  const Tensor& weight(std::size_t layer) const {
+    return asked_.dequantised() ? plain_ : asked_.weights[layer % asked_.weights.size()];
   }
 
-  Tensor place(DType dtype, const Shape& shape) {
-    Tensor tensor{nullptr, used_bytes_, dtype, shape};
-    used_bytes_ += (tensor.size_bytes() + alignment - 1) / alignment * alignment;
-    return tensor;
+  LinearPart part(std::size_t layer) const {
+    LinearPart part{args_, x_, weight(layer), y_, asked_.activation};
+    part.rows = asked_.rows, part.inputs = asked_.inputs, part.outputs = asked_.outputs, part.column = asked_.column;
+    return part;
   }
 
   std::vector<Tensor> ends_of_y() const {
@@ -142,17 +165,9 @@ class Trial {
   }
 
   VulkanDevice& device_;
-  LinearArgs args_;
   const AskedProduct& asked_;
-  Tensor x_, y_, weight_;
-  std::shared_ptr<Buffer> workspace_;
-  std::uint64_t used_bytes_ = 0;
-};
-
-struct Task {
-  std::string name;
-  AskedProduct product;
-  std::vector<Tiling> tilings;  // that add in the order of the rule's, that one first
+  LinearArgs args_;
+  Tensor x_, y_, plain_;
 };
 
 class Tuner {
@@ -169,16 +184,16 @@ class Tuner {
   Tuner& operator=(const Tuner&) = delete;
 
   void tune(std::span<const RecordFunction> functions) {
-    const std::vector<Task> tasks = tasks_of(functions);
-    if (tasks.empty()) return;
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      const std::uint32_t rows = tasks[i].product.rows;
-      if (i == 0 || tasks[i - 1].product.rows != rows) compile(std::span(tasks).subspan(i), rows);
-      TileMs times;
-      if (time_left()) times = time_product(tasks[i]);
-      times.empty() ? ++left_ : ++timed_;
-      device_.tile_times().add(tasks[i].name, std::move(times));
+    for (const RecordFunction& function : functions) {
+      const std::vector<Task> tasks = tasks_of(function);
+      if (tasks.empty()) continue;
+      if (time_left()) {
+        time_products(tasks);
+      } else {
+        for (const Task& task : tasks) keep(task, {});
+      }
     }
+    if (timed_ + left_ == 0) return;
     core_.counters.products_timed += timed_;
     device_.tile_times().save();
     device_.impl().pipelines->save_cache();
@@ -190,38 +205,38 @@ class Tuner {
 
  private:
   // Each product once, and none that is known, or that leaves no choice.
-  std::vector<Task> tasks_of(std::span<const RecordFunction> functions) const {
+  std::vector<Task> tasks_of(const RecordFunction& function) const {
     std::vector<Task> tasks;
-    for (const RecordFunction& function : functions) {
-      VulkanEncoder encoder(device_, nullptr, nullptr);
-      encoder.watch_products([&](const LinearPart& part) {
-        if (part.rows != row_buckets(part.rows).above || part.weight.count() < 1024) return;
-        const std::string name = product_name(part, part.rows);
-        if (std::any_of(tasks.begin(), tasks.end(), [&](const Task& task) { return task.name == name; })) return;
-        if (device_.tile_times().find(name)) return;
-        std::vector<Tiling> tilings =
-            tilings_for(device_.limits(), part.weight.dtype == DType::f16, core_.info.type == DeviceType::software,
-                        {part.rows, part.inputs, part.part_outputs()});
-        const std::uint32_t order = tilings.front().order;
-        std::erase_if(tilings, [&](const Tiling& tiling) { return tiling.order != order; });
-        if (tilings.size() > 1) tasks.push_back({name, AskedProduct(part), std::move(tilings)});
-      });
-      function(encoder);
-    }
+    VulkanEncoder encoder(device_, nullptr, nullptr);
+    encoder.watch_products([&](const LinearPart& part) {
+      if (part.rows != timed_rows_for(part.rows) || part.weight.count() < 1024) return;
+      const std::string name = product_name(part, part.rows);
+      for (Task& task : tasks) {
+        if (task.name != name) continue;
+        task.product.add_weight(part);
+        return;
+      }
+      if (device_.tile_times().find(name)) return;
+      std::vector<Tiling> tilings =
+          tilings_for(device_.limits(), part.weight.dtype == DType::f16, core_.info.type == DeviceType::software,
+                      {part.rows, part.inputs, part.part_outputs()});
+      const std::uint32_t order = tilings.front().order;
+      std::erase_if(tilings, [&](const Tiling& tiling) { return tiling.order != order; });
+      if (tilings.size() > 1) tasks.push_back({name, AskedProduct(part), std::move(tilings)});
+    });
+    function(encoder);
     return tasks;
   }
 
   bool time_left() const { return timing_ms_ < limit_ms_ && compiling_ms_ < compiling_to_timing * limit_ms_; }
 
-  // All that the tasks of so many rows need, on several threads; a host's device is no place for threads of ours.
-  void compile(std::span<const Task> tasks, std::uint32_t rows) {
-    if (!time_left()) return;
+  // All that the tasks need, on several threads; a host's device is no place for threads of ours.
+  void compile(std::span<const Task> tasks, const Desk& desk) {
     const Clock::time_point begin = Clock::now();
     VulkanEncoder encoder(device_, nullptr, nullptr);
     for (const Task& task : tasks) {
-      if (task.product.rows != rows) continue;
-      const Trial trial(device_, task.product);
-      for (const Tiling& tiling : task.tilings) trial.record(encoder, tiling);
+      const Trial trial(device_, task.product, desk);
+      for (const Tiling& tiling : task.tilings) trial.record(encoder, tiling, 0);
     }
     const bool own = core_.queue_lock.adopted == nullptr;
     device_.impl().pipelines->get_all(encoder.wanted_pipelines(),
@@ -229,74 +244,124 @@ class Tuner {
     compiling_ms_ += ms_since(begin);
   }
 
-  std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) {
+  std::unique_ptr<Recording> record(const RecordFunction& function) {
     const Clock::time_point begin = Clock::now();
-    std::unique_ptr<Recording> recording = device_.record(function, options);
+    std::unique_ptr<Recording> recording = device_.record(function, {.timestamps = true, .op_timestamps = true});
     compiling_ms_ += ms_since(begin);
     return recording;
   }
 
-  void run(Recording& recording) { device_.wait(device_.submit(recording)); }
+  std::vector<double> run(Recording& sweep) {
+    device_.wait(device_.submit(sweep));
+    std::vector<double> ms;
+    for (const OpTiming& timing : sweep.timings()) ms.push_back(timing.time_ms);
+    return ms;
+  }
 
-  void warm_up(Recording& recording) {
+  // Until sweeps take no less time than they did.
+  void warm_up(Recording& sweep) {
     if (warming_ms_ > 0 || core_.info.type == DeviceType::software) return;
     const Clock::time_point begin = Clock::now();
-    while (ms_since(begin) < warm_up_ms) run(recording);
+    double before_ms = 0;
+    while (ms_since(begin) < most_warm_up_ms) {
+      const Clock::time_point part = Clock::now();
+      double best_ms = 0;
+      do {
+        const std::vector<double> ms = run(sweep);
+        const double sum_ms = std::accumulate(ms.begin(), ms.end(), 0.0);
+        if (best_ms == 0 || sum_ms < best_ms) best_ms = sum_ms;
+      } while (ms_since(part) < warm_up_part_ms);
+      if (before_ms > 0 && best_ms > 0.98 * before_ms) break;
+      before_ms = best_ms;
+    }
     warming_ms_ = ms_since(begin);
   }
 
-  TileMs time_product(const Task& task) {
-    Trial trial(device_, task.product);
-    trial.allocate(workspace_);
-    const std::unique_ptr<Recording> round = record(
-        [&](Encoder& encoder) {
-          for (const Tiling& tiling : task.tilings) trial.record(encoder, tiling);
-        },
-        trial.options());
-    trial.fill();
-    warm_up(*round);
-    const Clock::time_point begin = Clock::now();
+  void time_products(std::span<const Task> tasks) {
+    Desk desk(tasks);
+    compile(tasks, desk);
+    desk.buffer = workspace_ != nullptr && workspace_->size_bytes() >= desk.bytes()
+                      ? workspace_
+                      : device_.allocate(desk.bytes(), MemoryUse::device);
+    std::vector<Trial> trials;
+    for (const Task& task : tasks) trials.emplace_back(device_, task.product, desk);
+    device_.run([&](Encoder& encoder) {
+      for (const Trial& trial : trials) trial.fill(encoder);
+    });
+
+    std::size_t most_tilings = 0;
+    for (const Task& task : tasks) most_tilings = std::max(most_tilings, task.tilings.size());
+    std::vector<std::unique_ptr<Recording>> sweeps;
+    for (std::size_t first_layer = 0; first_layer < different_sweeps * most_tilings; first_layer += most_tilings) {
+      sweeps.push_back(record([&](Encoder& encoder) {
+        for (std::size_t tile = 0; tile < most_tilings; ++tile) {
+          for (std::size_t i = 0; i < tasks.size(); ++i) {
+            if (tile < tasks[i].tilings.size()) trials[i].record(encoder, tasks[i].tilings[tile], first_layer + tile);
+          }
+        }
+      }));
+    }
+    warm_up(*sweeps[0]);
     const double before_ms = timing_ms_;
-    const std::vector<double> medians = median_of_rounds(
-        [&] {
-          run(*round);
-          std::vector<double> ms;
-          for (const OpTiming& timing : round->timings()) ms.push_back(timing.time_ms);
-          return ms;
-        },
-        [&] {
-          timing_ms_ = before_ms + ms_since(begin);
-          return time_left();
-        });
+    const Clock::time_point begin = Clock::now();
+    std::size_t rounds = 0;
+    const std::vector<double> medians = median_of_rounds([&] { return run(*sweeps[rounds++ % different_sweeps]); },
+                                                         [&] {
+                                                           const double ms = ms_since(begin);
+                                                           timing_ms_ = before_ms + ms;
+                                                           const double to_come_ms = rounds == 1 ? 3 * ms : 0;
+                                                           return timing_ms_ + to_come_ms < limit_ms_;
+                                                         });
     timing_ms_ = before_ms + ms_since(begin);
+
+    std::vector<std::vector<double>> of_tasks(tasks.size());
+    std::size_t next = 0;
+    for (std::size_t tile = 0; tile < most_tilings && !medians.empty(); ++tile) {
+      for (std::size_t i = 0; i < tasks.size(); ++i) {
+        if (tile < tasks[i].tilings.size()) of_tasks[i].push_back(medians.at(next++));
+      }
+    }
+    for (std::size_t i = 0; i < tasks.size(); ++i) keep(tasks[i], checked(tasks[i], trials[i], of_tasks[i]));
+  }
+
+  TileMs checked(const Task& task, const Trial& trial, std::span<const double> medians) {
     std::vector<std::string> names;
     for (const Tiling& tiling : task.tilings) names.push_back(tiling.name());
     std::vector<std::byte> right;
-    TileMs times = tiles_to_keep(names, medians, [&](std::size_t tile) {
+    return tiles_to_keep(names, medians, [&](std::size_t tile) {
       const auto pair = std::pair(trial.pipeline(task.tilings[0]), trial.pipeline(task.tilings[tile]));
       if (agreeing_.contains(pair)) return true;
-      if (right.empty()) right = bits_of(trial, task.tilings[0]);
-      if (bits_of(trial, task.tilings[tile]) != right) return false;
+      if (right.empty()) {
+        device_.run([&](Encoder& encoder) { trial.fill(encoder); });
+        right = bits_made_by(trial, task.tilings[0]);
+      }
+      if (bits_made_by(trial, task.tilings[tile]) != right) return false;
       agreeing_.insert(pair);
       return true;
     });
-    for (const auto& [tile, ms] : times) log_debug(fmt::format("{}: {:.4f} ms by {}", task.name, ms, tile));
-    std::vector<TileOffer> offers;
-    for (const std::string& tile : names) offers.push_back({.ms = times.contains(tile) ? times[tile] : 0.0});
-    if (const std::size_t chosen = choose_tile(offers); chosen > 0) {
-      ++better_;
-      best_ = std::max(best_, medians[0] / medians[chosen]);
-    }
-    return times;
   }
 
-  std::vector<std::byte> bits_of(const Trial& trial, const Tiling& tiling) {
-    const std::unique_ptr<Recording> once =
-        record([&](Encoder& encoder) { trial.record(encoder, tiling); }, trial.options());
+  std::vector<std::byte> bits_made_by(const Trial& trial, const Tiling& tiling) {
+    const std::unique_ptr<Recording> once = record([&](Encoder& encoder) { trial.record(encoder, tiling, 0); });
     const Clock::time_point begin = Clock::now();
     std::vector<std::byte> bits = trial.bits(*once);
     timing_ms_ += ms_since(begin);
     return bits;
+  }
+
+  void keep(const Task& task, TileMs times) {
+    times.empty() ? ++left_ : ++timed_;
+    std::vector<TileOffer> offers;
+    for (const Tiling& tiling : task.tilings) {
+      const auto found = times.find(tiling.name());
+      offers.push_back({.ms = found == times.end() ? 0.0 : found->second});
+      if (found != times.end()) log_debug(fmt::format("{}: {:.4f} ms by {}", task.name, found->second, found->first));
+    }
+    if (const std::size_t chosen = choose_tile(offers); chosen > 0) {
+      ++better_;
+      best_ = std::max(best_, offers[0].ms / offers[chosen].ms);
+    }
+    device_.tile_times().add(task.name, std::move(times));
   }
 
   VulkanDevice& device_;
@@ -354,11 +419,10 @@ void tune_products(VulkanDevice& device, std::span<const RecordFunction> functio
 
 std::size_t timed_choice(const VulkanDevice& device, const LinearPart& part, std::span<const Tiling> tilings) {
   if (tilings.size() < 2) return 0;
-  const RowBuckets buckets = row_buckets(part.rows);
-  std::uint32_t timed_rows = buckets.above;
-  std::optional<TileMs> known = device.tile_times().find(product_name(part, timed_rows));
-  if (!known && buckets.below != timed_rows) {
-    timed_rows = buckets.below;
+  std::optional<TileMs> known;
+  std::uint32_t timed_rows = 2 * std::min(timed_rows_for(part.rows), 1u << 30);
+  while ((!known || known->empty()) && timed_rows > least_timed_rows) {
+    timed_rows /= 2;
     known = device.tile_times().find(product_name(part, timed_rows));
   }
   if (!known || known->empty()) return 0;
