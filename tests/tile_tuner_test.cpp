@@ -130,6 +130,13 @@ TEST(TileBits, ATileThatMakesOtherBitsIsForgotten) {
   EXPECT_EQ(asked.size(), 2u);
 }
 
+TEST(TileChoice, AWholeRecordingMustGain) {
+  EXPECT_TRUE(vulkan::is_confirmed(1.0, 0.98));
+  EXPECT_FALSE(vulkan::is_confirmed(1.0, 0.995));
+  EXPECT_FALSE(vulkan::is_confirmed(1.0, 1.1));
+  EXPECT_FALSE(vulkan::is_confirmed(0.0, 0.0));
+}
+
 const Products some_products = {{"f16 768 -> 2304, 88, 1024 rows", {{"linear_coopmat-128-32", 0.0315}, {"b", 1e-5}}},
                                 {"left to the rule", {}}};
 

@@ -257,9 +257,9 @@ class Device {
   // Makes everything that recording `function` would need, without recording it. May be called from another thread.
   virtual void prepare(const RecordFunction& function, const ProgressFunction& progress) = 0;
   // Finds out how the device makes the products of these recordings fastest, where it has several ways that give the
-  // same bits and does not know yet; what is recorded later goes that way. Runs work on the device, for about
-  // DeviceOptions::tuning_limit_ms. `workspace`, where it is large enough, backs the operands. For when things are
-  // loaded: nothing else is timed by the backend. A device without a choice does nothing.
+  // same bits and does not know yet; what is recorded later goes that way. Runs their products and, again and again,
+  // themselves, for a few times DeviceOptions::tuning_limit_ms. `workspace`, where it is large enough, backs scratch
+  // memory. For when things are loaded: nothing else is timed by the backend. A device without a choice does nothing.
   virtual void tune(std::span<const RecordFunction> /*functions*/, const std::shared_ptr<Buffer>& /*workspace*/) {}
   // What the scratch tensors of a recording of `function` take. The tensors that it uses need no memory: any Buffer
   // of their size does.
@@ -305,7 +305,7 @@ struct DeviceOptions {
   std::uint64_t memory_limit_bytes = 0;  // cpu: no more is given to tensors, as if that were all; 0: no limit
   std::string cache_folder;              // pipeline and plan cache; empty: the user's cache folder; "none": no cache
   Tuning tuning = Tuning::automatic;     // Vulkan: tiles of products
-  double tuning_limit_ms = 200;          // for one call of Device::tune; compiling comes on top
+  double tuning_limit_ms = 200;          // of trials in one call of Device::tune; compiling and checks come on top
 };
 
 // Why a backend shows no device: "no Vulkan loader (libvulkan.so.1) was found; install ...".

@@ -18,6 +18,7 @@ namespace {
 constexpr double gain = 0.95;  // of the rule's time: less is taken for noise
 // Slower ones than this, times the rule's, are not worth comparing: no number of rows makes them the best.
 constexpr double slow = 1.5;
+constexpr double whole_gain = 0.99;  // of a whole recording, which is less than a product
 constexpr std::size_t most_rounds = 5;
 constexpr std::size_t least_rounds = 3;
 
@@ -75,6 +76,8 @@ TileMs tiles_to_keep(std::span<const std::string> tiles, std::span<const double>
   }
   return kept;
 }
+
+bool is_confirmed(double rule_ms, double chosen_ms) { return chosen_ms < whole_gain * rule_ms; }
 
 std::string tile_times_text(const std::map<std::string, TileMs>& products) {
   std::string text;

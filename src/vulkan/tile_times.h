@@ -5,6 +5,7 @@
 // product takes and nothing else: texts do not depend on when, where or whether tiles were timed.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -45,6 +46,9 @@ std::vector<double> median_of_rounds(const std::function<std::vector<double>()>&
 TileMs tiles_to_keep(std::span<const std::string> tiles, std::span<const double> ms,
                      const std::function<bool(std::size_t tile)>& makes_the_same_bits);
 
+// Whether what was chosen by times made a whole recording faster; both in ms, the first by the rule.
+bool is_confirmed(double rule_ms, double chosen_ms);
+
 class TileTimes {
  public:
   // Reads what is at `path`, if it was written for `key`; a file that is there and is not right is named in a
@@ -53,6 +57,9 @@ class TileTimes {
 
   std::optional<TileMs> find(const std::string& product) const;
   void add(const std::string& product, TileMs times);
+  // Whether recordings go by these times. They do at first.
+  void use(bool used) { used_ = used; }
+  bool used() const { return used_; }
   // Writes everything, and what other programs have added to the file meanwhile; a warning where it cannot.
   void save() const;
   const std::filesystem::path& path() const { return path_; }
@@ -60,6 +67,7 @@ class TileTimes {
  private:
   std::filesystem::path path_;
   std::string key_;
+  std::atomic<bool> used_{true};
   mutable std::mutex mutex_;
   std::map<std::string, TileMs> products_;
 };

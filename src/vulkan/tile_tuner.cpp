@@ -25,6 +25,7 @@ using Clock = std::chrono::steady_clock;
 
 // Compiling takes longer than timing, and only the first time: drivers keep what they made.
 constexpr double compiling_to_timing = 10;
+constexpr double confirming_to_timing = 2;
 constexpr std::uint64_t alignment = 4096;
 // What is compared of y: so much from its beginning and from its end.
 constexpr std::uint64_t compared_bytes = 256 << 10;
@@ -189,6 +190,7 @@ class Tuner {
       if (tasks.empty()) continue;
       if (time_left()) {
         time_products(tasks);
+        confirm(function, tasks);
       } else {
         for (const Task& task : tasks) keep(task, {});
       }
@@ -199,8 +201,10 @@ class Tuner {
     device_.impl().pipelines->save_cache();
     log_info(
         fmt::format("tiles on {}: {} products timed in {:.0f} ms, after {:.0f} ms of compiling and {:.0f} of "
-                    "warming up; {} by another tile than the rule's, at best {:.2f} times as fast; {} left to it",
-                    device_.info().id(), timed_, timing_ms_, compiling_ms_, warming_ms_, better_, best_, left_));
+                    "warming up, {} left to the rule; {} made by other tiles than the rule's, of {} that seemed "
+                    "faster, for at best {:.2f} times the speed of a whole piece",
+                    device_.info().id(), timed_, timing_ms_ + confirming_ms_, compiling_ms_, warming_ms_, left_,
+                    better_, seeming_, best_));
   }
 
  private:
@@ -351,17 +355,76 @@ class Tuner {
 
   void keep(const Task& task, TileMs times) {
     times.empty() ? ++left_ : ++timed_;
-    std::vector<TileOffer> offers;
-    for (const Tiling& tiling : task.tilings) {
-      const auto found = times.find(tiling.name());
-      offers.push_back({.ms = found == times.end() ? 0.0 : found->second});
-      if (found != times.end()) log_debug(fmt::format("{}: {:.4f} ms by {}", task.name, found->second, found->first));
-    }
-    if (const std::size_t chosen = choose_tile(offers); chosen > 0) {
-      ++better_;
-      best_ = std::max(best_, offers[0].ms / offers[chosen].ms);
-    }
+    for (const auto& [tile, ms] : times) log_debug(fmt::format("{}: {:.4f} ms by {}", task.name, ms, tile));
     device_.tile_times().add(task.name, std::move(times));
+  }
+
+  int other_tiles(std::span<const Task> tasks) const {
+    int others = 0;
+    for (const Task& task : tasks) {
+      const TileMs times = device_.tile_times().find(task.name).value_or(TileMs{});
+      std::vector<TileOffer> offers;
+      for (const Tiling& tiling : task.tilings) {
+        const auto found = times.find(tiling.name());
+        offers.push_back({.ms = found == times.end() ? 0.0 : found->second});
+      }
+      if (choose_tile(offers) > 0) ++others;
+    }
+    return others;
+  }
+
+  // What seems faster must make the model's own recording faster, or the rule stays; and where there is no time to
+  // find out, as if nothing had been timed.
+  void confirm(const RecordFunction& function, std::span<const Task> tasks) {
+    const int others = other_tiles(tasks);
+    if (others == 0) return;
+    seeming_ += others;
+    TileTimes& times = device_.tile_times();
+    const auto record_whole = [&](bool by_times) {
+      times.use(by_times);
+      const Clock::time_point begin = Clock::now();
+      std::unique_ptr<Recording> recording = device_.record(function, {.timestamps = true, .workspace = workspace_});
+      times.use(true);
+      compiling_ms_ += ms_since(begin);
+      return recording;
+    };
+    const std::unique_ptr<Recording> by_rule = record_whole(false), by_times = record_whole(true);
+    const Clock::time_point begin = Clock::now();
+    const double before_ms = confirming_ms_;
+    std::size_t rounds = 0;
+    const std::vector<double> medians = median_of_rounds(
+        [&] {
+          ++rounds;
+          std::vector<double> ms;
+          for (Recording* whole : {by_rule.get(), by_times.get()}) {
+            device_.wait(device_.submit(*whole));
+            ms.push_back(whole->total_time_ms());
+          }
+          return ms;
+        },
+        [&] {
+          const double ms = ms_since(begin);
+          confirming_ms_ = before_ms + ms;
+          return confirming_ms_ + (rounds == 1 ? 3 * ms : 0) < confirming_to_timing * limit_ms_;
+        });
+    confirming_ms_ = before_ms + ms_since(begin);
+    if (medians.size() == 2) {
+      log_debug(fmt::format("{} rows: {:.4f} ms by the rule, {:.4f} ms by what was timed", tasks[0].product.rows,
+                            medians[0], medians[1]));
+      if (is_confirmed(medians[0], medians[1])) {
+        better_ += others;
+        best_ = std::max(best_, medians[0] / medians[1]);
+        return;
+      }
+    }
+    for (const Task& task : tasks) {
+      TileMs rule;
+      if (const auto known = times.find(task.name); known && medians.size() == 2) {
+        const auto found = known->find(task.tilings[0].name());
+        if (found != known->end()) rule.insert(*found);
+      }
+      times.add(task.name, std::move(rule));
+    }
   }
 
   VulkanDevice& device_;
@@ -370,8 +433,8 @@ class Tuner {
   double limit_ms_;
   double time_scale_;
   std::set<std::pair<std::string, std::string>> agreeing_;  // pipelines that were seen to make the same bits
-  double timing_ms_ = 0, compiling_ms_ = 0, warming_ms_ = 0, best_ = 1;
-  int timed_ = 0, left_ = 0, better_ = 0;
+  double timing_ms_ = 0, compiling_ms_ = 0, warming_ms_ = 0, confirming_ms_ = 0, best_ = 1;
+  int timed_ = 0, left_ = 0, seeming_ = 0, better_ = 0;
 };
 
 }  // namespace
@@ -418,7 +481,7 @@ void tune_products(VulkanDevice& device, std::span<const RecordFunction> functio
 }
 
 std::size_t timed_choice(const VulkanDevice& device, const LinearPart& part, std::span<const Tiling> tilings) {
-  if (tilings.size() < 2) return 0;
+  if (tilings.size() < 2 || !device.tile_times().used()) return 0;
   std::optional<TileMs> known;
   std::uint32_t timed_rows = 2 * std::min(timed_rows_for(part.rows), 1u << 30);
   while ((!known || known->empty()) && timed_rows > least_timed_rows) {

@@ -9,6 +9,9 @@
 // is forgotten: a compiler's mistake never gets into a text, nor does a tile that adds in another order. For rows in
 // between, times are scaled by the turns that the device's units take (tile_times.h).
 //
+// Then the model's own recording is run, by the rule and by what was timed in turn: where that gains less than 1 %,
+// the rule stays for these rows.
+//
 // The most rows come first. When the time is up, the rest is left to the rule, and that is remembered as well: a
 // second start times nothing.
 #pragma once
