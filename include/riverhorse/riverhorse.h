@@ -206,8 +206,8 @@ typedef struct riverhorse_model_options {
   int32_t frame_sessions; /* with `adopted_device`: so many sessions will be in frames at once (riverhorse/vulkan.h),
                              each by itself; what they take counts when loading checks the memory. A text of more than
                              256 tokens, and a session's penalties and biases, take more. Default 0: not counted */
-  riverhorse_tuning tuning; /* whether loading may run trials on a Vulkan device, for about a fifth of a second and
-                               what compiling them takes, to find the fastest tiles of its products; remembered in
+  riverhorse_tuning tuning; /* whether loading may run trials on a Vulkan device, for up to a second or so and what
+                               compiling them takes, to find the fastest tiles of its products; remembered in
                                cache_folder. They change no bit of what a model says */
 } riverhorse_model_options;
 
