@@ -56,9 +56,12 @@ TEST_F(CliModel, GeneratesTheGoldenTokensOnEveryBackend) {
 }
 
 TEST_F(CliModel, GeneratesTheGoldenTokensInEveryWay) {
-  const std::vector<std::string> ways = {"--conv fft --piece 5", "--conv chunked --dtype f32",
-                                         "--conv auto --cache none", "--no-selftest --safe-shaders",
-                                         "--tune off", "--padded-vocabulary"};
+  const std::vector<std::string> ways = {"--conv fft --piece 5",
+                                         "--conv chunked --dtype f32",
+                                         "--conv auto --cache none",
+                                         "--no-selftest --safe-shaders",
+                                         "--tune off",
+                                         "--padded-vocabulary"};
   for (const std::string& backend : backends()) {
     for (const std::string& way : ways) {
       const bool padded = way == "--padded-vocabulary";
