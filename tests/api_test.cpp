@@ -169,6 +169,9 @@ TEST_F(Api, RefusesWrongModelOptions) {
   options.conv = static_cast<riverhorse_conv>(9);
   EXPECT_FAILS(load_with(options), RIVERHORSE_INVALID_ARGUMENT, "conv");
   options = cpu_options();
+  options.tuning = static_cast<riverhorse_tuning>(9);
+  EXPECT_FAILS(load_with(options), RIVERHORSE_INVALID_ARGUMENT, "tuning");
+  options = cpu_options();
   options.max_sessions = -1;
   EXPECT_FAILS(load_with(options), RIVERHORSE_INVALID_ARGUMENT, "max_sessions");
   options = cpu_options();
@@ -214,6 +217,7 @@ TEST_F(Api, EveryModelOptionIsHeard) {
   options.context_tokens = 64;
   options.prefill_piece_tokens = 5;
   options.submission_limit_ms = 4;
+  options.tuning = RIVERHORSE_TUNING_ON;  // of the Vulkan backend, too
   const std::string config = golden + "/lm/h3-hybrid/config.json";
   options.config_path = config.c_str();
   riverhorse_model* model = load(hybrid_path, options);
@@ -229,6 +233,30 @@ TEST_F(Api, EveryModelOptionIsHeard) {
   options.check_finite = 0;
   options.validation = 1;  // of the Vulkan backend; the cpu has nothing to validate
   load(hybrid_path, options);
+}
+
+TEST_F(Api, TuningHappensWhereItIsAskedFor) {
+  if (backends().size() < 2) GTEST_SKIP() << "no Vulkan device";
+  const std::filesystem::path folder = api_test::temporary_path("tuning");
+  riverhorse_model_options options = cpu_options();
+  options.backend = "vulkan";
+  const std::string cache = folder.string();
+  options.cache_folder = cache.c_str();
+  options.skip_self_test = 1;
+  options.prefill_piece_tokens = 16;
+  const auto tuned = [&] {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (entry.path().filename().string().starts_with("tiles-")) return true;
+    }
+    return false;
+  };
+  options.tuning = RIVERHORSE_TUNING_OFF;
+  const std::vector<std::int32_t> tokens = steps(session(load(hybrid_path, options), prompt), 8);
+  EXPECT_FALSE(tuned());
+  options.tuning = RIVERHORSE_TUNING_ON;
+  EXPECT_EQ(steps(session(load(hybrid_path, options), prompt), 8), tokens);
+  EXPECT_TRUE(tuned());
+  std::filesystem::remove_all(folder);
 }
 
 TEST_F(Api, LoadsMany) {

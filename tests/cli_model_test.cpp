@@ -56,8 +56,11 @@ TEST_F(CliModel, GeneratesTheGoldenTokensOnEveryBackend) {
 }
 
 TEST_F(CliModel, GeneratesTheGoldenTokensInEveryWay) {
-  const std::vector<std::string> ways = {"--conv fft --piece 5", "--conv chunked --dtype f32",
-                                         "--conv auto --cache none", "--no-selftest --safe-shaders",
+  const std::vector<std::string> ways = {"--conv fft --piece 5",
+                                         "--conv chunked --dtype f32",
+                                         "--conv auto --cache none",
+                                         "--no-selftest --safe-shaders",
+                                         "--tune off",
                                          "--padded-vocabulary"};
   for (const std::string& backend : backends()) {
     for (const std::string& way : ways) {
@@ -71,6 +74,19 @@ TEST_F(CliModel, GeneratesTheGoldenTokensInEveryWay) {
           << backend << " " << way;
     }
   }
+}
+
+TEST_F(CliModel, TunesWhenItIsTold) {
+  if (backends().size() < 2) GTEST_SKIP() << "no Vulkan device";
+  const std::string more = "--greedy --max-tokens 4 --no-selftest --piece 16 --tune on --cache " + temporary("tuned");
+  const ChildResult first = run(joined(generate_ids("vulkan"), words(more)));
+  expect_success(first);
+  EXPECT_EQ(first.out, "288,373,373,373\n");
+  EXPECT_NE(first.err.find("tiles on vulkan:"), std::string::npos) << first.err;
+  const ChildResult second = run(joined(generate_ids("vulkan"), words(more)));
+  expect_success(second);
+  EXPECT_EQ(second.out, first.out);
+  EXPECT_EQ(second.err.find("tiles on vulkan:"), std::string::npos) << second.err;
 }
 
 TEST_F(CliModel, RunsUnderTheValidationLayer) {

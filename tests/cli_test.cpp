@@ -88,6 +88,7 @@ TEST_F(Cli, BadUsageIsStatus2) {
   expect_failure(run({"bench", "everything"}), 2, "everything");
   expect_failure(run({"bench", "decode", "--dtype", "f64"}), 2, "f64");
   expect_failure(run({"bench", "decode", "--conv", "slow"}), 2, "slow");
+  expect_failure(run({"bench", "decode", "--tune", "twice"}), 2, "twice");
   expect_failure(run({"bench", "prefill", "--batch", "2"}), 2, "--batch");
   expect_failure(run({"bench", "decode", "--preset", "9000b", "--backend", "cpu"}), 2, "9000b");
   expect_failure(run({"devices", "--log-level", "loud"}), 2, "loud");

@@ -324,6 +324,7 @@ static class BindingTest {
 
     options = Cpu();
     options.LowPriority = true;
+    options.Tuning = Tuning.Off;
     Library.SetLog((level, message) => { lock (messages) messages.Add(message); });
     using (var model = new Model(Path.Combine(path, "model.pt"), options)) {
       Equal(model.Info.LowPriority, false, "low priority on the cpu");

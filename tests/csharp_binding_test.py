@@ -94,7 +94,7 @@ class CSharp(unittest.TestCase):
         self.assertGreater(len(names), 200)
         self.assertEqual(dict(zip(names, self.header.evaluate(expressions))), dict(zip(names, expected)))
         for name, member, *_, enumeration in members:
-            self.assertEqual(enumeration != "-", member in ("dtype", "conv", "stop_reason"), f"{name}.{member}")
+            self.assertEqual(enumeration != "-", member in ("dtype", "conv", "tuning", "stop_reason"), f"{name}.{member}")
 
     def test_enumerations(self):
         given = {}

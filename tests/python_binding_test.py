@@ -38,7 +38,8 @@ NOT_BOUND = {"vulkan_query_requirements", "adopt_vulkan", "adopted_device_free",
              "batch_remove", "batch_record"}
 STRUCTS_NOT_BOUND = {"vulkan_features", "vulkan_device", "vulkan_requirements", "record_result", "batch_options"}
 ENUMERATIONS = {"status": (rh.Status, ""), "log_level": (rh.LogLevel, "LOG_"), "dtype": (rh.DType, "DTYPE_"),
-                "conv": (rh.Conv, "CONV_"), "recompute": (rh.Recompute, "RECOMPUTE_"),
+                "conv": (rh.Conv, "CONV_"), "tuning": (rh.Tuning, "TUNING_"),
+                "recompute": (rh.Recompute, "RECOMPUTE_"),
                 "stop_reason": (rh.StopReason, "STOP_"), "recipe": (rh.Recipe, "RECIPE_"),
                 "schedule": (rh.Schedule, "SCHEDULE_"),
                 "logits": ({"32_BITS": rh.Logits.BITS_32, "16_BITS": rh.Logits.BITS_16}, "LOGITS_")}
@@ -290,6 +291,13 @@ class Models(unittest.TestCase):
         rh.Model(path, memory_budget_bytes=estimate.total_bytes, **given).close()
         with self.assertRaises(rh.OutOfMemoryError):
             rh.Model(path, memory_budget_bytes=estimate.total_bytes - 1, **given)
+
+    @on_cpu_only
+    def test_tuning_is_by_name_or_number(self):
+        for tuning in ("off", rh.Tuning.ON, 0):
+            self.load(tuning=tuning).close()
+        with self.assertRaises(ValueError):
+            self.load(tuning="twice")
 
     @on_cpu_only
     def test_low_priority_where_there_is_none(self):

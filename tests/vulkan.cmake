@@ -1,6 +1,7 @@
 if(RIVERHORSE_VULKAN)
   riverhorse_test(vulkan_device_test vulkan_device_test.cpp vulkan_recording_test.cpp vulkan_cache_test.cpp
                   USES riverhorse_vulkan LABELS vulkan)
+  riverhorse_test(tile_tuner_test tile_tuner_test.cpp USES ${riverhorse_engine_test_uses} LABELS vulkan)
 endif()
 
 # The registry under missing and broken drivers: a small program that lists devices, started in such surroundings.

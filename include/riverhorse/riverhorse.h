@@ -96,6 +96,12 @@ RIVERHORSE_ENUM(riverhorse_conv) {
   RIVERHORSE_CONV_FFT = 2
 };
 
+RIVERHORSE_ENUM(riverhorse_tuning) {
+  RIVERHORSE_TUNING_AUTO = 0, /* where it pays: on a GPU that is not lent, with a cache folder */
+  RIVERHORSE_TUNING_ON = 1,
+  RIVERHORSE_TUNING_OFF = 2
+};
+
 RIVERHORSE_ENUM(riverhorse_stop_reason) {
   RIVERHORSE_STOP_MAX_TOKENS = 0,
   RIVERHORSE_STOP_END_OF_TEXT = 1, /* the model drew its end-of-text token */
@@ -187,8 +193,9 @@ typedef struct riverhorse_model_options {
   double submission_limit_ms;   /* longest GPU submission, so that a desktop stays responsive; default 8 */
   const char* config_path;      /* config.json of a bare weights file; default: beside the weights */
   const char* backend;          /* "cpu", "vulkan", "cuda"; default: the best that is there */
-  const char* device;       /* an index, an id ("vulkan:0"), a UUID as text or a part of a name; default: the best */
-  const char* cache_folder; /* of compiled pipelines and self-test results; "none": no cache; default: the user's */
+  const char* device; /* an index, an id ("vulkan:0"), a UUID as text or a part of a name; default: the best */
+  const char*
+      cache_folder; /* of compiled pipelines, times and self-test results; "none": none; default: the user's */
   riverhorse_progress_callback progress; /* of loading */
   void* progress_user;
   riverhorse_adopted_device* adopted_device; /* instead of `backend` and `device`, which must be null then */
@@ -199,6 +206,9 @@ typedef struct riverhorse_model_options {
   int32_t frame_sessions; /* with `adopted_device`: so many sessions will be in frames at once (riverhorse/vulkan.h),
                              each by itself; what they take counts when loading checks the memory. A text of more than
                              256 tokens, and a session's penalties and biases, take more. Default 0: not counted */
+  riverhorse_tuning tuning; /* whether loading may run trials on a Vulkan device, for up to a second or so and what
+                               compiling them takes, to find the fastest tiles of its products; remembered in
+                               cache_folder. They change no bit of what a model says */
 } riverhorse_model_options;
 
 /* Loads a model onto a device. `path` is a model folder (config.json, model.safetensors, tokenizer files), a

@@ -55,6 +55,7 @@ static class Native {
     internal ulong memory_budget_bytes;
     internal int low_priority;
     internal int frame_sessions;
+    internal Tuning tuning;
   }
 
   [StructLayout(LayoutKind.Sequential)]

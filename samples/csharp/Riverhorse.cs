@@ -40,6 +40,8 @@ public enum DType { Default = 0, F32 = 1, F16 = 2, BF16 = 3 }
 
 public enum Conv { Auto = 0, Chunked = 1, Fft = 2 }
 
+public enum Tuning { Auto = 0, On = 1, Off = 2 }
+
 public enum StopReason { MaxTokens = 0, EndOfText = 1, String = 2, Callback = 3, Cancelled = 4 }
 
 /// <summary>A call failed: the library's message, and its status.</summary>
@@ -167,6 +169,7 @@ public sealed class ModelOptions {
   public ProgressFunction Progress;
   public ulong MemoryBudgetBytes;
   public bool LowPriority;
+  public Tuning Tuning;
 }
 
 /// <summary>What a model takes on its device, and what is free there.</summary>
@@ -259,7 +262,7 @@ public sealed class Model : IDisposable {
         device = scope.Text(given.Device), cache_folder = scope.Text(given.CacheFolder),
         progress = given.Progress == null ? IntPtr.Zero : Marshal.GetFunctionPointerForDelegate(Carrier.OnProgress),
         progress_user = carrier.User, memory_budget_bytes = given.MemoryBudgetBytes,
-        low_priority = given.LowPriority ? 1 : 0
+        low_priority = given.LowPriority ? 1 : 0, tuning = given.Tuning
       };
       carrier.Check(load(scope));
       return scope.Model;

@@ -112,6 +112,7 @@ class _Named(enum.IntEnum):
 LogLevel = _Named("LogLevel", "DEBUG INFO WARNING ERROR", start=0)
 DType = _Named("DType", "DEFAULT F32 F16 BF16", start=0)
 Conv = _Named("Conv", "AUTO CHUNKED FFT", start=0)
+Tuning = _Named("Tuning", "AUTO ON OFF", start=0)
 Recompute = _Named("Recompute", "NONE MIXER BLOCK", start=0)
 Logits = _Named("Logits", "BITS_32 BITS_16", start=0)
 StopReason = _Named("StopReason", "MAX_TOKENS END_OF_TEXT STRING CALLBACK CANCELLED", start=0)
@@ -162,7 +163,8 @@ _DeviceInfo = _struct(
 _ModelOptions = _struct(
     "u32 struct_size; i32 dtype conv safe_shaders skip_self_test validation check_finite max_sessions; i64 "
     "context_tokens prefill_piece_tokens; f64 submission_limit_ms; text config_path backend device cache_folder; "
-    "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes; i32 low_priority frame_sessions")
+    "progress progress; pointer progress_user adopted_device; u64 memory_budget_bytes; i32 low_priority frame_sessions "
+    "tuning")
 _MemoryEstimate = _struct(
     "u32 struct_size; u64 weights_bytes sessions_bytes workspace_bytes frames_bytes total_bytes available_bytes")
 _ModelFile = _struct("text name; pointer data; size size")
@@ -603,7 +605,7 @@ class Model(_Object):
                  cache_folder: Optional[Path] = None, max_sessions: int = 0, context_tokens: int = 0,
                  prefill_piece_tokens: int = 0, submission_limit_ms: float = 0, memory_budget_bytes: int = 0,
                  safe_shaders: bool = False, skip_self_test: bool = False, validation: bool = False,
-                 check_finite: bool = False, low_priority: bool = False,
+                 check_finite: bool = False, low_priority: bool = False, tuning: Union[Tuning, str] = Tuning.AUTO,
                  progress: Optional[ProgressFunction] = None) -> None:
         """Loads a model folder, a .safetensors or a .pt file; or from memory, given the bytes of a model folder's files
         by their names: {"config.json": ..., "model.safetensors": ..., "tokenizer.json": ...}. Arguments that are 0 or
@@ -615,7 +617,7 @@ class Model(_Object):
             context_tokens=context_tokens, prefill_piece_tokens=prefill_piece_tokens,
             submission_limit_ms=submission_limit_ms, config_path=config_path, backend=backend, device=device,
             cache_folder=cache_folder, progress=callback.pointer, memory_budget_bytes=memory_budget_bytes,
-            low_priority=low_priority)
+            low_priority=low_priority, tuning=Tuning.of(tuning))
         handle = c_void_p()
         outputs = (ctypes.byref(options), ctypes.byref(handle))
         if isinstance(source, Mapping):

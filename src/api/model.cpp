@@ -92,6 +92,7 @@ struct LoadOptions {
         device(riverhorse::api::read_device(api)),
         engine(engine_options(api)) {
     require_one_device(api);
+    device.device_options.tuning = riverhorse::api::read_tuning(api.tuning);
     if (api.low_priority != 0) device.priority = riverhorse::QueuePriority::low;
     checkpoint.config_path = text_or_empty(api.config_path);
     checkpoint.check_finite = api.check_finite != 0;

@@ -27,6 +27,15 @@ inline ConvAlgorithm read_conv(riverhorse_conv conv) {
   fail(StatusCode::invalid_argument, "options.conv is {}, not one of riverhorse_conv", static_cast<int>(conv));
 }
 
+inline Tuning read_tuning(riverhorse_tuning tuning) {
+  switch (tuning) {
+    case RIVERHORSE_TUNING_AUTO: return Tuning::automatic;
+    case RIVERHORSE_TUNING_ON: return Tuning::on;
+    case RIVERHORSE_TUNING_OFF: return Tuning::off;
+  }
+  fail(StatusCode::invalid_argument, "options.tuning is {}, not one of riverhorse_tuning", static_cast<int>(tuning));
+}
+
 inline DType read_dtype(riverhorse_dtype dtype) {
   switch (dtype) {
     case RIVERHORSE_DTYPE_DEFAULT:

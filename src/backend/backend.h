@@ -71,6 +71,7 @@ struct DeviceCounters {
   std::uint64_t recordings = 0;
   std::uint64_t submissions = 0;
   std::uint64_t host_waits = 0;
+  std::uint64_t products_timed = 0;  // by Device::tune, rather than known from the cache folder
 };
 
 struct MemoryUsage {
@@ -255,6 +256,11 @@ class Device {
 
   // Makes everything that recording `function` would need, without recording it. May be called from another thread.
   virtual void prepare(const RecordFunction& function, const ProgressFunction& progress) = 0;
+  // Finds out how the device makes the products of these recordings fastest, where it has several ways that give the
+  // same bits and does not know yet; what is recorded later goes that way. Runs their products and, again and again,
+  // themselves, for a few times DeviceOptions::tuning_limit_ms. `workspace`, where it is large enough, backs scratch
+  // memory. For when things are loaded: nothing else is timed by the backend. A device without a choice does nothing.
+  virtual void tune(std::span<const RecordFunction> /*functions*/, const std::shared_ptr<Buffer>& /*workspace*/) {}
   // What the scratch tensors of a recording of `function` take. The tensors that it uses need no memory: any Buffer
   // of their size does.
   virtual std::uint64_t scratch_bytes(const RecordFunction& function);
@@ -286,6 +292,10 @@ class Device {
 
 // ---------------------------------------------------------------------------------------------------- registry
 
+// Whether Device::tune measures. `automatic`: on a GPU of one's own that has timestamps, where there is a cache
+// folder to remember it in.
+enum class Tuning { automatic, on, off };
+
 struct DeviceOptions {
   // Pretends the device has no more than 16 KiB of shared memory and 128 invocations and none of the optional
   // features: the path that must work everywhere. For tests, and what a failed self test falls back to.
@@ -294,6 +304,8 @@ struct DeviceOptions {
   double submission_limit_ms = 8.0;      // no submission is longer, by measured time, so that no desktop freezes
   std::uint64_t memory_limit_bytes = 0;  // cpu: no more is given to tensors, as if that were all; 0: no limit
   std::string cache_folder;              // pipeline and plan cache; empty: the user's cache folder; "none": no cache
+  Tuning tuning = Tuning::automatic;     // Vulkan: tiles of products
+  double tuning_limit_ms = 200;          // of trials in one call of Device::tune; compiling and checks come on top
 };
 
 // Why a backend shows no device: "no Vulkan loader (libvulkan.so.1) was found; install ...".

@@ -29,6 +29,7 @@ CheckedDeviceOptions checked_options(const DeviceChoiceOptions& options) {
   checked.backend = options.backend;
   checked.device = options.device;
   checked.device_options.cache_folder = options.cache;
+  checked.device_options.tuning = options.tuning;
   checked.device_options.minimal_features = options.safe_shaders;
   checked.device_options.validation = options.validation;
   checked.device_options.memory_limit_bytes = options.memory_limit_mib << 20;
@@ -102,8 +103,12 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
       ->type_name("DEVICE");
   command
       .add_option("--cache", options.cache,
-                  "Folder for what can be made again (pipelines, self tests, tokens), or none (default: the user's)")
+                  "Folder for what can be made again (pipelines, times, self tests, tokens), or none (default: the user's)")
       ->type_name("FOLDER");
+  add_choice(command, "--tune", options.tuning,
+             {{"auto", Tuning::automatic}, {"on", Tuning::on}, {"off", Tuning::off}}, "WHEN",
+             "Time the tiles of products when a model is loaded for the first time on a Vulkan device: auto (GPUs, "
+             "where there is a cache folder), on or off (default: auto)");
   command.add_flag("--safe-shaders", options.safe_shaders,
                    "Use only what every Vulkan 1.1 device has: slower, for drivers that compute wrongly");
   command.add_flag("--validation", options.validation, "Run with the Vulkan validation layer");

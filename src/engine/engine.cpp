@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/error.h"
@@ -113,6 +114,32 @@ EngineCore::EngineCore(std::shared_ptr<Device> device, const Checkpoint& checkpo
     return device_->allocate_tensor(dtype, shape, use);
   };
   tensors_ = EngineTensors::make(allocate, slots, model_->vocabulary(), options_.prefill_piece_tokens);
+  tune();
+}
+
+// Pieces and steps of powers of two, the most rows first; down to 16, below which no backend tiles its products.
+void EngineCore::tune() {
+  constexpr std::int64_t least = 16;
+  // They run on slots that nobody has yet, each time from the start; a slot is emptied when it is taken.
+  const Tensor zeros = device_->allocate_tensor(DType::i32, {options_.max_sessions});
+  std::vector<RecordFunction> functions;
+  const std::int64_t longest =
+      model_->has_attention() ? std::min(options_.prefill_piece_tokens, capacity_) : options_.prefill_piece_tokens;
+  for (auto rows = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(longest))); rows >= least;
+       rows /= 2) {
+    functions.emplace_back([this, zeros, rows](Encoder& encoder) {
+      encoder.copy({zeros, state_.positions});
+      record_piece(encoder, *model_, state_, tensors_, rows);
+    });
+  }
+  const auto most = static_cast<std::uint64_t>(options_.max_sessions);
+  for (auto batch = static_cast<std::int64_t>(std::bit_floor(most)); batch >= least; batch /= 2) {
+    functions.emplace_back([this, zeros, batch](Encoder& encoder) {
+      encoder.copy({zeros, state_.positions});
+      record_step(encoder, *model_, state_, tensors_, {batch, false, false});
+    });
+  }
+  device_->tune(functions, workspace_);
 }
 
 Engine::Engine(std::shared_ptr<Device> device, const Checkpoint& checkpoint, const EngineOptions& options)

@@ -116,6 +116,7 @@ class EngineCore {
     std::shared_ptr<FrameGroup> group;
   };
 
+  void tune();  // Device::tune for what this engine will record
   void collect_retired();
   void require_no_frames(std::int64_t tokens) const;
   std::shared_ptr<Recording> record(const RecordFunction& function);

@@ -24,6 +24,7 @@ struct AtomicCounters {
   std::atomic<std::uint64_t> recordings{0};
   std::atomic<std::uint64_t> submissions{0};
   std::atomic<std::uint64_t> host_waits{0};
+  std::atomic<std::uint64_t> products_timed{0};
 };
 
 // Held around every call on a queue; BasicLockable. On a host's queue it is the host's lock, which all engines share.

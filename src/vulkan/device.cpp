@@ -9,6 +9,7 @@
 #include "vulkan/encoder.h"
 #include "vulkan/recording.h"
 #include "vulkan/shaders.h"
+#include "vulkan/tile_tuner.h"
 
 namespace riverhorse::vulkan {
 namespace {
@@ -34,6 +35,7 @@ VulkanDevice::VulkanDevice(std::shared_ptr<DeviceCore> core) : impl_(std::make_u
   impl_->memory = std::make_shared<MemoryPool>(impl_->core);
   impl_->pipelines = std::make_shared<Pipelines>(impl_->core, cache_key());
   impl_->transfer = std::make_unique<Transfer>(impl_->core, impl_->memory);
+  impl_->tile_times = std::make_unique<TileTimes>(tile_times_path(*this), tile_times_key(*this));
 }
 
 VulkanDevice::~VulkanDevice() {
@@ -60,6 +62,8 @@ std::string VulkanDevice::cache_key() const {
                      properties.driverVersion, uuid, shader_set_hash(),
                      impl_->core->options.minimal_features ? "-minimal" : "");
 }
+
+TileTimes& VulkanDevice::tile_times() const { return *impl_->tile_times; }
 
 FftPlans& VulkanDevice::fft_plans() {
   std::scoped_lock lock(impl_->fft_mutex);
@@ -167,6 +171,10 @@ void VulkanDevice::prepare(const RecordFunction& function, const ProgressFunctio
   impl_->pipelines->save_cache();
 }
 
+void VulkanDevice::tune(std::span<const RecordFunction> functions, const std::shared_ptr<Buffer>& workspace) {
+  if (wants_tuning(*this)) tune_products(*this, functions, workspace);
+}
+
 std::uint64_t VulkanDevice::scratch_bytes(const RecordFunction& function) {
   VulkanEncoder encoder(*this, nullptr, nullptr);
   function(encoder);
@@ -206,7 +214,8 @@ void VulkanDevice::wait(std::uint64_t ticket) { impl_->core->wait(ticket); }
 
 DeviceCounters VulkanDevice::counters() const {
   const AtomicCounters& from = impl_->core->counters;
-  return {from.allocations, from.pipelines_created, from.recordings, from.submissions, from.host_waits};
+  return {from.allocations, from.pipelines_created, from.recordings,
+          from.submissions, from.host_waits,        from.products_timed};
 }
 
 }  // namespace riverhorse::vulkan

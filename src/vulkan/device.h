@@ -19,7 +19,8 @@ namespace riverhorse::vulkan {
 
 class DeviceCore;
 class VulkanRecording;
-class FftPlans;  // fft_plans.h: VkFFT applications by size, and their cache on disk
+class FftPlans;   // fft_plans.h: VkFFT applications by size, and their cache on disk
+class TileTimes;  // tile_times.h
 
 struct CooperativeMatrixShape {  // subgroup scope, A M x K, B K x N in f16, C and result M x N
   std::uint32_t m = 0, n = 0, k = 0;
@@ -64,6 +65,7 @@ class VulkanDevice final : public Device, public FrameDevice {
   void download(const Tensor& tensor, std::span<std::byte> bytes) override;
   std::span<std::byte> mapped(const Tensor& tensor) override;
   void prepare(const RecordFunction& function, const ProgressFunction& progress) override;
+  void tune(std::span<const RecordFunction> functions, const std::shared_ptr<Buffer>& workspace) override;
   std::uint64_t scratch_bytes(const RecordFunction& function) override;  // compiles nothing
   std::unique_ptr<Recording> record(const RecordFunction& function, const RecordOptions& options) override;
   std::unique_ptr<FrameQueue> make_frame_queue() override;
@@ -86,6 +88,7 @@ class VulkanDevice final : public Device, public FrameDevice {
   std::string cache_key() const;
   std::uint64_t validation_messages() const;
   FftPlans& fft_plans();
+  TileTimes& tile_times() const;
 
   // The Vulkan buffer, and the offset in it, where a tensor of this device lies.
   struct BufferRange {

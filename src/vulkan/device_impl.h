@@ -8,6 +8,7 @@
 #include "vulkan/device.h"
 #include "vulkan/memory.h"
 #include "vulkan/pipelines.h"
+#include "vulkan/tile_times.h"
 #include "vulkan/transfer.h"
 
 namespace riverhorse::vulkan {
@@ -17,6 +18,7 @@ struct VulkanDevice::Impl {
   std::shared_ptr<MemoryPool> memory;
   std::shared_ptr<Pipelines> pipelines;
   std::unique_ptr<Transfer> transfer;
+  std::unique_ptr<TileTimes> tile_times;
   std::mutex fft_mutex;
   std::shared_ptr<FftPlans> fft_plans;  // made at the first use
 };

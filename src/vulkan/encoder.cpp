@@ -32,6 +32,7 @@ struct VulkanEncoder::State {
   std::vector<PipelineKey> wanted;
   std::uint32_t dispatches = 0;
   std::uint32_t operations = 0;
+  std::function<void(const LinearPart&)> product_watch;
   // Recording.
   std::vector<NotedRange> reads;
   std::vector<NotedRange> writes;
@@ -59,6 +60,14 @@ const Tensor& VulkanEncoder::counters() {
     state_->counters = device_.allocate_tensor(DType::i32, {most_counters()});  // zeros
   }
   return state_->counters;
+}
+
+void VulkanEncoder::watch_products(std::function<void(const LinearPart&)> watch) {
+  state_->product_watch = std::move(watch);
+}
+
+void VulkanEncoder::see_product(const LinearPart& part) {
+  if (state_->product_watch) state_->product_watch(part);
 }
 
 std::uint32_t VulkanEncoder::dispatch_count() const { return state_->dispatches; }

@@ -15,6 +15,7 @@
 namespace riverhorse::vulkan {
 
 struct PipelineKey;  // pipelines.h
+struct LinearPart;   // linear.h
 
 enum class Access { read, write, read_write };
 
@@ -57,6 +58,10 @@ class VulkanEncoder final : public Encoder {
   // The counters of shaders/last_group.glsl, most_counters() zeros before and after every dispatch.
   const Tensor& counters();
   std::uint32_t most_counters() const;
+
+  // Preparing: `watch` is called with every product of many rows.
+  void watch_products(std::function<void(const LinearPart&)> watch);
+  void see_product(const LinearPart& part);
 
   // What was asked for so far; the device uses them between preparing and recording.
   std::uint32_t dispatch_count() const;

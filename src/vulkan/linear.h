@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "vulkan/encoder.h"
+#include "vulkan/linear_tiles.h"
 
 namespace riverhorse::vulkan {
 
@@ -85,8 +87,13 @@ void dispatch_gemv(VulkanEncoder& encoder, std::string_view stem, const LinearPa
                    std::span<const std::uint32_t> constants, std::span<const Binding> bindings, std::uint32_t groups,
                    double more_bytes);
 void linear_gemv(VulkanEncoder& encoder, const LinearPart& part);
-// Without norm.
+// Without norm. By the tile that is best on the device as far as that is known; by a given one.
 void linear_gemm(VulkanEncoder& encoder, const LinearPart& part);
+void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, const Tiling& tiling);
+// With the flags of this product: what its pipeline is made from.
+Tiling specialised(const VulkanLimits& limits, const LinearPart& part, Tiling tiling);
+// Of a product whose time by a tile is the same: "f16 768 -> 2304, 1088, 1024 rows" (the number: linear_flags).
+std::string product_name(const LinearPart& part, std::uint32_t rows);
 
 // True where 16-byte loads of rows of `row_elements` elements from this tensor are aligned, `bytes` at a time.
 bool rows_aligned(const Tensor& tensor, std::int64_t row_elements, std::uint32_t bytes);

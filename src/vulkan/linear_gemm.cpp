@@ -1,4 +1,7 @@
 // linear for many rows: chooses the tile, and cooperative matrices where the device multiplies f16 with them.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -7,38 +10,26 @@
 #include "vulkan/grid.h"
 #include "vulkan/linear.h"
 #include "vulkan/linear_tiles.h"
+#include "vulkan/tile_tuner.h"
 
 namespace riverhorse::vulkan {
 
 namespace {
 
-struct Tiling {
-  std::string_view shader;
-  std::vector<std::uint32_t> constants;  // [6] is FLAGS
-  std::uint32_t tile_m = 0;
-  std::uint32_t tile_r = 0;
-  std::uint32_t tile_k = 0;
-  std::uint32_t required_subgroup_size = 0;
-  // One dispatch is short enough to keep a desktop alive, because a submission cannot be cut inside it: some two
-  // milliseconds of a GPU's compute unit. Much shorter ones would leave units without work at the end of each.
-  double flops_a_unit = 0;
-};
-
-Tiling plain_tiling(const VulkanLimits& limits, bool f16, bool software, const ProductSize& size) {
-  const PlainTile tile = choose_plain_tile(limits, software, size);
+Tiling plain_tiling(const PlainTile& tile, bool f16) {
   return {f16 ? "linear_gemm.f16" : "linear_gemm.f32",
           {tile.group, tile.tile_m, tile.tile_r, tile.tile_k, tile.thread_m, tile.thread_r, 0},
           tile.tile_m,
           tile.tile_r,
           tile.tile_k,
           0,
-          400e6};
+          400e6,
+          0};
 }
 
-Tiling matrix_tiling(const VulkanLimits& limits, const MatrixUnit& unit, const ProductSize& size) {
+Tiling matrix_tiling(const MatrixTile& tile, const MatrixUnit& unit) {
   const std::uint32_t subgroup_size = unit.subgroup_size;
   const CooperativeMatrixShape& shape = unit.shape;
-  const MatrixTile tile = choose_matrix_tile(limits, subgroup_size, size);
   return {"linear_coopmat",
           {tile.invocations(subgroup_size), subgroup_size, tile.warps_m, tile.warps_r, tile.warp_m / shape.m,
            tile.warp_r / shape.n, 0, tile.tile_k, tile.buffers, matrix_band, shape.m, shape.n, shape.k, tile.warps_k},
@@ -46,21 +37,44 @@ Tiling matrix_tiling(const VulkanLimits& limits, const MatrixUnit& unit, const P
           tile.tile_r(),
           tile.tile_k,
           subgroup_size,
-          1e9};
+          1e9,
+          tile.order()};
 }
 
 }  // namespace
 
+std::string Tiling::name() const { return fmt::format("{}-{}", shader, fmt::join(constants, "-")); }
+
+std::vector<Tiling> tilings_for(const VulkanLimits& limits, bool f16, bool software, const ProductSize& size) {
+  std::vector<Tiling> tilings;
+  if (const std::optional<MatrixUnit> unit = f16 ? matrix_unit(limits) : std::nullopt) {
+    for (const MatrixTile& tile : matrix_tiles_for(limits, unit->subgroup_size, size)) {
+      tilings.push_back(matrix_tiling(tile, *unit));
+    }
+  } else {
+    for (const PlainTile& tile : plain_tiles_for(limits, software, size)) tilings.push_back(plain_tiling(tile, f16));
+  }
+  return tilings;
+}
+
+std::string product_name(const LinearPart& part, std::uint32_t rows) {
+  return fmt::format("{} {} -> {}, {}, {} rows", dtype_name(part.weight.dtype), part.inputs, part.part_outputs(),
+                     linear_flags(part), rows);
+}
+
 void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
-  const VulkanLimits& limits = encoder.limits();
+  if (encoder.preparing()) encoder.see_product(part);
+  VulkanDevice& device = encoder.device();
+  const bool software = device.info().type == DeviceType::software;
+  const ProductSize size{part.rows, part.inputs, part.part_outputs()};
+  const std::vector<Tiling> tilings = tilings_for(encoder.limits(), part.weight.dtype == DType::f16, software, size);
+  linear_gemm(encoder, part, tilings[timed_choice(device, part, tilings)]);
+}
+
+Tiling specialised(const VulkanLimits& limits, const LinearPart& part, Tiling tiling) {
   const LinearArgs& args = part.args;
   const bool f16 = part.weight.dtype == DType::f16;
-
-  const std::optional<MatrixUnit> matrix = f16 ? matrix_unit(limits) : std::nullopt;
-  const bool software = encoder.device().info().type == DeviceType::software;
-  const ProductSize size{part.rows, part.inputs, part.part_outputs()};
-  Tiling tiling = matrix ? matrix_tiling(limits, *matrix, size) : plain_tiling(limits, f16, software, size);
-
+  const bool matrix = f16 && matrix_unit(limits).has_value();
   std::uint32_t flags = linear_flags(part);
   const std::uint32_t vector_bytes = matrix ? 16 : (f16 ? 8 : 16);
   if (rows_aligned(part.weight, part.inputs, vector_bytes)) flags |= vector_weight;
@@ -73,7 +87,13 @@ void linear_gemm(VulkanEncoder& encoder, const LinearPart& part) {
     flags |= vector_y;
   }
   tiling.constants[6] = flags;
+  return tiling;
+}
 
+void linear_gemm(VulkanEncoder& encoder, const LinearPart& part, const Tiling& plain_tiling) {
+  const VulkanLimits& limits = encoder.limits();
+  const LinearArgs& args = part.args;
+  const Tiling tiling = specialised(limits, part, plain_tiling);
   const Tensor& bias = args.bias ? args.bias : part.weight;
   const Binding bindings[] = {{part.x, Access::read},
                               {bias, Access::read},

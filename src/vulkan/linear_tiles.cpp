@@ -1,4 +1,4 @@
-// The choice of matrix tiles is by a rule, not by trying at run time: a unit of the device works its tiles off in
+// The rule for matrix tiles, where none were timed on the device: a unit of the device works its tiles off in
 // turn, so the time of a product is that of a tile times the most tiles that a unit has. Microseconds of a tile were
 // measured on an H100 that had at most one a unit; elsewhere their ratios stand in. In 17 products of 64, 256 and
 // 1024 rows of the models of 125M, 355M and 1.3B the choice was within 11 % of the best of eleven tiles, in most
@@ -31,42 +31,80 @@ constexpr TimedTile matrix_tiles[] = {
     {{1, 2, 32, 32, 128, 1, 4}, 3.2, 0.0031, false},
 };
 
-}  // namespace
+struct RatedTile {
+  MatrixTile tile;
+  double us = 0;  // as the rule expects
+};
 
-MatrixTile choose_matrix_tile(const VulkanLimits& limits, std::uint32_t subgroup_size, const ProductSize& size) {
-  MatrixTile best{2, 2, 32, 32, 32, 2, 1};  // fits wherever there are cooperative matrices
-  double best_us = 0;
+std::vector<RatedTile> rated_tiles(const VulkanLimits& limits, std::uint32_t subgroup_size, const ProductSize& size) {
+  std::vector<RatedTile> rated;
   for (const TimedTile& each : matrix_tiles) {
     const MatrixTile& tile = each.tile;
     if ((limits.wide_matrix_operands && !each.for_wide) || tile.shared_bytes() > limits.shared_bytes ||
         tile.invocations(subgroup_size) > limits.invocations) {
       continue;
     }
-    const std::uint64_t count =
-        std::uint64_t{divide_up(size.outputs, tile.tile_m())} * divide_up(size.rows, tile.tile_r());
-    const double us = divide_up(count, limits.compute_units) * (each.fixed_us + each.us_a_column * size.inputs);
-    if (best_us == 0 || us < best_us) {
-      best = tile;
-      best_us = us;
-    }
+    const std::uint64_t turns = turns_of(limits, size, tile.tile_m(), tile.tile_r());
+    rated.push_back({tile, static_cast<double>(turns) * (each.fixed_us + each.us_a_column * size.inputs)});
   }
-  return best;
+  std::stable_sort(rated.begin(), rated.end(),
+                   [](const RatedTile& one, const RatedTile& other) { return one.us < other.us; });
+  if (rated.empty()) rated.push_back({{2, 2, 32, 32, 32, 2, 1}});  // fits wherever there are cooperative matrices
+  return rated;
 }
+
+}  // namespace
+
+std::uint64_t turns_of(const VulkanLimits& limits, const ProductSize& size, std::uint32_t tile_m,
+                       std::uint32_t tile_r) {
+  const std::uint64_t count = std::uint64_t{divide_up(size.outputs, tile_m)} * divide_up(size.rows, tile_r);
+  return divide_up(count, limits.compute_units);
+}
+
+MatrixTile choose_matrix_tile(const VulkanLimits& limits, std::uint32_t subgroup_size, const ProductSize& size) {
+  return rated_tiles(limits, subgroup_size, size).front().tile;
+}
+
+std::vector<MatrixTile> matrix_tiles_for(const VulkanLimits& limits, std::uint32_t subgroup_size,
+                                         const ProductSize& size) {
+  std::vector<MatrixTile> tiles;
+  const std::vector<RatedTile> rated = rated_tiles(limits, subgroup_size, size);
+  for (const RatedTile& each : rated) {
+    if (each.us <= 2 * rated.front().us) tiles.push_back(each.tile);
+  }
+  return tiles;
+}
+
+namespace {
+
+constexpr PlainTile large_plain_tiles[] = {
+    {128, 128, 64, 16, 8, 8}, {64, 64, 64, 16, 8, 8}, {128, 64, 64, 16, 8, 4}, {128, 64, 64, 8, 8, 4}};
+constexpr PlainTile small_plain_tile = {64, 32, 32, 16, 4, 4};
+
+bool fits(const VulkanLimits& limits, const PlainTile& tile) {
+  return limits.invocations >= tile.group && limits.shared_bytes >= tile.shared_bytes();
+}
+
+}  // namespace
 
 // The largest tile that still gives most compute units one; on a CPU the smallest, which compiles fastest. On an H100
 // 8 x 8 an invocation are best in groups of 128 (f32, 4096^3): 39 TFLOP/s, in groups of 256 38, of 64 37; 8 x 4 33.
 PlainTile choose_plain_tile(const VulkanLimits& limits, bool software, const ProductSize& size) {
-  constexpr PlainTile tiles[] = {
-      {128, 128, 64, 16, 8, 8}, {64, 64, 64, 16, 8, 8}, {128, 64, 64, 16, 8, 4}, {128, 64, 64, 8, 8, 4}};
-  for (const PlainTile& each : tiles) {
+  for (const PlainTile& each : large_plain_tiles) {
     const std::uint64_t count =
         std::uint64_t{divide_up(size.outputs, each.tile_m)} * divide_up(size.rows, each.tile_r);
-    if (!software && 4 * count >= 3 * limits.compute_units && limits.invocations >= each.group &&
-        limits.shared_bytes >= each.shared_bytes()) {
-      return each;
-    }
+    if (!software && 4 * count >= 3 * limits.compute_units && fits(limits, each)) return each;
   }
-  return {64, 32, 32, 16, 4, 4};
+  return small_plain_tile;
+}
+
+std::vector<PlainTile> plain_tiles_for(const VulkanLimits& limits, bool software, const ProductSize& size) {
+  std::vector<PlainTile> tiles = {choose_plain_tile(limits, software, size)};
+  for (const PlainTile& each : large_plain_tiles) {
+    if (each != tiles.front() && fits(limits, each)) tiles.push_back(each);
+  }
+  if (tiles.front() != small_plain_tile) tiles.push_back(small_plain_tile);
+  return tiles;
 }
 
 }  // namespace riverhorse::vulkan

@@ -1,5 +1,12 @@
 #include "vulkan/pipelines.h"
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <set>
+#include <system_error>
+#include <thread>
+
 #include "base/cache_folder.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -69,10 +76,50 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   std::scoped_lock lock(mutex_);
   const auto found = pipelines_.find(key);
   if (found != pipelines_.end()) return found->second;
+  const Pipeline pipeline = make(key, layout(key.binding_count, key.push_bytes));
+  changed_ = true;
+  return pipelines_.emplace(key, pipeline).first->second;
+}
 
+void Pipelines::get_all(std::span<const PipelineKey> keys, unsigned threads) {
+  std::scoped_lock lock(mutex_);
+  std::vector<std::pair<PipelineKey, Pipeline>> missing;
+  for (const PipelineKey& key : std::set<PipelineKey>(keys.begin(), keys.end())) {
+    if (!pipelines_.contains(key)) missing.emplace_back(key, Pipeline{});
+    layout(key.binding_count, key.push_bytes);
+  }
+  std::atomic<std::size_t> next{0};
+  std::mutex error_mutex;
+  std::exception_ptr error;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < missing.size(); i = next++) {
+      auto& [key, pipeline] = missing[i];
+      try {
+        pipeline = make(key, layouts_.at({key.binding_count, key.push_bytes}));
+      } catch (...) {
+        std::scoped_lock error_lock(error_mutex);
+        if (!error) error = std::current_exception();
+      }
+    }
+  };
+  std::vector<std::thread> workers;
+  try {
+    for (unsigned i = 1; i < std::min<std::size_t>(threads, missing.size()); ++i) workers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads: those that there are do it
+  }
+  work();
+  for (std::thread& worker : workers) worker.join();
+  for (auto& [key, pipeline] : missing) {
+    if (pipeline.handle == VK_NULL_HANDLE) continue;
+    pipelines_.emplace(std::move(key), pipeline);
+    changed_ = true;
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+Pipeline Pipelines::make(const PipelineKey& key, const Layout& shape) const {
   const DeviceFunctions& vk = core_->table;
   const EmbeddedShader& shader = find_shader(key.shader);
-  const Layout& shape = layout(key.binding_count, key.push_bytes);
   VkShaderModuleCreateInfo module_create{};
   module_create.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
   module_create.codeSize = shader.words.size_bytes();
@@ -110,8 +157,7 @@ const Pipeline& Pipelines::get(const PipelineKey& key) {
   vk.vkDestroyShaderModule(core_->device, module, core_->allocator);
   core_->check_device(result, fmt::format("compiling shader {}", key.shader));
   ++core_->counters.pipelines_created;
-  changed_ = true;
-  return pipelines_.emplace(key, pipeline).first->second;
+  return pipeline;
 }
 
 void Pipelines::capture_statistics() {

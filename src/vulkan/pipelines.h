@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,8 @@ class Pipelines {
 
   // Made if new; thread-safe. Errors: internal (no such shader), unsupported (the driver refuses it).
   const Pipeline& get(const PipelineKey& key);
+  // The same for many, on several threads at once.
+  void get_all(std::span<const PipelineKey> keys, unsigned threads);
 
   // From here on pipelines are made so that statistics() knows about them; some drivers compile a little slower then.
   // Errors: unsupported without VK_KHR_pipeline_executable_properties.
@@ -62,6 +65,7 @@ class Pipelines {
     VkPipelineLayout pipeline = VK_NULL_HANDLE;
   };
   const Layout& layout(std::uint32_t binding_count, std::uint32_t push_bytes);
+  Pipeline make(const PipelineKey& key, const Layout& shape) const;  // by any number of threads
 
   std::shared_ptr<DeviceCore> core_;
   mutable std::mutex mutex_;
