@@ -18,6 +18,14 @@
 // of 4096^3 on that card, this shader 272. Predicted were 300 to 400, with 128 x 128 x 32. Tried and slower: tiles asked
 // for two ahead through two buffers (128 x 128 x 32: 258), and VK_NV_cooperative_matrix2, where a workgroup's matrices
 // are the driver's (at best 128 x 128 x 32: 243).
+//
+// What bounds it there, by probes and their machine code (tests/benchmarks/results/h100/vulkan_gemm.txt):
+// a workgroup of more than 24 KiB of shared memory has a multiprocessor to itself, so this tile runs one subgroup a
+// scheduler. Products alone make 632, with their fragments from shared memory 504 to 612, without the loads of tiles
+// 442, the whole 283: fragments are LDSM and loads are issued ahead of the products, as they should be; loads, stores
+// and fragments probably wait for each other in the pipe of L1 and shared memory. Fragments made element by element
+// (unpadded rows, two workgroups of 16 KiB) 287, W's straight from global memory 287, both operands' 270, eight
+// subgroups on 256 x 128 x 32 in two buffers 267.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
