@@ -49,19 +49,66 @@ __device__ __forceinline__ Unit load_once(const Unit* from) {
 // The rows of x, (rows, inputs), rows that are not there repeating the last.
 template <typename T, int count>
 struct PlainRows {
+  static constexpr int group = count < most_at_once<T> ? count : most_at_once<T>;  // elements at once
   const T* x;
   int rows, inputs;
 
-  __device__ void get(int row, int unit, float (&values)[count]) const {
-    constexpr int at_once = count < most_at_once<T> ? count : most_at_once<T>;
+  // The elements from `begin` on of a unit.
+  template <int which>
+  __device__ void get(int row, int, int unit, int begin, float (&values)[group]) const {
     const T* from = x + min(row, rows - 1) * inputs + unit * count;
+    const auto elements = *reinterpret_cast<const Neighbours<T, group>*>(from + begin);
 #pragma unroll
-    for (int begin = 0; begin < count; begin += at_once) {
-      const auto group = *reinterpret_cast<const Neighbours<T, at_once>*>(from + begin);
-#pragma unroll
-      for (int i = 0; i < at_once; ++i) values[begin + i] = to_float(group.values[i]);
-    }
+    for (int i = 0; i < group; ++i) values[i] = to_float(elements.values[i]);
   }
+  template <int which>
+  __device__ void request_next() {}
+};
+
+// One row of x: what a lane reads of it is requested as that of W is, two portions of `at_once` units, and is kept
+// where a row has no more. Lanes without a unit read the last.
+template <typename T, int count, int at_once>
+class HeldRow {
+ public:
+  static constexpr int group = count < most_at_once<T> ? count : most_at_once<T>;
+
+  __device__ HeldRow(const T* x, int inputs, int begin, int stride, int portions)
+      : x_(x), units_(inputs / count), begin_(begin), stride_(stride), portions_(portions) {
+    request(held_[0]);
+    request(held_[1]);
+  }
+
+  template <int which>
+  __device__ void get(int, int u, int, int begin, float (&values)[group]) const {
+#pragma unroll
+    for (int i = 0; i < group; ++i) values[i] = to_float(held_[which][u][begin / group].values[i]);
+  }
+  // When the portion `which` has been multiplied.
+  template <int which>
+  __device__ void request_next() {
+    if (portions_ > 2) request(held_[which]);
+  }
+
+ private:
+  using Group = Neighbours<T, group>;
+  using Portion = Group[at_once][count / group];
+
+  __device__ __forceinline__ void request(Portion& to) {
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int unit = min(begin_ + (portion_ * at_once + u) * stride_, units_ - 1);
+#pragma unroll
+      for (int i = 0; i < count / group; ++i) {
+        to[u][i] = reinterpret_cast<const Group*>(x_)[unit * (count / group) + i];
+      }
+    }
+    if (++portion_ == portions_) portion_ = 0;
+  }
+
+  const T* x_;
+  int units_, begin_, stride_, portions_;
+  int portion_ = 0;  // of the next request
+  Portion held_[2];
 };
 
 // layer_norm(x) in shared memory. A unit of 8 elements lies in two halves of the row, a larger one in as many parts
@@ -75,15 +122,16 @@ struct NormalisedRows {
   float* values;
   int rows, inputs;
 
-  __device__ void get(int row, int unit, float (&out)[count]) const {
+  template <int which>
+  __device__ void get(int row, int, int unit, int begin, float (&out)[group]) const {
     const float* base = values + min(row, rows - 1) * inputs;
+    const auto four =
+        reinterpret_cast<const Neighbours<float, group>*>(base)[begin / group * (inputs / count) + unit];
 #pragma unroll
-    for (int part = 0; part < groups_in_unit; ++part) {
-      const auto four = reinterpret_cast<const Neighbours<float, group>*>(base)[part * (inputs / count) + unit];
-#pragma unroll
-      for (int i = 0; i < group; ++i) out[part * group + i] = four.values[i];
-    }
+    for (int i = 0; i < group; ++i) out[i] = four.values[i];
   }
+  template <int which>
+  __device__ void request_next() {}
 };
 
 // gamma and beta, of which a thread requests its first groups as the kernel begins.
@@ -111,6 +159,9 @@ class RowNorm {
   template <int most_rows>
   __device__ void normalise(const float* x, const Rows& rows) {
     __shared__ float of_warps[2][warps][most_rows];
+    if constexpr (most_rows == 1) {
+      if (groups_ <= Rows::held * threads) return normalise_held(reinterpret_cast<const Group*>(x), rows, of_warps);
+    }
     const auto width = static_cast<float>(rows.inputs);
     float sums[most_rows] = {}, squares[most_rows] = {};
 #pragma unroll
@@ -158,6 +209,36 @@ class RowNorm {
   }
 
  private:
+  // One row, of which no thread has more groups than it can keep in registers: the same sums.
+  __device__ void normalise_held(const Group* from, const Rows& rows, float (*of_warps)[warps][1]) {
+    const auto width = static_cast<float>(rows.inputs);
+    Group values[Rows::held] = {};
+#pragma unroll
+    for (int i = 0; i < Rows::held; ++i) {
+      if (own_group(i) < groups_) values[i] = from[own_group(i)];
+    }
+    float sum[1] = {}, square[1] = {};
+#pragma unroll
+    for (const Group& group : values) {
+      for (const float value : group.values) sum[0] += value;
+    }
+    block_sums(sum, of_warps[0]);
+    const float mean = sum[0] / width;
+#pragma unroll
+    for (int i = 0; i < Rows::held; ++i) {
+      if (own_group(i) >= groups_) continue;
+      for (const float value : values[i].values) square[0] += (value - mean) * (value - mean);
+    }
+    block_sums(square, of_warps[1]);
+    const float scale = rsqrtf(square[0] / width + epsilon_);
+#pragma unroll
+    for (int i = 0; i < Rows::held; ++i) {
+      if (own_group(i) >= groups_) continue;
+      finish(&values[i], mean, scale, weights_[i], biases_[i]);
+      *place(rows, 0, own_group(i)) = values[i];
+    }
+  }
+
   __device__ static int own_group(int i) { return static_cast<int>(threadIdx.x) + i * threads; }
   __device__ Group* place(const Rows& rows, int row, int group) const {
     constexpr int parts = Rows::groups_in_unit;
@@ -180,7 +261,8 @@ class RowNorm {
   Group weights_[Rows::held], biases_[Rows::held];
 };
 
-// W of activations' type. A lane reads a unit at once; add() is sum += the unit times what it meets of x.
+// W of activations' type. A lane reads a unit at once. add() is sums[r][row] += unit r, of as many rows of W, times
+// what it meets of each row of x; of that a group at a time is read and serves all of them.
 template <typename T, int elements>
 struct PlainMatrix {
   static constexpr int count = elements;
@@ -193,9 +275,22 @@ struct PlainMatrix {
       : units(reinterpret_cast<const Unit*>(weight)), row_units(static_cast<int>(inputs / count)) {}
 
   __device__ Unit load(std::int64_t row, int unit) const { return load_once(units + row * row_units + unit); }
-  __device__ static void add(const Unit& unit, const float (&x)[count], float& sum) {
+  template <int which, typename Rows, int rows_at_once, int most_rows>
+  __device__ static __forceinline__ void add(const Unit* const (&units)[rows_at_once], const Rows& x, int u, int unit,
+                                             float (&sums)[rows_at_once][most_rows]) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) sum += to_float(unit.values[i]) * x[i];
+    for (int row = 0; row < most_rows; ++row) {
+#pragma unroll
+      for (int begin = 0; begin < count; begin += Rows::group) {
+        float values[Rows::group];
+        x.template get<which>(row, u, unit, begin, values);
+#pragma unroll
+        for (int r = 0; r < rows_at_once; ++r) {
+#pragma unroll
+          for (int i = 0; i < Rows::group; ++i) sums[r][row] += to_float(units[r]->values[begin + i]) * values[i];
+        }
+      }
+    }
   }
 };
 
@@ -219,17 +314,43 @@ struct QuantisedMatrix {
     loaded.scale = rows.scale_bits(row, unit / units_in_block);
     return loaded;
   }
-  __device__ static void add(const Unit& unit, const float (&x)[count], float& sum) {
-    const std::uint32_t words[4] = {unit.quants.x, unit.quants.y, unit.quants.z, unit.quants.w};
-    float product = 0;
+  // Quants are unpacked once for all rows of x.
+  template <int which, typename Rows, int rows_at_once, int most_rows>
+  __device__ static __forceinline__ void add(const Unit* const (&units)[rows_at_once], const Rows& x, int u, int unit,
+                                             float (&sums)[rows_at_once][most_rows]) {
+    static_assert(Rows::group % 4 == 0);
+    float products[rows_at_once][most_rows] = {};
 #pragma unroll
-    for (int i = 0; i < count; i += 4) {
-      float quants[4];
-      numbers_of<dtype>(words[i / 4 % 4], i / 16, quants);
+    for (int begin = 0; begin < count; begin += Rows::group) {
+      float quants[rows_at_once][Rows::group];
 #pragma unroll
-      for (int c = 0; c < 4; ++c) product += quants[c] * x[i + c];
+      for (int r = 0; r < rows_at_once; ++r) {
+        const uint4& bits = units[r]->quants;
+        const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+        for (int i = 0; i < Rows::group; i += 4) {
+          float four[4];
+          numbers_of<dtype>(words[(begin + i) / 4 % 4], (begin + i) / 16, four);
+#pragma unroll
+          for (int c = 0; c < 4; ++c) quants[r][i + c] = four[c];
+        }
+      }
+#pragma unroll
+      for (int row = 0; row < most_rows; ++row) {
+        float values[Rows::group];
+        x.template get<which>(row, u, unit, begin, values);
+#pragma unroll
+        for (int r = 0; r < rows_at_once; ++r) {
+#pragma unroll
+          for (int i = 0; i < Rows::group; ++i) products[r][row] += quants[r][i] * values[i];
+        }
+      }
     }
-    sum += to_float(unit.scale) * product;
+#pragma unroll
+    for (int r = 0; r < rows_at_once; ++r) {
+#pragma unroll
+      for (int row = 0; row < most_rows; ++row) sums[r][row] += to_float(units[r]->scale) * products[r][row];
+    }
   }
 };
 
@@ -242,11 +363,12 @@ class Weights {
   using Unit = typename Matrix::Unit;
 
   // Rows first + i row_step of the first turn, `turn_step` more of each that follows; below `end` of the first of
-  // them.
-  __device__ Weights(const Matrix& matrix, int inputs, int first, int turn_step, int end, std::int64_t row_step,
+  // them. There are `rows` in all, of which the last is read in place of those that are not there.
+  __device__ Weights(const Matrix& matrix, int inputs, int rows, int first, int turn_step, int end, int row_step,
                      int begin, int stride)
       : matrix_(matrix),
         units_(inputs / count),
+        last_(rows - 1),
         row_step_(row_step),
         turn_step_(turn_step),
         end_(end),
@@ -264,19 +386,17 @@ class Weights {
 
   // sums[i][row] += the next portion of the turn's row i times that of x; `which`: 0 and 1 in turn.
   template <int which, int most_rows, typename Rows>
-  __device__ __forceinline__ void multiply(const Rows& x, int portion, float (&sums)[rows_at_once][most_rows]) {
+  __device__ __forceinline__ void multiply(Rows& x, int portion, float (&sums)[rows_at_once][most_rows]) {
 #pragma unroll
     for (int u = 0; u < at_once; ++u) {
       const int unit = begin_ + (portion * at_once + u) * stride_;
       if (unit >= units_) break;
+      const Unit* units[rows_at_once];
 #pragma unroll
-      for (int row = 0; row < most_rows; ++row) {
-        float values[count];
-        x.get(row, unit, values);
-#pragma unroll
-        for (int r = 0; r < rows_at_once; ++r) Matrix::add(portions_[which][r][u], values, sums[r][row]);
-      }
+      for (int r = 0; r < rows_at_once; ++r) units[r] = &portions_[which][r][u];
+      Matrix::template add<which>(units, x, u, unit, sums);
     }
+    x.template request_next<which>();
     request(portions_[which]);
   }
 
@@ -286,7 +406,7 @@ class Weights {
   __device__ __forceinline__ void request(Portion& to) {
 #pragma unroll
     for (int r = 0; r < rows_at_once; ++r) {
-      const std::int64_t row = row_ + r * row_step_;
+      const int row = rows_at_once == 1 ? row_ : min(row_ + r * row_step_, last_);
 #pragma unroll
       for (int u = 0; u < at_once; ++u) {
         const int unit = begin_ + (portion_ * at_once + u) * stride_;
@@ -300,12 +420,34 @@ class Weights {
   }
 
   Matrix matrix_;
-  int units_;
-  std::int64_t row_step_;
-  int turn_step_, end_, begin_, stride_;
+  int units_, last_, row_step_, turn_step_, end_, begin_, stride_;
   int row_, portion_ = 0;  // of the next request
   Portion portions_[2];
 };
+
+// sums[lane * count / 32] over the lanes, to each lane; the bits are those of warp_sum(). At each distance lanes have
+// half of the sums that are left, and give the others away.
+template <int count>
+__device__ float spread_warp_sums(float (&sums)[count]) {
+  static_assert(count <= warp_size && (count & (count - 1)) == 0);
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll
+  for (int distance = warp_size / 2, left = count; distance > 0; distance /= 2) {
+    if (left == 1) {
+      sums[0] += __shfl_xor_sync(all_lanes, sums[0], distance);
+      continue;
+    }
+    left /= 2;
+    const bool upper = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < count / 2; ++i) {
+      if (i >= left) break;
+      const float other = __shfl_xor_sync(all_lanes, upper ? sums[i] : sums[left + i], distance);
+      sums[i] = (upper ? sums[left + i] : sums[i]) + other;
+    }
+  }
+  return sums[0];
+}
 
 // Calls `function` with how many rows a kernel is made for, at least `rows`: each row that it is made for costs reads
 // of x, also where it is none. One, two, four or all; all where elements are read one by one; and one of plain

@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(threads, most_rows == 1 ? 4 : 1)
   const int own = static_cast<int>(blockIdx.x) * warps + warp;
   const int channel = min(own, width - 1);  // a warp without a channel comes along to the barriers
   using Reader = Weights<Matrix, 3, at_once<Matrix>>;
-  Reader weights(projection.weight, width, own, width, width, width, lane, warp_size);
+  Reader weights(projection.weight, width, 3 * width, own, width, width, width, lane, warp_size);
   RowNorm<Rows> row_norm(projection.norm_weight, projection.norm_bias, projection.epsilon, width);
   float bias[3] = {};
 #pragma unroll
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(threads, most_rows == 1 ? 4 : 1)
   for (int row = 0; row < most_rows; ++row) carried[row].request(step, min(row, step.batch - 1), channel, lane);
 
   wait_for_previous();
-  const Rows x{normalised, step.batch, width};
+  Rows x{normalised, step.batch, width};
   row_norm.template normalise<most_rows>(projection.x, x);
   __syncthreads();
   if (own >= width) return;

@@ -37,7 +37,12 @@ struct BatchOperands {
 // Grid: outputs by 64, slices. `tiles` of 8 rows of x.
 template <typename T, typename Y, int tiles>
 __global__ void __launch_bounds__(threads, 2) multiply_batch(BatchOperands<T> operands, Epilogue<T, Y> epilogue) {
-  constexpr int tiles_at_once = tiles < 4 ? tiles : 4;  // whose x is on its way together
+  // Four units of x are requested together, of so many tiles and steps: with few tiles, of which one step would be a
+  // wait for the cache, while the four before are multiplied; with more there are no registers for that.
+  constexpr bool x_ahead = tiles <= 2;
+  constexpr int x_units = 4, tiles_at_once = tiles < x_units ? tiles : x_units,
+                steps_at_once = x_units / tiles_at_once;
+  constexpr int tile_groups = tiles / tiles_at_once, groups = ahead / steps_at_once * tile_groups;
   __shared__ float others[output_warps][tiles * 4][warp_size];
   let_next_begin();
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
@@ -67,28 +72,44 @@ __global__ void __launch_bounds__(threads, 2) multiply_batch(BatchOperands<T> op
   wait_for_previous();
 
   const uint4* x = reinterpret_cast<const uint4*>(operands.x) + g * units + t;
+  // Of a group of those from `first` on.
+  const auto request_x = [&](uint4(&to)[x_units], int first, int group) {
+#pragma unroll
+    for (int j = 0; j < x_units; ++j) {
+      const int at = first + (group / tile_groups * steps_at_once + j / tiles_at_once) * column_warps;
+      const int row = (group % tile_groups * tiles_at_once + j % tiles_at_once) * 8;
+      const bool present = at < end && at * step_units + t < units && row + g < rows;
+      to[j] = present ? x[row * units + at * step_units] : uint4{};
+    }
+  };
+  uint4 next[x_units];
+  if (x_ahead) request_x(next, begin + column_warp, 0);
   float sums[tiles][4] = {};
   for (int first = begin + column_warp; first < end; first += ahead * column_warps) {
 #pragma unroll
-    for (int i = 0; i < ahead; ++i) {
-      const int at = first + i * column_warps;
-      if (at >= end) break;
-      const uint4 a = weights[i][0], b = weights[i][1];
-      const std::uint32_t halves[2][4] = {{a.x, b.x, a.y, b.y}, {a.z, b.z, a.w, b.w}};
-      request(weights[i], at + ahead * column_warps);
-      const bool has_unit = at * step_units + t < units;
+    for (int group = 0; group < groups; ++group) {
+      uint4 columns[x_units];
+      if (x_ahead) {
+        const bool last = group + 1 == groups;
 #pragma unroll
-      for (int group = 0; group < tiles; group += tiles_at_once) {
-        uint4 columns[tiles_at_once];
+        for (int j = 0; j < x_units; ++j) columns[j] = next[j];
+        request_x(next, last ? first + ahead * column_warps : first, last ? 0 : group + 1);
+      } else {
+        request_x(columns, first, group);
+      }
+#pragma unroll
+      for (int s = 0; s < steps_at_once; ++s) {
+        const int i = group / tile_groups * steps_at_once + s, at = first + i * column_warps;
+        const uint4 a = weights[i][0], b = weights[i][1];
+        const std::uint32_t halves[2][4] = {{a.x, b.x, a.y, b.y}, {a.z, b.z, a.w, b.w}};
+        if (group % tile_groups == tile_groups - 1) request(weights[i], at + ahead * column_warps);
+        if (at >= end) continue;
 #pragma unroll
         for (int j = 0; j < tiles_at_once; ++j) {
-          const int row = (group + j) * 8;
-          columns[j] = has_unit && row + g < rows ? x[row * units + at * step_units] : uint4{};
-        }
-#pragma unroll
-        for (int j = 0; j < tiles_at_once; ++j) {
-          multiply_add<T>(sums[group + j], halves[0], columns[j].x, columns[j].y);
-          multiply_add<T>(sums[group + j], halves[1], columns[j].z, columns[j].w);
+          float(&sum)[4] = sums[group % tile_groups * tiles_at_once + j];
+          const uint4 column = columns[s * tiles_at_once + j];
+          multiply_add<T>(sum, halves[0], column.x, column.y);
+          multiply_add<T>(sum, halves[1], column.z, column.w);
         }
       }
     }

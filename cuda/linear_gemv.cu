@@ -15,6 +15,12 @@ using namespace gemv;
 // Units of a row that a lane requests together.
 template <typename Matrix>
 constexpr int at_once = Matrix::count == 32 ? 2 : 4;
+// Rows of W that a warp multiplies together, where there are several of x: what is read of these then serves them
+// all.
+template <typename T, typename Matrix, int most_rows>
+constexpr int rows_at_once = Matrix::count <= most_at_once<T> ? 1
+                             : most_rows == few_rows          ? 4
+                                                              : std::min(most_rows, 2);
 constexpr int most_blocks = 4;  // of a multiprocessor, all at once: more rows of W are turns of the same warps
 
 template <typename T, typename Matrix>
@@ -31,22 +37,31 @@ struct Operands {
 template <typename T, typename Matrix, typename Y, int most_rows, bool norm>
 __global__ void __launch_bounds__(threads) multiply_few_rows(Operands<T, Matrix> operands, Epilogue<T, Y> epilogue) {
   constexpr int count = Matrix::count;
-  using Rows = std::conditional_t<norm, NormalisedRows<T, count>, PlainRows<T, count>>;
+  constexpr int together = rows_at_once<T, Matrix, most_rows>, results = together * most_rows;  // of a warp
+  constexpr int units_at_once = together == 1 ? at_once<Matrix> : 1;
+  using PlainRow = std::conditional_t<most_rows == 1, HeldRow<T, count, units_at_once>, PlainRows<T, count>>;
+  using Rows = std::conditional_t<norm, NormalisedRows<T, count>, PlainRow>;
   SHARED_MEMORY(float, normalised);
-  __shared__ float parts[2][warps][most_rows];
+  __shared__ float parts[2][warps][results];
   let_next_begin();
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
   const int inputs = operands.inputs, split = operands.split, part = warp % split;
-  const int rows_of_block = warps / split, turn_step = static_cast<int>(gridDim.x) * rows_of_block;
+  const int rows_of_block = warps / split, row_step = static_cast<int>(gridDim.x) * rows_of_block;
+  const int turn_step = together * row_step;
   const auto outputs = static_cast<int>(epilogue.outputs), rows = static_cast<int>(epilogue.rows);
   const int stride = split * warp_size;
   int block_output = static_cast<int>(blockIdx.x) * rows_of_block;
-  int output = block_output + warp / split;
-  using Reader = Weights<Matrix, 1, at_once<Matrix>>;
-  Reader weights(operands.weight, inputs, output, turn_step, outputs, 0, part * warp_size + lane, stride);
+  const int output = block_output + warp / split;  // the first
+  using Reader = Weights<Matrix, together, units_at_once>;
+  Reader weights(operands.weight, inputs, outputs, output, turn_step, outputs, row_step, part * warp_size + lane,
+                 stride);
   const int portions = Reader::portions(inputs, stride);
-  const bool finishes = part == 0 && lane < rows;  // a lane a row of x
-  float bias = finishes && output < outputs ? epilogue.bias_of(output) : 0.0f;
+  // A lane has one of the results: one row of x, and one of W.
+  constexpr int lanes_of_result = warp_size / results;
+  const int result = lane / lanes_of_result, own_row = result % most_rows;
+  const bool finishes = part == 0 && lane % lanes_of_result == 0 && own_row < rows;
+  int own_output = output + result / most_rows * row_step;
+  float bias = finishes && own_output < outputs ? epilogue.bias_of(own_output) : 0.0f;
 
   Rows x = [&] {
     if constexpr (norm) {
@@ -58,36 +73,40 @@ __global__ void __launch_bounds__(threads) multiply_few_rows(Operands<T, Matrix>
       return rows_of_x;
     } else {
       wait_for_previous();
-      return Rows{operands.x, rows, inputs};
+      if constexpr (most_rows == 1) {
+        return Rows(operands.x, inputs, part * warp_size + lane, stride, portions);
+      } else {
+        return Rows{operands.x, rows, inputs};
+      }
     }
   }();
 
-  float sums[1][most_rows] = {};
+  float sums[together][most_rows] = {};
   int portion = 0, turn = 0;
-  float before = finishes && output < outputs ? epilogue.before(epilogue.index(lane, output)) : 0.0f;
+  float before = finishes && own_output < outputs ? epilogue.before(epilogue.index(own_row, own_output)) : 0.0f;
   const auto finish = [&] {
-    float value = 0;
+    float all[results];
 #pragma unroll
-    for (int row = 0; row < most_rows; ++row) {
-      const float sum = warp_sum(sums[0][row]);
-      sums[0][row] = 0;
-      if (lane == row) value = sum;
+    for (int i = 0; i < results; ++i) {
+      all[i] = sums[i / most_rows][i % most_rows];
+      sums[i / most_rows][i % most_rows] = 0;
     }
+    float value = spread_warp_sums(all);
     if (split > 1) {
-      if (lane < most_rows) parts[turn % 2][warp][lane] = value;
+      if (lane % lanes_of_result == 0) parts[turn % 2][warp][result] = value;
       __syncthreads();
       if (finishes) {
-        for (int other = 1; other < split; ++other) value += parts[turn % 2][warp + other][lane];
+        for (int other = 1; other < split; ++other) value += parts[turn % 2][warp + other][result];
       }
     }
-    if (finishes && output < outputs) epilogue.store(epilogue.index(lane, output), value, bias, before);
+    if (finishes && own_output < outputs) epilogue.store(epilogue.index(own_row, own_output), value, bias, before);
     ++turn;
     portion = 0;
     block_output += turn_step;
-    output += turn_step;
-    if (finishes && output < outputs) {
-      bias = epilogue.bias_of(output);
-      before = epilogue.before(epilogue.index(lane, output));
+    own_output += turn_step;
+    if (finishes && own_output < outputs) {
+      bias = epilogue.bias_of(own_output);
+      before = epilogue.before(epilogue.index(own_row, own_output));
     }
   };
   while (block_output < outputs) {
@@ -127,15 +146,16 @@ void launch_few_rows(Launch turn, const LinearArgs& args, const Matrix& weight, 
                                      .weight = weight,
                                      .inputs = static_cast<int>(inputs),
                                      .split = split};
-  const auto start = [&](auto kernel) {
-    launch_in_turn(kernel, grid_of(divide_up(blocks, turns)), threads, shared_bytes, turn, operands,
-                   Epilogue<T, Y>(args, rows));
-  };
   with_most_rows<T, Matrix>(rows, [&](auto most_rows) {
+    constexpr int most = decltype(most_rows)::value, together = rows_at_once<T, Matrix, most>;
+    const auto start = [&](auto kernel) {
+      launch_in_turn(kernel, grid_of(divide_up(blocks, divide_up(turns, together) * together)), threads, shared_bytes,
+                     turn, operands, Epilogue<T, Y>(args, rows));
+    };
     if (norm) {
-      start(multiply_few_rows<T, Matrix, Y, decltype(most_rows)::value, true>);
+      start(multiply_few_rows<T, Matrix, Y, most, true>);
     } else {
-      start(multiply_few_rows<T, Matrix, Y, decltype(most_rows)::value, false>);
+      start(multiply_few_rows<T, Matrix, Y, most, false>);
     }
   });
 }
