@@ -18,7 +18,8 @@
 // wait for each other; and several streams come from memory faster than one does, since what a core fetches ahead of
 // one stream ends with the page (one core, f32, rows of 12 KiB: 10 GB/s with one stream, 15 with four). Where there
 // is work to do between two loads, a core fetches too little ahead by itself: quantised rows are asked for some lines
-// before their turn (one core of an EPYC, q8: 14 GB/s without, 19 with).
+// before their turn (one core of an EPYC, q8: 14 GB/s without, 19 with; asking for the lines of scales too was slower
+// each time, q4 15 GB/s instead of 17).
 //
 // A weight that was unpacked meets all vectors before the next one is. Scales are widened sixteen and more at a time.
 // This file is compiled once for each set of instructions (Highway's foreach_target); the best one is taken at run
@@ -181,7 +182,6 @@ struct Quantised {
       for (std::int64_t first = 0; first < blocks; first += blocks_at_once) {
         const std::int64_t count = std::min(blocks_at_once, blocks - first);
         for (int stream = 0; stream < streams; ++stream) {
-          hwy::Prefetch(halves + stream * stride + 2 * first + fetched_ahead);
           widen_scales(halves + stream * stride + 2 * first, count, scales[stream]);
         }
         for (std::int64_t block = 0; block < count; ++block) {
@@ -411,7 +411,6 @@ struct Q4 {
         const std::int64_t loaded = std::max<std::int64_t>(0, std::min(begin, blocks - step_lanes));
         for (int stream = 0; stream < streams; ++stream) {
           const std::uint8_t* from = halves + stream * stride + 2 * loaded;
-          hwy::Prefetch(from + fetched_ahead);
           const Vector of_weights =
               HWY_LIKELY(blocks >= step_lanes)
                   ? hn::PromoteTo(d, hn::LoadU(half_floats, reinterpret_cast<const hwy::float16_t*>(from)))
