@@ -102,8 +102,9 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
       .add_option("--device", options.device, "An index, an id like vulkan:0, a UUID, or a part of a device's name")
       ->type_name("DEVICE");
   command
-      .add_option("--cache", options.cache,
-                  "Folder for what can be made again (pipelines, times, self tests, tokens), or none (default: the user's)")
+      .add_option(
+          "--cache", options.cache,
+          "Folder for what can be made again (pipelines, times, self tests, tokens), or none (default: the user's)")
       ->type_name("FOLDER");
   add_choice(command, "--tune", options.tuning,
              {{"auto", Tuning::automatic}, {"on", Tuning::on}, {"off", Tuning::off}}, "WHEN",

@@ -37,9 +37,9 @@ void add_model_options(CLI::App& command, ModelOptions& options, bool required =
 
 // --backend B --device D --cache FOLDER --tune WHEN --safe-shaders --validation --no-selftest
 struct DeviceChoiceOptions {
-  std::string backend;        // "auto" or empty, "cpu", "vulkan", "cuda"
-  std::string device;         // an index, an id ("vulkan:1") or a part of a name
-  std::string cache;          // pipelines, self tests, tokens; empty: the user's cache folder; "none": no cache
+  std::string backend;  // "auto" or empty, "cpu", "vulkan", "cuda"
+  std::string device;   // an index, an id ("vulkan:1") or a part of a name
+  std::string cache;    // pipelines, self tests, tokens; empty: the user's cache folder; "none": no cache
   Tuning tuning = Tuning::automatic;
   bool safe_shaders = false;  // DeviceOptions::minimal_features
   bool validation = false;
