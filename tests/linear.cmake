@@ -1,5 +1,5 @@
 if(RIVERHORSE_VULKAN)
-  riverhorse_test(linear_vulkan_test linear_vulkan_test.cpp USES riverhorse_vulkan LABELS vulkan)
+  riverhorse_test(linear_vulkan_test linear_vulkan_test.cpp out_mlp_vulkan_test.cpp USES riverhorse_vulkan LABELS vulkan)
 endif()
 riverhorse_test(cpu_vector_test cpu_vector_test.cpp USES riverhorse_cpu LABELS ops)
 get_target_property(cpu_definitions riverhorse_cpu COMPILE_DEFINITIONS)

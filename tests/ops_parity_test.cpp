@@ -78,8 +78,8 @@ TEST(case_table, covers_every_operation) {
   std::set<std::string> operations;
   for (const OpCase& op_case : op_cases(CaseSet::full)) operations.insert(op_case.op);
   const std::set<std::string> expected = {
-      "copy", "advance", "embed", "add_layer_norm", "linear", "discretize", "h3_step", "h3_mixer", "ssm_kernel",
-      "fft_conv", "rotary", "sample", "attention", "attention_step",
+      "copy", "advance", "embed", "add_layer_norm", "linear", "out_mlp", "discretize", "h3_step", "h3_block",
+      "h3_mixer", "ssm_kernel", "fft_conv", "rotary", "sample", "attention", "attention_step",
       // Of training:
       "zero", "accumulate", "copy_columns", "embed_backward", "residual_norm", "residual_norm_backward",
       "linear_backward", "h3_mixer_backward", "discretize_backward", "ssm_kernel_backward", "fft_conv_backward",

@@ -93,10 +93,12 @@ class Encoder {
   void embed(const EmbedArgs& args);
   void add_layer_norm(const AddLayerNormArgs& args);
   void linear(const LinearArgs& args);
+  void out_mlp(const OutMlpArgs& args);
   void discretize(const DiscretizeArgs& args);
   void ssm_kernel(const SsmKernelArgs& args);
   void h3_mixer(const H3MixerArgs& args);
   void h3_step(const H3StepArgs& args);
+  void h3_block(const H3BlockArgs& args);
   void fft_conv(const FftConvArgs& args);
   void rotary(const RotaryArgs& args);
   void attention(const AttentionArgs& args);
@@ -141,12 +143,18 @@ class Encoder {
   virtual void record_embed(const EmbedArgs& args) = 0;
   virtual void record_add_layer_norm(const AddLayerNormArgs& args) = 0;
   virtual void record_linear(const LinearArgs& args) = 0;
+  // Only where fuses_out_mlp() says so; else it is three linear operations.
+  virtual void record_out_mlp(const OutMlpArgs& args);
+  virtual bool fuses_out_mlp(const OutMlpArgs& /*args*/) const { return false; }
   virtual void record_discretize(const DiscretizeArgs& args) = 0;
   virtual void record_ssm_kernel(const SsmKernelArgs& args) = 0;
   virtual void record_h3_mixer(const H3MixerArgs& args) = 0;
   virtual void record_h3_step(const H3StepArgs& args) = 0;
   // Whether record_h3_step takes these arguments with their projection; else it gets qkv, made by linear.
   virtual bool fuses_projection(const H3StepArgs& /*args*/) const { return false; }
+  // Only where fuses_h3_block() says so; else it is h3_step and out_mlp.
+  virtual void record_h3_block(const H3BlockArgs& args);
+  virtual bool fuses_h3_block(const H3BlockArgs& /*args*/) const { return false; }
   virtual void record_fft_conv(const FftConvArgs& args) = 0;
   virtual void record_rotary(const RotaryArgs& args) = 0;
   virtual void record_attention(const AttentionArgs& args) = 0;
@@ -300,6 +308,9 @@ struct DeviceOptions {
   // Pretends the device has no more than 16 KiB of shared memory and 128 invocations and none of the optional
   // features: the path that must work everywhere. For tests, and what a failed self test falls back to.
   bool minimal_features = false;
+  // Vulkan: whether workgroups may wait for others that have begun (VulkanLimits); unset: where the driver is known
+  // for it.
+  std::optional<bool> groups_may_wait = {};
   bool validation = false;               // Vulkan: the validation layer, messages counted; an error if it is absent
   double submission_limit_ms = 8.0;      // no submission is longer, by measured time, so that no desktop freezes
   std::uint64_t memory_limit_bytes = 0;  // cpu: no more is given to tensors, as if that were all; 0: no limit

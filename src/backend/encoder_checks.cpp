@@ -104,6 +104,65 @@ void Encoder::linear(const LinearArgs& args) {
   record_linear(args);
 }
 
+namespace {
+
+void check_out_mlp(const Check& check, const OutMlpArgs& args) {
+  check.activation("x", args.x, {any, any});
+  const DType dtype = args.x.dtype;
+  const std::int64_t rows = args.x.shape[0];
+  const std::int64_t width = args.x.shape[1];
+  check.tensor("residual", args.residual, DType::f32, {rows, width});
+  check.matrix("fc1_weight", args.fc1_weight, {any, width});
+  const std::int64_t inner = args.fc1_weight.shape[0];
+  check.matrix("out_weight", args.out_weight, {width, width});
+  check.matrix("fc2_weight", args.fc2_weight, {width, inner});
+  for (const Tensor* weight : {&args.out_weight, &args.fc1_weight, &args.fc2_weight}) {
+    check.require(weight->dtype == dtype || is_quantised(weight->dtype), "weights are {} with x of {}",
+                  dtype_name(weight->dtype), dtype_name(dtype));
+  }
+  check.tensor("out_bias", args.out_bias, DType::f32, {width});
+  check.tensor("fc1_bias", args.fc1_bias, DType::f32, {inner});
+  check.tensor("fc2_bias", args.fc2_bias, DType::f32, {width});
+  check_norm(check, args.norm, width);
+  check.separate("residual", args.residual, "x", args.x);
+}
+
+}  // namespace
+
+void Encoder::out_mlp(const OutMlpArgs& args) {
+  check_out_mlp(Check("out_mlp", placeholder()), args);
+  if (fuses_out_mlp(args)) {
+    record_out_mlp(args);
+    return;
+  }
+  LinearArgs out;
+  out.x = args.x;
+  out.weight = args.out_weight;
+  out.bias = args.out_bias;
+  out.accumulate = true;
+  out.y = args.residual;
+  linear(out);
+  ScratchScope scope(*this);
+  LinearArgs fc1;
+  fc1.x = args.residual;
+  fc1.norm = args.norm;
+  fc1.normed = args.x.dtype;
+  fc1.weight = args.fc1_weight;
+  fc1.bias = args.fc1_bias;
+  fc1.activation = Activation::gelu_tanh;
+  fc1.y = scratch(args.x.dtype, {args.x.shape[0], args.fc1_weight.shape[0]});
+  linear(fc1);
+  LinearArgs fc2;
+  fc2.x = fc1.y;
+  fc2.weight = args.fc2_weight;
+  fc2.bias = args.fc2_bias;
+  fc2.accumulate = true;
+  fc2.y = args.residual;
+  linear(fc2);
+}
+
+void Encoder::record_out_mlp(const OutMlpArgs& /*args*/) { fail(StatusCode::internal, "out_mlp is not written"); }
+
 void Encoder::discretize(const DiscretizeArgs& args) {
   const Check check("discretize", placeholder());
   const FilterSizes sizes = check_filter(check, args.filter);
@@ -149,8 +208,9 @@ void Encoder::h3_mixer(const H3MixerArgs& args) {
   record_h3_mixer(args);
 }
 
-void Encoder::h3_step(const H3StepArgs& args) {
-  const Check check("h3_step", placeholder());
+namespace {
+
+void check_h3_step(const Check& check, const H3StepArgs& args) {
   const FilterSizes sizes = check_filter(check, args.filter);
   check.activation("y", args.y, {any, sizes.width});
   const std::int64_t batch = args.y.shape[0];
@@ -159,7 +219,6 @@ void Encoder::h3_step(const H3StepArgs& args) {
   if (!args.projection) {
     check.tensor("qkv", args.qkv, args.y.dtype, {batch, 3 * sizes.width});
     check.separate("y", args.y, "qkv", args.qkv);
-    record_h3_step(args);
     return;
   }
   const H3Projection& projection = *args.projection;
@@ -172,6 +231,16 @@ void Encoder::h3_step(const H3StepArgs& args) {
                 dtype_name(args.y.dtype));
   if (projection.bias) check.tensor("projection.bias", projection.bias, DType::f32, {3 * sizes.width});
   check.separate("y", args.y, "projection.x", projection.x);
+}
+
+}  // namespace
+
+void Encoder::h3_step(const H3StepArgs& args) {
+  check_h3_step(Check("h3_step", placeholder()), args);
+  if (!args.projection) {
+    record_h3_step(args);
+    return;
+  }
   if (fuses_projection(args)) {
     record_h3_step(args);
     return;
@@ -179,7 +248,8 @@ void Encoder::h3_step(const H3StepArgs& args) {
   ScratchScope scope(*this);
   H3StepArgs step = args;
   step.projection.reset();
-  step.qkv = scratch(args.y.dtype, {batch, 3 * sizes.width});
+  step.qkv = scratch(args.y.dtype, {args.y.shape[0], 3 * args.y.shape[1]});
+  const H3Projection& projection = *args.projection;
   LinearArgs in;
   in.x = projection.x;
   in.norm = projection.norm;
@@ -190,6 +260,26 @@ void Encoder::h3_step(const H3StepArgs& args) {
   linear(in);
   h3_step(step);
 }
+
+void Encoder::h3_block(const H3BlockArgs& args) {
+  const Check check("h3_block", placeholder());
+  check_h3_step(check, args.step);
+  check_out_mlp(check, args.rest);
+  check.require(args.step.projection.has_value(), "step.projection is missing");
+  const auto same = [](const Tensor& a, const Tensor& b) {
+    return a.buffer == b.buffer && a.offset_bytes == b.offset_bytes && a.dtype == b.dtype && a.shape == b.shape;
+  };
+  check.require(same(args.rest.x, args.step.y), "rest.x is not step.y");
+  check.require(same(args.rest.residual, args.step.projection->x), "rest.residual is not step.projection.x");
+  if (fuses_h3_block(args)) {
+    record_h3_block(args);
+    return;
+  }
+  h3_step(args.step);
+  out_mlp(args.rest);
+}
+
+void Encoder::record_h3_block(const H3BlockArgs& /*args*/) { fail(StatusCode::internal, "h3_block is not written"); }
 
 void Encoder::fft_conv(const FftConvArgs& args) {
   const Check check("fft_conv", placeholder());

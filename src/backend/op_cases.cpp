@@ -125,6 +125,7 @@ std::vector<OpCase> op_cases(CaseSet set) {
   std::vector<OpCase> list;
   op_cases_detail::add_basic_cases(list, set);
   op_cases_detail::add_linear_cases(list, set);
+  op_cases_detail::add_out_mlp_cases(list, set);
   op_cases_detail::add_h3_cases(list, set);
   op_cases_detail::add_fft_conv_cases(list, set);
   op_cases_detail::add_attention_cases(list, set);
@@ -149,6 +150,7 @@ const std::vector<OpTolerance>& op_tolerances() {
       {"embed", 0, 0, 1, "a widening copy"},
       {"add_layer_norm", 3e-6, 5e-4, 8, "two sums over the width; f16: output rounding"},
       {"linear", 5e-6, 8e-4, 8, "fp32 sums; f16: the normalised row and the output are rounded"},
+      {"out_mlp", 8e-6, 1.5e-3, 8, "three of linear, one after another; f16: the hidden row is rounded on the way"},
       {"discretize", 2e-6, 2e-6, 8, "parameters to filter; sums of N terms"},
       {"discretize.a", 1e-10, 1e-10, 8, "one step of the SSM, both parts together: its error grows with the text"},
       {"discretize.powers", 2e-7, 2e-7, 8, "each rounded once from more than fp32"},
@@ -166,6 +168,7 @@ const std::vector<OpTolerance>& op_tolerances() {
       {"fft_conv_backward.skip", 2e-5, 8e-4, 8,
        "one number a head: its sum cancels, its error is a transform's, 4e-8 of what the products could add up to"},
       {"h3_step", 3e-6, 5e-4, 8, "one step of the recurrence; f16: output rounding"},
+      {"h3_block", 1e-5, 2e-3, 8, "h3_step with its projection, then out_mlp"},
       {"h3_step.projected", 8e-6, 1.5e-3, 8, "linear, then h3_step; f16: q, k, v rounded on the way"},
       {"fft_conv", 5e-6, 8e-4, 8, "fp32 FFT, as the golden files; f16: the output rounded, and filters in products"},
       {"rotary", 2e-6, 5e-4, 8, "angles up to thousands of turns; f16: output rounding"},

@@ -104,6 +104,7 @@ std::vector<std::int32_t> tokens_with_gaps(std::int64_t count, std::int64_t limi
 
 void add_basic_cases(CaseList& list, CaseSet set);     // copy, advance, embed, add_layer_norm
 void add_linear_cases(CaseList& list, CaseSet set);    // linear
+void add_out_mlp_cases(CaseList& list, CaseSet set);   // out_mlp
 void add_h3_cases(CaseList& list, CaseSet set);        // discretize, ssm_kernel, h3_mixer, h3_step
 void add_fft_conv_cases(CaseList& list, CaseSet set);  // fft_conv
 void add_fft_conv_case(CaseList& list, const ConvolutionShape& shape, const std::vector<DType>& dtypes);

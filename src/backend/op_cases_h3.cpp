@@ -301,6 +301,63 @@ void add_step_case(CaseList& list, const MixerShape& m, bool projected = false, 
            make, weight_needs(weights));
 }
 
+// From one residual stream to the next, of one token each.
+void add_block_case(CaseList& list, const MixerShape& m, std::int64_t inner) {
+  const auto make = [=](CaseBuilder& builder) {
+    const Parameters p = make_parameters(m.width, 1, m.state, m.width, builder.random());
+    const FilterTensors filter = filter_inputs(builder, p);
+    const DType act = builder.activation();
+    const DType f32 = DType::f32;
+    const auto vector = [&](const char* name, std::int64_t count, double scale, double mean = 0.0) {
+      return builder.normal(name, CaseRole::input, f32, {count}, scale, mean);
+    };
+    const auto matrix = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
+      return builder.normal(name, CaseRole::input, act, {outputs, inputs},
+                            1.0 / std::sqrt(static_cast<double>(inputs)));
+    };
+    const int residual = builder.normal("residual", CaseRole::updated, f32, {m.batch, m.width}, 1.0, 0.2);
+    const int gamma = vector("projection.norm.weight", m.width, 0.3, 1.0);
+    const int beta = vector("projection.norm.bias", m.width, 0.3);
+    const int weight = matrix("projection.weight", 3 * m.width, m.width);
+    const int bias = vector("projection.bias", 3 * m.width, 1.0);
+    const StateTensors state = state_tensors(builder, m.batch, m.at, m.width, 1, m.state);
+    const int out_weight = matrix("out_weight", m.width, m.width);
+    const int out_bias = vector("out_bias", m.width, 1.0);
+    const int norm_weight = vector("norm.weight", m.width, 0.3, 1.0);
+    const int norm_bias = vector("norm.bias", m.width, 0.3);
+    const int fc1_weight = matrix("fc1_weight", inner, m.width);
+    const int fc1_bias = vector("fc1_bias", inner, 1.0);
+    const int fc2_weight = matrix("fc2_weight", m.width, inner);
+    const int fc2_bias = vector("fc2_bias", m.width, 1.0);
+    builder.tensor(state.shift).role = CaseRole::updated;  // the new key is computed, not copied
+    for (const int index : {state.shift, state.modes}) builder.tensor(index).tolerance = "h3_step.projected";
+    return builder.done(
+        [=](Encoder& encoder, std::span<const Tensor> t) {
+          const ScratchScope scope(encoder);
+          const Tensor y = encoder.scratch(t[weight].dtype, {m.batch, m.width});
+          H3BlockArgs args;
+          args.step.projection = H3Projection{t[residual], {t[gamma], t[beta], 1e-5f}, t[weight], t[bias]};
+          args.step.filter = filter.view(t);
+          args.step.slots = t[state.slots];
+          args.step.positions = t[state.positions];
+          args.step.state = state.view(t);
+          args.step.y = y;
+          args.rest = {y,
+                       t[residual],
+                       t[out_weight],
+                       t[out_bias],
+                       {t[norm_weight], t[norm_bias], 1e-5f},
+                       t[fc1_weight],
+                       t[fc1_bias],
+                       t[fc2_weight],
+                       t[fc2_bias]};
+          encoder.h3_block(args);
+        },
+        2.0 * static_cast<double>(m.batch * m.width) * static_cast<double>(4 * m.width + 2 * inner));
+  };
+  add_case(list, "h3_block", fmt::format("{}_m{}", m.name(), inner), activation_dtypes, make);
+}
+
 }  // namespace
 
 void add_h3_cases(CaseList& list, CaseSet set) {
@@ -315,6 +372,7 @@ void add_h3_cases(CaseList& list, CaseSet set) {
     }
     for (const std::int64_t batch : {1, 8, 64}) add_step_case(list, {768, 1, 64, batch, 1, {1000}});
     for (const std::int64_t batch : {1, 8}) add_step_case(list, {768, 1, 64, batch, 1, {1000}}, true);
+    for (const std::int64_t width : {768, 1024}) add_block_case(list, {width, 1, 64, 1, 1, {1000}}, 4 * width);
     return;
   }
 
@@ -363,8 +421,12 @@ void add_h3_cases(CaseList& list, CaseSet set) {
   add_step_case(list, {37, 1, 64, 3, 1, {0, 5, 130}});
   add_step_case(list, {16, 4, 16, 2, 1, {17, 0}, dim_major});
   add_step_case(list, {64, 1, 64, 1, 1, {130}}, true);
+  add_block_case(list, {96, 1, 64, 1, 1, {130}}, 384);
   if (set == CaseSet::quick) return;
   add_step_case(list, {1, 1, 8, 1, 1, {0}}, true);
+  add_block_case(list, {768, 1, 64, 1, 1, {0}}, 3072);
+  add_block_case(list, {128, 1, 16, 1, 1, {1000003}}, 1032);
+  add_block_case(list, {37, 1, 64, 3, 1, {0, 5, 130}}, 148);
   add_step_case(list, {37, 1, 64, 3, 1, {0, 5, 130}}, true);
   add_step_case(list, {129, 1, 16, 8, 1, {0, 7, 15, 16, 17, 1000003}}, true);
   add_step_case(list, {256, 1, 32, 1, 1, {1003}}, true);

@@ -113,7 +113,61 @@ void add_quantised(CaseList& list, CaseSet set, DType weights) {
   add(list, 129, 64, 65, bias | accumulate, weights);
 }
 
+void add_out_mlp(CaseList& list, std::int64_t rows, std::int64_t width, std::int64_t inner,
+                 std::optional<DType> weights = {}) {
+  const auto make = [=](CaseBuilder& builder) {
+    const DType act = builder.activation();
+    const DType f32 = DType::f32;
+    const auto matrix = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
+      return builder.normal(name, CaseRole::input, weights.value_or(act), {outputs, inputs},
+                            1.0 / std::sqrt(static_cast<double>(inputs)));
+    };
+    const int x = builder.normal("x", CaseRole::input, act, {rows, width}, 1.0, 0.2);
+    const int residual = builder.normal("residual", CaseRole::updated, f32, {rows, width});
+    const int out_weight = matrix("out_weight", width, width);
+    const int out_bias = builder.normal("out_bias", CaseRole::input, f32, {width});
+    const int norm_weight = builder.normal("norm.weight", CaseRole::input, f32, {width}, 0.3, 1.0);
+    const int norm_bias = builder.normal("norm.bias", CaseRole::input, f32, {width}, 0.3);
+    const int fc1_weight = matrix("fc1_weight", inner, width);
+    const int fc1_bias = builder.normal("fc1_bias", CaseRole::input, f32, {inner});
+    const int fc2_weight = matrix("fc2_weight", width, inner);
+    const int fc2_bias = builder.normal("fc2_bias", CaseRole::input, f32, {width});
+    return builder.done(
+        [=](Encoder& encoder, std::span<const Tensor> t) {
+          encoder.out_mlp({t[x],
+                           t[residual],
+                           t[out_weight],
+                           t[out_bias],
+                           {t[norm_weight], t[norm_bias], 1e-5f},
+                           t[fc1_weight],
+                           t[fc1_bias],
+                           t[fc2_weight],
+                           t[fc2_bias]});
+        },
+        2.0 * static_cast<double>(rows * width) * static_cast<double>(width + 2 * inner));
+  };
+  add_case(list, "out_mlp", fmt::format("r{}_d{}_m{}{}", rows, width, inner, weight_suffix(weights)),
+           activation_dtypes, make, weight_needs(weights));
+}
+
 }  // namespace
+
+void add_out_mlp_cases(CaseList& list, CaseSet set) {
+  if (set == CaseSet::bench) {
+    for (const std::int64_t width : {768, 1024, 2048}) add_out_mlp(list, 1, width, 4 * width);
+    return;
+  }
+  add_out_mlp(list, 1, 160, 640);
+  add_out_mlp(list, 1, 768, 3072);
+  if (set == CaseSet::quick) return;
+  add_out_mlp(list, 1, 32, 256);
+  add_out_mlp(list, 1, 64, 272);
+  add_out_mlp(list, 1, 128, 1032);
+  add_out_mlp(list, 1, 256, 520);
+  add_out_mlp(list, 1, 37, 148);
+  add_out_mlp(list, 3, 64, 256);
+  for (const DType weights : quantised_dtypes) add_out_mlp(list, 1, 96, 384, weights);
+}
 
 void add_linear_cases(CaseList& list, CaseSet set) {
   for (const DType weights : quantised_dtypes) add_quantised(list, set, weights);

@@ -89,6 +89,20 @@ inline DType activation_dtype(const LinearArgs& args) {
   return args.norm ? args.normed : args.x.dtype;
 }
 
+// What follows a mixer in a block: residual += x W_out^T + b_out, then
+// residual += fc2(gelu_tanh(fc1(layer_norm(residual)))). Three linear operations, which a backend may do as one.
+struct OutMlpArgs {
+  Tensor x;           // (R, D) act
+  Tensor residual;    // (R, D) f32, updated in place
+  Tensor out_weight;  // (D, D) act, or quantised, as the other two
+  Tensor out_bias;    // (D) f32
+  NormWeights norm;
+  Tensor fc1_weight;  // (M, D)
+  Tensor fc1_bias;    // (M) f32
+  Tensor fc2_weight;  // (D, M)
+  Tensor fc2_bias;    // (D) f32
+};
+
 // --------------------------------------------------------------------------------------------------- H3 mixer
 
 enum class Discretization { bilinear, zoh };
@@ -184,6 +198,13 @@ struct H3StepArgs {
   Tensor positions;
   H3State state;
   Tensor y;  // (B, D) act
+};
+
+// A block of one token: the step, from the residual stream, then out_mlp of what it gives, onto the same stream. A
+// backend that does both as one may leave step.y unwritten.
+struct H3BlockArgs {
+  H3StepArgs step;  // with projection, whose x is rest.residual
+  OutMlpArgs rest;  // its x is step.y
 };
 
 // y = act(conv(u, kernel) + skip u), causal, any L; gelu is the exact erf form.

@@ -31,8 +31,8 @@ namespace {
 constexpr std::uint64_t self_test_seed = 20;
 
 // The operations that are hardest to compile come first, because a slow device may not get through the list.
-constexpr std::array<std::string_view, 6> hard_operations = {"linear",    "h3_mixer",       "h3_step",
-                                                             "attention", "attention_step", "discretize"};
+constexpr std::array<std::string_view, 8> hard_operations = {"linear",  "out_mlp",   "h3_block",       "h3_mixer",
+                                                             "h3_step", "attention", "attention_step", "discretize"};
 
 // One of each operation and dtype, then the second of each, ...
 std::vector<OpCase> interleaved(std::vector<OpCase> cases) {

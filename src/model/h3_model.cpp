@@ -20,6 +20,9 @@ Tensor tensor_without_memory(DType dtype, const Shape& shape) {
   return tensor;
 }
 
+// Whether the out projection and the MLP are one operation: of one token, where no one looks at what lies between.
+bool joins_mlp(const H3Model::Pass& pass) { return pass.length == 1 && pass.tap == nullptr; }
+
 std::string layer_name(std::int64_t layer) { return fmt::format("backbone.layers.{}.", layer); }
 
 }  // namespace
@@ -304,6 +307,11 @@ void H3Model::record_mixer(Encoder& encoder, const Pass& pass, std::int64_t inde
     encoder.linear(in);
   }
 
+  const auto rest_of = [&](const Tensor& mixed) {
+    return OutMlpArgs{mixed,          residual,         layer.out_weight,
+                      layer.out_bias, layer.norm2,      layer.fc1_weight,
+                      layer.fc1_bias, layer.fc2_weight, layer.fc2_bias};
+  };
   const Tensor y = encoder.scratch(dtype_, parallel_h3 ? Shape{width, rows} : Shape{rows, width});
   if (layer.attention) {
     const int heads = static_cast<int>(config_.attn_n_head.value());
@@ -344,9 +352,17 @@ void H3Model::record_mixer(Encoder& encoder, const Pass& pass, std::int64_t inde
     step.positions = state.positions;
     step.state = state.h3[static_cast<std::size_t>(index)];
     step.y = y;
+    if (joins_mlp(pass)) {
+      encoder.h3_block({step, rest_of(y)});
+      return;
+    }
     encoder.h3_step(step);
   }
 
+  if (joins_mlp(pass)) {
+    encoder.out_mlp(rest_of(y));
+    return;
+  }
   LinearArgs out;
   out.x = y;
   out.x_transposed = parallel_h3;
@@ -410,6 +426,7 @@ void H3Model::record(Encoder& encoder, const Pass& pass) const {
   tap("embed", 0, residual);
   for (std::int64_t i = 0; i < config_.n_layer; ++i) {
     record_mixer(encoder, pass, i, residual);
+    if (joins_mlp(pass)) continue;
     tap("mixer", i, residual);
     record_mlp(encoder, layers_[static_cast<std::size_t>(i)], residual);
     tap("mlp", i, residual);

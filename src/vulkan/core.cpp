@@ -61,6 +61,7 @@ DeviceCore::DeviceCore(std::shared_ptr<AdoptedVulkan> adopted, const DeviceOptio
 }
 
 void DeviceCore::start() {
+  if (options.groups_may_wait) profile.limits.groups_may_wait = *options.groups_may_wait && !options.minimal_features;
   // Low guesses: the first submission of a recording is cut too finely rather than too coarsely.
   switch (info.type) {
     case DeviceType::discrete_gpu: nominal_bytes_per_ms = 1e8, nominal_flops_per_ms = 1e9; break;

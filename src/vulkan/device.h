@@ -37,6 +37,7 @@ struct VulkanLimits {
   std::uint64_t storage_range_bytes = 0;
   std::uint32_t subgroup_size = 1;  // 1: subgroup operations in compute are not usable
   bool subgroup_arithmetic = false;
+  bool subgroup_vote = false;
   bool subgroup_size_control = false;  // required_subgroup_size between the next two
   std::uint32_t min_subgroup_size = 1;
   std::uint32_t max_subgroup_size = 1;
@@ -45,6 +46,9 @@ struct VulkanLimits {
   bool vulkan_memory_model = false;
   std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
   bool wide_matrix_operands = false;  // their operands take twice the registers that their elements fill (RDNA 3)
+  // A workgroup may wait for what others that have begun will write: they make progress meanwhile. No part of Vulkan;
+  // known of NVIDIA's driver (CUDA promises it of the same hardware).
+  bool groups_may_wait = false;
   std::uint32_t compute_units = 16;   // a guess where the driver does not say
 };
 

@@ -5,6 +5,8 @@
 #include "vulkan/encoder.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -39,8 +41,9 @@ struct VulkanEncoder::State {
   VkPipelineStageFlags stages_since_barrier = 0;
   VkPipeline bound = VK_NULL_HANDLE;
   int operation_depth = 0;
-  bool uses_transfer = false;  // some command so far was not a dispatch
-  Tensor counters;             // made when first asked for
+  bool uses_transfer = false;                                           // some command so far was not a dispatch
+  Tensor counters;                                                      // made when first asked for
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Tensor> exchanges;  // likewise
 };
 
 VulkanEncoder::VulkanEncoder(VulkanDevice& device, VulkanRecording* recording, std::shared_ptr<Buffer> workspace)
@@ -68,6 +71,16 @@ void VulkanEncoder::watch_products(std::function<void(const LinearPart&)> watch)
 
 void VulkanEncoder::see_product(const LinearPart& part) {
   if (state_->product_watch) state_->product_watch(part);
+}
+
+const Tensor& VulkanEncoder::exchange(std::span<const std::uint32_t> control, std::uint32_t words) {
+  const auto begin = static_cast<std::uint32_t>(control.size());
+  Tensor& tensor = state_->exchanges[{begin, words}];
+  if (!preparing() && !tensor) {
+    tensor = device_.allocate_tensor(DType::i32, {begin + words});
+    device_.upload(tensor.slice(0, begin), std::as_bytes(control));
+  }
+  return tensor;
 }
 
 std::uint32_t VulkanEncoder::dispatch_count() const { return state_->dispatches; }

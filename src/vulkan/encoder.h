@@ -63,6 +63,10 @@ class VulkanEncoder final : public Encoder {
   void watch_products(std::function<void(const LinearPart&)> watch);
   void see_product(const LinearPart& part);
 
+  // Memory by which the workgroups of a dispatch give each other numbers: `words` words behind those of `control`, in
+  // a tensor for each such pair of sizes. At first zeros behind `control`, then what the last dispatch left there.
+  const Tensor& exchange(std::span<const std::uint32_t> control, std::uint32_t words);
+
   // What was asked for so far; the device uses them between preparing and recording.
   std::uint32_t dispatch_count() const;
   std::uint32_t operation_count() const;
@@ -78,6 +82,10 @@ class VulkanEncoder final : public Encoder {
   void record_embed(const EmbedArgs& args) override;
   void record_add_layer_norm(const AddLayerNormArgs& args) override;
   void record_linear(const LinearArgs& args) override;
+  void record_out_mlp(const OutMlpArgs& args) override;
+  bool fuses_out_mlp(const OutMlpArgs& args) const override;
+  void record_h3_block(const H3BlockArgs& args) override;
+  bool fuses_h3_block(const H3BlockArgs& args) const override;
   void record_product(const LinearArgs& args, DType activation);  // of linear
   void record_discretize(const DiscretizeArgs& args) override;
   void record_ssm_kernel(const SsmKernelArgs& args) override;
