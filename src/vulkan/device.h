@@ -49,7 +49,7 @@ struct VulkanLimits {
   // A workgroup may wait for what others that have begun will write: they make progress meanwhile. No part of Vulkan;
   // known of NVIDIA's driver (CUDA promises it of the same hardware).
   bool groups_may_wait = false;
-  std::uint32_t compute_units = 16;   // a guess where the driver does not say
+  std::uint32_t compute_units = 16;  // a guess where the driver does not say
 };
 
 class VulkanDevice final : public Device, public FrameDevice {
