@@ -37,12 +37,7 @@ struct BatchOperands {
 // Grid: outputs by 64, slices. `tiles` of 8 rows of x.
 template <typename T, typename Y, int tiles>
 __global__ void __launch_bounds__(threads, 2) multiply_batch(BatchOperands<T> operands, Epilogue<T, Y> epilogue) {
-  // Four units of x are requested together, of so many tiles and steps: with few tiles, of which one step would be a
-  // wait for the cache, while the four before are multiplied; with more there are no registers for that.
-  constexpr bool x_ahead = tiles <= 2;
-  constexpr int x_units = 4, tiles_at_once = tiles < x_units ? tiles : x_units,
-                steps_at_once = x_units / tiles_at_once;
-  constexpr int tile_groups = tiles / tiles_at_once, groups = ahead / steps_at_once * tile_groups;
+  constexpr int x_units = 4;  // of a lane, requested together
   __shared__ float others[output_warps][tiles * 4][warp_size];
   let_next_begin();
   const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
@@ -72,44 +67,69 @@ __global__ void __launch_bounds__(threads, 2) multiply_batch(BatchOperands<T> op
   wait_for_previous();
 
   const uint4* x = reinterpret_cast<const uint4*>(operands.x) + g * units + t;
-  // Of a group of those from `first` on.
-  const auto request_x = [&](uint4(&to)[x_units], int first, int group) {
-#pragma unroll
-    for (int j = 0; j < x_units; ++j) {
-      const int at = first + (group / tile_groups * steps_at_once + j / tiles_at_once) * column_warps;
-      const int row = (group % tile_groups * tiles_at_once + j % tiles_at_once) * 8;
-      const bool present = at < end && at * step_units + t < units && row + g < rows;
-      to[j] = present ? x[row * units + at * step_units] : uint4{};
-    }
-  };
-  uint4 next[x_units];
-  if (x_ahead) request_x(next, begin + column_warp, 0);
   float sums[tiles][4] = {};
-  for (int first = begin + column_warp; first < end; first += ahead * column_warps) {
+  const auto request_x = [&](int at, int tile) {
+    const int row = tile * 8;
+    const bool present = at < end && at * step_units + t < units && row + g < rows;
+    return present ? x[row * units + at * step_units] : uint4{};
+  };
+  if constexpr (tiles <= x_units) {
+    // Of several steps, which alone would each be a wait for the cache; one or two tiles while those before are
+    // multiplied: with more there are no registers for that.
+    constexpr bool x_ahead = tiles <= 2;
+    constexpr int steps_at_once = x_units / tiles;
+    uint4 next[x_units];
+    const auto request_steps = [&](uint4(&to)[x_units], int first) {
 #pragma unroll
-    for (int group = 0; group < groups; ++group) {
-      uint4 columns[x_units];
-      if (x_ahead) {
-        const bool last = group + 1 == groups;
+      for (int j = 0; j < x_units; ++j) to[j] = request_x(first + j / tiles * column_warps, j % tiles);
+    };
+    if (x_ahead) request_steps(next, begin + column_warp);
+    for (int first = begin + column_warp; first < end; first += ahead * column_warps) {
 #pragma unroll
-        for (int j = 0; j < x_units; ++j) columns[j] = next[j];
-        request_x(next, last ? first + ahead * column_warps : first, last ? 0 : group + 1);
-      } else {
-        request_x(columns, first, group);
+      for (int step = 0; step < ahead; step += steps_at_once) {
+        uint4 columns[x_units];
+        if (x_ahead) {
+#pragma unroll
+          for (int j = 0; j < x_units; ++j) columns[j] = next[j];
+          request_steps(next, first + (step + steps_at_once) * column_warps);
+        } else {
+          request_steps(columns, first + step * column_warps);
+        }
+#pragma unroll
+        for (int s = 0; s < steps_at_once; ++s) {
+          const int i = step + s, at = first + i * column_warps;
+          const uint4 a = weights[i][0], b = weights[i][1];
+          const std::uint32_t halves[2][4] = {{a.x, b.x, a.y, b.y}, {a.z, b.z, a.w, b.w}};
+          request(weights[i], at + ahead * column_warps);
+          if (at >= end) continue;
+#pragma unroll
+          for (int j = 0; j < tiles; ++j) {
+            const uint4 column = columns[s * tiles + j];
+            multiply_add<T>(sums[j], halves[0], column.x, column.y);
+            multiply_add<T>(sums[j], halves[1], column.z, column.w);
+          }
+        }
       }
+    }
+  } else {
+    for (int first = begin + column_warp; first < end; first += ahead * column_warps) {
 #pragma unroll
-      for (int s = 0; s < steps_at_once; ++s) {
-        const int i = group / tile_groups * steps_at_once + s, at = first + i * column_warps;
+      for (int i = 0; i < ahead; ++i) {
+        const int at = first + i * column_warps;
+        if (at >= end) break;
         const uint4 a = weights[i][0], b = weights[i][1];
         const std::uint32_t halves[2][4] = {{a.x, b.x, a.y, b.y}, {a.z, b.z, a.w, b.w}};
-        if (group % tile_groups == tile_groups - 1) request(weights[i], at + ahead * column_warps);
-        if (at >= end) continue;
+        request(weights[i], at + ahead * column_warps);
 #pragma unroll
-        for (int j = 0; j < tiles_at_once; ++j) {
-          float(&sum)[4] = sums[group % tile_groups * tiles_at_once + j];
-          const uint4 column = columns[s * tiles_at_once + j];
-          multiply_add<T>(sum, halves[0], column.x, column.y);
-          multiply_add<T>(sum, halves[1], column.z, column.w);
+        for (int tile = 0; tile < tiles; tile += x_units) {
+          uint4 columns[x_units];
+#pragma unroll
+          for (int j = 0; j < x_units; ++j) columns[j] = request_x(at, tile + j);
+#pragma unroll
+          for (int j = 0; j < x_units; ++j) {
+            multiply_add<T>(sums[tile + j], halves[0], columns[j].x, columns[j].y);
+            multiply_add<T>(sums[tile + j], halves[1], columns[j].z, columns[j].w);
+          }
         }
       }
     }

@@ -397,7 +397,7 @@ struct Q4 {
       const FixedStep* step = x.digits.data();
       Sums<rows, streams> sums, scales;
       clear<rows, streams>(sums);
-      auto block_of_lane = hn::Undefined(indices);
+      auto block_of_lane = hn::Zero(indices);
       const auto next_blocks = hn::Set(indices, step_blocks);
       const auto add_step = [&](int stream, hn::Vec<Quants> quants) HWY_ATTR {
         for (int row = 0; row < rows; ++row) {
