@@ -86,18 +86,18 @@ __global__ void __launch_bounds__(threads, 2) multiply_batch(BatchOperands<T> op
     if (x_ahead) request_steps(next, begin + column_warp);
     for (int first = begin + column_warp; first < end; first += ahead * column_warps) {
 #pragma unroll
-      for (int step = 0; step < ahead; step += steps_at_once) {
+      for (int done = 0; done < ahead; done += steps_at_once) {
         uint4 columns[x_units];
         if (x_ahead) {
 #pragma unroll
           for (int j = 0; j < x_units; ++j) columns[j] = next[j];
-          request_steps(next, first + (step + steps_at_once) * column_warps);
+          request_steps(next, first + (done + steps_at_once) * column_warps);
         } else {
-          request_steps(columns, first + step * column_warps);
+          request_steps(columns, first + done * column_warps);
         }
 #pragma unroll
         for (int s = 0; s < steps_at_once; ++s) {
-          const int i = step + s, at = first + i * column_warps;
+          const int i = done + s, at = first + i * column_warps;
           const uint4 a = weights[i][0], b = weights[i][1];
           const std::uint32_t halves[2][4] = {{a.x, b.x, a.y, b.y}, {a.z, b.z, a.w, b.w}};
           request(weights[i], at + ahead * column_warps);
