@@ -108,8 +108,8 @@ void add_device_options(CLI::App& command, DeviceChoiceOptions& options) {
       ->type_name("FOLDER");
   add_choice(command, "--tune", options.tuning,
              {{"auto", Tuning::automatic}, {"on", Tuning::on}, {"off", Tuning::off}}, "WHEN",
-             "Time the tiles of products when a model is loaded for the first time on a Vulkan device: auto (GPUs, "
-             "where there is a cache folder), on or off (default: auto)");
+             "Time the tiles of products when a model is loaded for the first time on a Vulkan device: auto (GPUs "
+             "but an H100, which the rule is from, where there is a cache folder), on or off (default: auto)");
   command.add_flag("--safe-shaders", options.safe_shaders,
                    "Use only what every Vulkan 1.1 device has: slower, for drivers that compute wrongly");
   command.add_flag("--validation", options.validation, "Run with the Vulkan validation layer");

@@ -79,7 +79,7 @@ HWY_INLINE Vector load_some(const float* values, std::int64_t count) {
   return hn::Load(Floats(), padded);
 }
 
-// A kernel makes of x what it needs, once for all outputs: here nothing.
+// A kernel makes of x what it needs, once for all outputs of a thread: here nothing.
 struct Unchanged {
   explicit Unchanged(const Gemv&) {}
 };

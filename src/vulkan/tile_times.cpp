@@ -142,7 +142,11 @@ void TileTimes::save() const {
   if (path_.empty()) return;
   std::scoped_lock lock(mutex_);
   std::map<std::string, TileMs> all = products_;
-  if (auto others = read_tile_times(path_, key_)) all.merge(*others);
+  if (auto others = read_tile_times(path_, key_)) {
+    for (auto& [name, times] : *others) {
+      if (TileMs& own = all[name]; own.empty()) own = std::move(times);  // where we had no time for trials
+    }
+  }
   if (all.empty()) return;
   const std::string text = tile_times_text(all);
   try {

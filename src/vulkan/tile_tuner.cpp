@@ -189,8 +189,13 @@ class Tuner {
       const std::vector<Task> tasks = tasks_of(function);
       if (tasks.empty()) continue;
       if (time_left()) {
-        time_products(tasks);
-        confirm(function, tasks);
+        try {
+          time_products(tasks);
+          confirm(function, tasks);
+        } catch (...) {  // what nothing confirmed is left to the rule
+          for (const Task& task : tasks) device_.tile_times().add(task.name, {});
+          throw;
+        }
       } else {
         for (const Task& task : tasks) keep(task, {});
       }
@@ -381,10 +386,13 @@ class Tuner {
     seeming_ += others;
     TileTimes& times = device_.tile_times();
     const auto record_whole = [&](bool by_times) {
+      struct Again {
+        TileTimes& times;
+        ~Again() { times.use(true); }
+      } again{times};
       times.use(by_times);
       const Clock::time_point begin = Clock::now();
       std::unique_ptr<Recording> recording = device_.record(function, {.timestamps = true, .workspace = workspace_});
-      times.use(true);
       compiling_ms_ += ms_since(begin);
       return recording;
     };
