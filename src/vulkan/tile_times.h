@@ -2,8 +2,8 @@
 // in the cache folder that keeps them. A file is taken whole or not at all, as pipeline_cache_file.h says.
 //
 // Reproducibility: only tiles that add in the order of the rule's are in here, and made its bits where both ends of y
-// were compared, once for each pair of pipelines; so what is chosen changes how long a product takes and nothing else:
-// texts do not depend on when, where or whether tiles were timed.
+// were compared, once for each pair of pipelines; so what is chosen changes how long a product takes and nothing
+// else: texts do not depend on when, where or whether tiles were timed.
 #pragma once
 
 #include <atomic>
