@@ -308,7 +308,7 @@ struct DeviceOptions {
   // Pretends the device has no more than 16 KiB of shared memory and 128 invocations and none of the optional
   // features: the path that must work everywhere. For tests, and what a failed self test falls back to.
   bool minimal_features = false;
-  // Vulkan: whether workgroups may wait for others that have begun (VulkanLimits); unset: not.
+  // Vulkan: whether workgroups may wait for others that have begun (VulkanLimits); unset: by the driver.
   std::optional<bool> groups_may_wait = {};
   bool validation = false;               // Vulkan: the validation layer, messages counted; an error if it is absent
   double submission_limit_ms = 8.0;      // no submission is longer, by measured time, so that no desktop freezes

@@ -47,7 +47,8 @@ struct VulkanLimits {
   std::vector<CooperativeMatrixShape> cooperative_matrix;  // empty: none
   bool wide_matrix_operands = false;  // their operands take twice the registers that their elements fill (RDNA 3)
   // A workgroup may wait for what others that have begun will write: they make progress meanwhile. No part of Vulkan;
-  // known of NVIDIA's driver (CUDA promises it of the same hardware).
+  // known of NVIDIA's driver (CUDA promises it of the same hardware). Known not to hold of lavapipe, which ends an
+  // invocation's loops after 65,535 turns in all (LP_MAX_TGSI_LOOP_ITERATIONS), waiting or not.
   bool groups_may_wait = false;
   std::uint32_t compute_units = 16;  // a guess where the driver does not say
 };

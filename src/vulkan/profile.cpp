@@ -235,6 +235,10 @@ DeviceProfile query_profile(const Instance& instance, VkPhysicalDevice physical_
     limits.min_subgroup_size = sizes.minSubgroupSize;
     limits.max_subgroup_size = sizes.maxSubgroupSize;
   }
+  // With the count of multiprocessors, which shares of work go by, and which GPUs from Volta on tell.
+  limits.groups_may_wait = has_driver && driver.driverID == VK_DRIVER_ID_NVIDIA_PROPRIETARY &&
+                           profile.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU &&
+                           multiprocessors.shaderSMCount > 0;
   limits.f16_storage = found.storage16.storageBuffer16BitAccess != 0;
   limits.f16_arithmetic = has_float16 && found.float16.shaderFloat16 != 0;
   // With the model on, plain atomics need its device scope too: all or nothing.
