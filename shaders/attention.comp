@@ -3,7 +3,8 @@
 // A workgroup of 128 takes 32 queries of one head and walks over the keys, 32 at a time. Heads are cut into chunks of
 // 32 channels so that 16 KiB of shared memory suffice for any width. For scores and outputs alike, an invocation
 // holds 2 rows (queries) x 4 columns. All is f32. A masked key gets weight zero and its value is never
-// multiplied: later tokens cannot change earlier outputs, not by a bit.
+// multiplied: later tokens cannot change earlier outputs, not by a bit. Loops over a whole tile are unrolled, also for
+// lavapipe, which ends an invocation's loops after 65,535 turns in all: a turn a tile is 2 million keys.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -61,14 +62,16 @@ void main() {
     vec4 scores[2] = vec4[2](vec4(0.0), vec4(0.0));
     [[unroll]] for (uint chunk = 0u; chunk < CHUNKS; ++chunk) {
       barrier();
-      for (uint i = self; i < kTile * kTile; i += 128u) {
+      [[unroll]] for (uint n = 0u; n < kTile * kTile / 128u; ++n) {
+        const uint i = n * 128u + self;
         const uint query = query_begin + i / kTile;
         const uint c = chunk * kTile + i % kTile;
         float q = 0.0;
         if (query < L && c < width) q = float(qkv[(sequence * L + query) * 3u * D + head * width + c]) * scale;
         tile_q[i / kTile * kStride + i % kTile] = q;
       }
-      for (uint i = self; i < kTile * kTile / 4u; i += 128u) {
+      [[unroll]] for (uint n = 0u; n < kTile * kTile / 512u; ++n) {
+        const uint i = n * 128u + self;
         const uint key = i / 8u;
         const uint base = (slot * capacity + key_begin + key) * D + head * width;
         const vec4 k = cache_vector(false, base, chunk * kTile + i % 8u * 4u, key_begin + key < keys);
@@ -81,9 +84,12 @@ void main() {
         scores[1] = fma(vec4(tile_q[(row + 1u) * kStride + c]), k, scores[1]);
       }
     }
+    // Keys that a query does not see weigh nothing: it sees the first tile's first, so `highest` is above this.
     [[unroll]] for (uint i = 0u; i < 2u; ++i) {
+      const uint seen = past + query_begin + row + i + 1u;
       [[unroll]] for (uint j = 0u; j < 4u; ++j) {
-        weights[(row + i) * kStride + column * 4u + j] = scores[i][j];
+        const uint key = key_begin + column * 4u + j;
+        weights[(row + i) * kStride + column * 4u + j] = key < seen && key < keys ? scores[i][j] : -3.0e38;
       }
     }
     barrier();
@@ -91,14 +97,12 @@ void main() {
     float shrink[2];
     float fresh[2];
     [[unroll]] for (uint i = 0u; i < 2u; ++i) {
-      const uint seen = past + query_begin + row + i + 1u;  // keys this query may see
-      const uint count = min(max(seen, key_begin) - key_begin, min(keys - key_begin, kTile));
       float top = highest[i];
-      for (uint key = 0u; key < count; ++key) top = max(top, weights[(row + i) * kStride + key]);
+      [[unroll]] for (uint key = 0u; key < kTile; ++key) top = max(top, weights[(row + i) * kStride + key]);
       shrink[i] = exp(highest[i] - top);
       highest[i] = top;
       float sum = 0.0;
-      for (uint key = 0u; key < count; ++key) sum += exp(weights[(row + i) * kStride + key] - top);
+      [[unroll]] for (uint key = 0u; key < kTile; ++key) sum += exp(weights[(row + i) * kStride + key] - top);
       fresh[i] = sum;
     }
     barrier();
@@ -114,7 +118,8 @@ void main() {
     }
     [[unroll]] for (uint chunk = 0u; chunk < CHUNKS; ++chunk) {
       barrier();
-      for (uint i = self; i < kTile * kTile / 4u; i += 128u) {
+      [[unroll]] for (uint n = 0u; n < kTile * kTile / 512u; ++n) {
+        const uint i = n * 128u + self;
         const uint key = i / 8u;
         const uint base = (slot * capacity + key_begin + key) * D + head * width;
         tile_kv[key * kStride4 + i % 8u] =
@@ -124,10 +129,17 @@ void main() {
       [[unroll]] for (uint i = 0u; i < 2u; ++i) {
         const uint seen = past + query_begin + row + i + 1u;
         const uint count = min(max(seen, key_begin) - key_begin, min(keys - key_begin, kTile));
-        for (uint key = 0u; key < count; ++key) {
-          outputs[chunk * 2u + i] =
-              fma(vec4(weights[(row + i) * kStride + key]), tile_kv[key * kStride4 + column], outputs[chunk * 2u + i]);
+        vec4 sum = outputs[chunk * 2u + i];
+        if (count == kTile) {
+          [[unroll]] for (uint key = 0u; key < kTile; ++key) {
+            sum = fma(vec4(weights[(row + i) * kStride + key]), tile_kv[key * kStride4 + column], sum);
+          }
+        } else {
+          for (uint key = 0u; key < count; ++key) {
+            sum = fma(vec4(weights[(row + i) * kStride + key]), tile_kv[key * kStride4 + column], sum);
+          }
         }
+        outputs[chunk * 2u + i] = sum;
       }
     }
   }

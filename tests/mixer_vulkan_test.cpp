@@ -116,6 +116,21 @@ double relative_difference(const std::vector<float>& value, const std::vector<fl
   return std::sqrt(difference / norm);
 }
 
+// lavapipe ends an invocation's loops after 65,535 turns in all, without a word.
+TEST(MixerVulkan, NoTextIsTooLongForOneDispatch) {
+  const auto device = test::open_vulkan();
+  if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
+  constexpr std::int64_t tokens = 262144, piece = 32768;
+  Layer layer(*device, 1, 1, 256, Discretization::zoh);
+  const std::vector<float> qkv = layer.inputs(tokens);
+  const std::vector<float> whole = layer.forward(qkv, tokens, ConvAlgorithm::chunked);
+  layer.reset();
+  for (std::int64_t begin = 0; begin < tokens; begin += piece) {
+    const std::vector<float> y = layer.forward(columns(qkv, tokens, begin, piece), piece, ConvAlgorithm::chunked);
+    ASSERT_LT(relative_difference(columns(whole, tokens, begin, piece), y), 3e-6) << "tokens from " << begin;
+  }
+}
+
 TEST(MixerVulkan, WholeInPiecesAndTokenByTokenAgree) {
   const auto device = test::open_vulkan();
   if (device == nullptr) GTEST_SKIP() << "no Vulkan device";

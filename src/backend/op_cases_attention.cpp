@@ -111,6 +111,7 @@ void add_attention_cases(CaseList& list, CaseSet set) {
   add_attention(list, {1, 33, 1, 128, {40}}, false);
   add_attention(list, {1, 17, 2, 80, {1000}}, false);
   add_attention(list, {2, 70, 2, 160, {0, 37}}, false);
+  add_attention(list, {1, 3, 1, 64, {20000}}, false);  // lavapipe ends an invocation's loops after 65,535 turns
   add_attention(list, {1, 1, 1, 1, {0}}, true);
   add_attention(list, {1, 1, 1, 7, {36}}, true);
   add_attention(list, {8, 1, 4, 12, {0, 1, 63, 64, 65}}, true);
@@ -119,6 +120,7 @@ void add_attention_cases(CaseList& list, CaseSet set) {
   add_attention(list, {2, 1, 3, 80, {256, 0}, 300}, true);
   add_attention(list, {1, 1, 1, 128, {500}}, true);
   add_attention(list, {2, 1, 2, 160, {0, 300}}, true);
+  add_attention(list, {1, 1, 1, 8, {100000}}, true);
 }
 
 }  // namespace riverhorse::op_cases_detail

@@ -62,6 +62,7 @@ struct ChunkedPlan {
   std::uint32_t required_subgroup_size = 0;
   std::uint64_t most_elements = 4 << 20;  // of a dispatch
   std::uint32_t token_step = 64;          // parts of L are multiples of it
+  std::uint32_t most_tokens = 16384;      // lavapipe ends an invocation's loops after 65,535 turns, some 60 a chunk
   std::uint32_t most_groups = 65535;      // of a channel
 };
 
@@ -82,6 +83,7 @@ ChunkedPlan plan_chunked(const VulkanLimits& limits, const H3MixerArgs& args, co
             unit->subgroup_size,
             16 << 20,
             1024,
+            UINT32_MAX - 1023,
             // Each makes its channel's matrices: no more than fill the device.
             std::max(1u, 8 * limits.compute_units / shape.channels)};
   }
@@ -104,6 +106,7 @@ void record_h3_mixer_chunked(VulkanEncoder& encoder, const H3MixerArgs& args, co
     part_tokens = std::max(static_cast<std::uint32_t>(most_elements / row_cost / plan.token_step) * plan.token_step,
                            std::max(plan.token_step, 512u));
   }
+  part_tokens = std::min(part_tokens, plan.most_tokens);
   const bool own_shift = shape.head_dim == 1;  // then one workgroup reads and writes a channel's shift state
   const Binding bindings[] = {{args.qkv, Access::read},
                               {args.slots, Access::read},
