@@ -120,14 +120,25 @@ double relative_difference(const std::vector<float>& value, const std::vector<fl
 TEST(MixerVulkan, NoTextIsTooLongForOneDispatch) {
   const auto device = test::open_vulkan();
   if (device == nullptr) GTEST_SKIP() << "no Vulkan device";
-  constexpr std::int64_t tokens = 262144, piece = 32768;
-  Layer layer(*device, 1, 1, 256, Discretization::zoh);
-  const std::vector<float> qkv = layer.inputs(tokens);
-  const std::vector<float> whole = layer.forward(qkv, tokens, ConvAlgorithm::chunked);
-  layer.reset();
-  for (std::int64_t begin = 0; begin < tokens; begin += piece) {
-    const std::vector<float> y = layer.forward(columns(qkv, tokens, begin, piece), piece, ConvAlgorithm::chunked);
-    ASSERT_LT(relative_difference(columns(whole, tokens, begin, piece), y), 3e-6) << "tokens from " << begin;
+  struct Sizes {
+    int head_dim;
+    std::int64_t state, tokens;
+    ConvAlgorithm algorithm;
+  };
+  constexpr Sizes all[] = {{1, 256, 98304, ConvAlgorithm::chunked},
+                           {1, 256, 65536, ConvAlgorithm::fft},
+                           {8, 256, 8192, ConvAlgorithm::chunked}};
+  for (const auto [head_dim, state, tokens, algorithm] : all) {
+    SCOPED_TRACE(fmt::format("head_dim {}, state {}, {} tokens, seed {}", head_dim, state, tokens, seed));
+    Layer layer(*device, head_dim, head_dim, state, Discretization::zoh);
+    const std::vector<float> qkv = layer.inputs(tokens);
+    const std::vector<float> whole = layer.forward(qkv, tokens, algorithm);
+    layer.reset();
+    const std::int64_t piece = tokens / 16;
+    for (std::int64_t begin = 0; begin < tokens; begin += piece) {
+      const std::vector<float> y = layer.forward(columns(qkv, tokens, begin, piece), piece, ConvAlgorithm::chunked);
+      ASSERT_LT(relative_difference(columns(whole, tokens, begin, piece), y), 3e-6) << "tokens from " << begin;
+    }
   }
 }
 

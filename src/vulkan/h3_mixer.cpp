@@ -53,6 +53,12 @@ void record_shift_state(VulkanEncoder& encoder, const H3MixerArgs& args, const M
   encoder.dispatch(dispatch);
 }
 
+std::uint32_t mixer_tokens_of_loop(std::uint32_t head_dim, std::uint32_t state_size) {
+  constexpr std::uint32_t most_turns = 49152;  // some room: the count below is no exact one
+  const std::uint32_t chunk_turns = head_dim * (state_size / 4 + 24);
+  return 64 * std::clamp(most_turns / chunk_turns, 8u, 1024u);
+}
+
 namespace {
 
 // How a chunked mixer runs on a device: h3_mixer.comp, or h3_mixer_coopmat.comp.
@@ -62,8 +68,8 @@ struct ChunkedPlan {
   std::uint32_t required_subgroup_size = 0;
   std::uint64_t most_elements = 4 << 20;  // of a dispatch
   std::uint32_t token_step = 64;          // parts of L are multiples of it
-  std::uint32_t most_tokens = 16384;      // lavapipe ends an invocation's loops after 65,535 turns, some 60 a chunk
-  std::uint32_t most_groups = 65535;      // of a channel
+  std::uint32_t most_tokens = 65536;
+  std::uint32_t most_groups = 65535;  // of a channel
 };
 
 // The least tokens for which matrices pay: a tile of 1024 takes as long however few of them there are. On an H100 one
@@ -87,8 +93,10 @@ ChunkedPlan plan_chunked(const VulkanLimits& limits, const H3MixerArgs& args, co
             // Each makes its channel's matrices: no more than fill the device.
             std::max(1u, 8 * limits.compute_units / shape.channels)};
   }
-  return {shape.f16 ? "h3_mixer.f16" : "h3_mixer.f32",
-          std::vector<std::uint32_t>(std::begin(shape.constants), std::end(shape.constants))};
+  ChunkedPlan plan{shape.f16 ? "h3_mixer.f16" : "h3_mixer.f32",
+                   std::vector<std::uint32_t>(std::begin(shape.constants), std::end(shape.constants))};
+  plan.most_tokens = mixer_tokens_of_loop(shape.head_dim, shape.state_size);
+  return plan;
 }
 
 void record_h3_mixer_chunked(VulkanEncoder& encoder, const H3MixerArgs& args, const MixerShape& shape) {

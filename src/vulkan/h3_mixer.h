@@ -28,6 +28,10 @@ struct MixerPush {
       dim_major, row_stride, state_size, head_dim;
 };
 
+// The most tokens, of one sequence, that an invocation of a mixer's shaders walks over: lavapipe ends an invocation's
+// loops after 65,535 turns in all. A multiple of 64.
+std::uint32_t mixer_tokens_of_loop(std::uint32_t head_dim, std::uint32_t state_size);
+
 // The FFT way; h3_mixer.cpp has the chunked one. Errors: unsupported when the build has no VkFFT.
 void record_h3_mixer_fft(VulkanEncoder& encoder, const H3MixerArgs& args, const MixerShape& shape);
 

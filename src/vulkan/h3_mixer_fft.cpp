@@ -2,7 +2,8 @@
 //   h3_mixer_gate    w = shift(k) v to rows; the state at the start is kept, the state advanced (chunk by chunk)
 //   R2C, product with the filter's spectrum (D in its lag 0), C2R
 //   h3_mixer_output  y_j = sum_i q_i (row + what the initial state adds)
-// in pieces of at most 65536 tokens, which hand the state on. The filter's rows are made once a group.
+// in pieces of at most 65536 tokens (mixer_tokens_of_loop), which hand the state on. The filter's rows are made once
+// a group.
 #include <algorithm>
 
 #include "base/error.h"
@@ -18,7 +19,7 @@ namespace {
 std::uint32_t piece_tokens(const MixerShape& shape, const VulkanLimits& limits) {
   const std::uint64_t most = std::min<std::uint64_t>(64 << 20, limits.storage_range_bytes);
   const std::uint64_t rows = std::uint64_t{shape.head_dim} * shape.head_dim;
-  std::uint32_t tokens = std::min(shape.tokens, 65536u);
+  std::uint32_t tokens = std::min(shape.tokens, mixer_tokens_of_loop(1, shape.state_size));
   while (tokens > 128 && rows * (fft_size_for(tokens) + 2) * sizeof(float) > most) tokens = fft_size_for(tokens) / 4;
   if (rows * (fft_size_for(tokens) + 2) * sizeof(float) > most) {
     fail(StatusCode::unsupported, "the FFT mixer with head_dim {} needs more than {} MiB: use --conv chunked",
